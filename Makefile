@@ -1,0 +1,52 @@
+# `make` lists the commands. Needed: python3 >= 3.11 with venv, make, and the package index pip is set up for.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+ARGS   ?=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help figures test notebooks bench lab lock clean
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | while IFS='|' read -r name text; do printf 'make %-10s %s\n' "$$name" "$$text"; done
+
+figures: $(READY) ## run every notebook that changed and write figures/ (ARGS="--only 03" for one)
+	@$(BIN)/python -m lib.runs figures $(ARGS)
+
+test: $(READY) ## run all tests, the notebooks' checked cells among them
+	@$(BIN)/python -m pytest tests notebooks --nbval-lax $(ARGS)
+
+notebooks: $(READY) ## re-execute the committed notebooks in place (ARGS="03" for one)
+	@$(BIN)/python -m lib.runs refresh $(ARGS)
+
+bench: $(READY) ## run the benchmark against peers
+	@$(BIN)/python -m benchmarks.run $(ARGS)
+
+lab: $(READY) ## open JupyterLab
+	@$(BIN)/python -m jupyterlab notebooks $(ARGS)
+
+lock: ## remake requirements.txt from the pins in pyproject.toml
+	@$(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install -q uv
+	@cp requirements.txt build/lock/locked.txt
+	@build/lock/bin/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
+		pyproject.toml -o build/lock/locked.txt
+	@{ grep '^#' requirements.txt; grep -v '^#' build/lock/locked.txt; } > build/lock/new.txt
+	@mv build/lock/new.txt requirements.txt && echo "requirements.txt: $$(grep -c == requirements.txt) packages"
+
+clean: ## delete what was built: build/ and caches; figures/ and the environment stay
+	@rm -rf build .pytest_cache .ruff_cache *.egg-info
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# The stamp is written last: an environment without it was cut short and is made anew.
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or later is needed, and '$(PYTHON)' is none (make PYTHON=/path/to/python3.11)"; exit 1; }
+	@test -e $(READY) || $(PYTHON) -m venv --clear $(VENV)
+	@rm -f $(READY)
+	@echo "installing the environment into $(VENV): about 6 GB, some five minutes, no further output if all is well"
+	@$(BIN)/python -m pip install -q --progress-bar off -r requirements.txt
+	@$(BIN)/python -m pip install -q --progress-bar off --no-deps --no-build-isolation -e .
+	@touch $(READY)

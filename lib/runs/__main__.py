@@ -1,0 +1,99 @@
+"""Run notebooks from the command line: checked parameters, unchanged work skipped, nothing half-written.
+
+    python -m lib.runs list                       notebooks, their parameters and defaults
+    python -m lib.runs run 01 -p points=65        one notebook with other parameters, into build/runs
+    python -m lib.runs figures                    every notebook, figures into figures/ (what `make figures` calls)
+    python -m lib.runs refresh                    re-execute the committed notebooks in place (`make notebooks`)
+"""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lib.figures import ROOT, plain
+from lib.runs import Outcome, execute, find, notebooks, parameters, parse, refresh, smoke_parameters
+from lib.runs.parameters import NOTEBOOKS
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.splitlines()[0])
+Folder = Annotated[Path, typer.Option("--notebooks", help="where the notebooks lie", show_default=False)]
+Only = Annotated[list[str] | None, typer.Option("--only", help="number or name of a notebook; may be repeated")]
+
+
+@app.command("list")
+def list_command(folder: Folder = NOTEBOOKS) -> None:
+    """List the notebooks with their parameters, defaults and what they mean."""
+    for notebook in notebooks(folder):
+        print(notebook.stem)
+        for name, found in parameters(notebook).items():
+            print(f"    {name} = {found['default']!r}".ljust(44), f"# {found['help']}")
+
+
+@app.command("run")
+def run_command(name: str, assignments: Annotated[list[str] | None, typer.Option("-p", help="name=value")] = None,
+                into: Annotated[Path, typer.Option(help="a folder per set of parameters is made here")]
+                = ROOT / "build" / "runs", folder: Folder = NOTEBOOKS) -> None:
+    """Run one notebook with other parameters; a run that already stands is not repeated."""
+    notebook = find(name, folder)
+    given = parse(notebook, assignments or [])
+    label = hashlib.sha256(json.dumps(plain(given), sort_keys=True).encode()).hexdigest()[:8]
+    place = into / f"{notebook.stem}-{label}"
+    _report([execute(notebook, given, build=place, out=place)])
+
+
+@app.command("figures")
+def figures_command(out: Annotated[Path | None, typer.Option(help="default: figures; with --smoke build/smoke/figures")]
+                    = None, build: Path = ROOT / "build" / "notebooks", only: Only = None, smoke: bool = False,
+                    folder: Folder = NOTEBOOKS) -> None:
+    """Run every notebook whose inputs changed; write figures, say what was written and which fallbacks were used."""
+    chosen = [find(name, folder) for name in only] if only else notebooks(folder)
+    build, out = (build / "smoke" if smoke else build), out or ROOT / ("build/smoke/figures" if smoke else "figures")
+    outcomes = []
+    for number, notebook in enumerate(chosen, 1):
+        print(f"[{number}/{len(chosen)}] {notebook.stem}", file=sys.stderr, flush=True)
+        outcomes.append(execute(notebook, smoke_parameters(notebook) if smoke else {}, build=build, out=out))
+    _report(outcomes)
+
+
+@app.command("refresh")
+def refresh_command(only: Annotated[list[str] | None, typer.Argument()] = None, folder: Folder = NOTEBOOKS) -> None:
+    """Re-execute the committed notebooks in place, metadata noise stripped."""
+    for notebook in [find(name, folder) for name in only] if only else notebooks(folder):
+        start = time.perf_counter()
+        refresh(notebook)
+        print(f"{notebook.stem}: refreshed in {time.perf_counter() - start:.1f} s", flush=True)
+
+
+def _report(outcomes: list[Outcome]) -> None:
+    """Print files, fallbacks, times and failures, the closing line last; exit 1 if anything failed."""
+    for outcome in outcomes:
+        when = "last run" if outcome.state == "unchanged" else "in"
+        print(f"{outcome.name}: {outcome.state} ({when} {outcome.seconds:.1f} s)")
+        for path in outcome.files if outcome.state == "passed" else []:
+            print(f"    {os.path.relpath(path)}")
+        for message in outcome.fallbacks():
+            print(f"    fallback: {message}")
+        if outcome.error:
+            print("    " + outcome.error.replace("\n", "\n    "))
+    failed = sum(outcome.state == "failed" for outcome in outcomes)
+    print(f"notebooks: {len(outcomes) - failed} passed, {failed} failed")
+    if failed:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """The command line; a mistake of its user is one line on stderr and exit status 2, not a traceback."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Committed notebooks, executed anew: the same run gives the same file."""
+
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+from lib.figures import replacing
+
+
+def refresh(notebook: Path) -> None:
+    """Execute a committed notebook in place and strip what differs between two equal runs; all or nothing."""
+    book = nbformat.read(notebook, as_version=4)
+    NotebookClient(book, kernel_name="python3", timeout=None, record_timing=False, coalesce_streams=True,
+                   resources={"metadata": {"path": str(notebook.parent)}}).execute()
+    with replacing(notebook) as (draft,):
+        nbformat.write(strip(book), draft)
+
+
+def strip(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Keep cells, tags and outputs of an executed notebook; drop timestamps, versions, widgets and progress bars."""
+    book.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+                     "language_info": {"name": "python"}}
+    for cell in book.cells:
+        cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _is_progress(output)]
+    return nbformat.from_dict(book)
+
+
+def _is_progress(output: nbformat.NotebookNode) -> bool:
+    bar = output.output_type == "stream" and output.name == "stderr" and "\r" in output.text
+    return bar or "application/vnd.jupyter.widget-view+json" in output.get("data", {})

@@ -1,0 +1,89 @@
+"""What a score is: s(x) = grad log p(x) on a batch of points, at one noise level, counted."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import checks
+
+
+@dataclass
+class Counter:
+    """Evaluations of one model, shared by all its noise levels."""
+
+    evaluations: int = 0  # points at which the score was computed
+    batches: int = 0      # calls
+    derivatives: int = 0  # directional derivatives and back-propagated points among them
+
+
+class Score:
+    """A (Stein) score s(x) = grad log p_sigma(x).
+
+    Subclasses implement `_score(x)` on (n, *event) and, where there is a closed form, `_log_density(x)` -> (n,).
+    Dtype and device follow the input. `event_shape` is None where any shape will do.
+
+    sigma: the noise level in the units of x, a number or one level a point (n,); None for a score of one fixed density.
+    """
+
+    event_shape: tuple[int, ...] | None = None
+    sigma: float | Tensor | None = None
+    name = "score"
+
+    def __init__(self) -> None:
+        self.counter = Counter()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Score at x (n, *event) -> (n, *event). Raises ValueError for a wrong shape or a result that is not finite."""
+        self._check(x)
+        self.counter.evaluations += x.shape[0]
+        self.counter.batches += 1
+        s = self._score(x)
+        if not isinstance(s, Tensor) or s.shape != x.shape:
+            got = tuple(s.shape) if isinstance(s, Tensor) else type(s).__name__
+            raise ValueError(f"{self.name} returned {got} for points of shape {tuple(x.shape)}; a score keeps the shape")
+        return s
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """log p_sigma(x), (n,), up to a constant that does not depend on x. Raises NotImplementedError without a closed form."""
+        self._check(x)
+        return self._log_density(x)
+
+    def at(self, sigma: float | Tensor) -> Score:
+        """The score of p_sigma, the density at noise level `sigma`; evaluations go on the same counter."""
+        if self.sigma is None:
+            raise ValueError(f"{self.name} is the score of one fixed density and has no other noise levels")
+        other = copy.copy(self)
+        other.sigma = checks.noise_level(sigma)
+        return other
+
+    @property
+    def has_log_density(self) -> bool:
+        """Whether `log_density` has a closed form here."""
+        return type(self)._log_density is not Score._log_density
+
+    def derivative(self, x: Tensor, v: Tensor) -> Tensor:
+        """Directional derivative J_s(x) v = (Hess log p) v, forward mode: (n, *event) -> (n, *event)."""
+        self.counter.derivatives += x.shape[0]
+        return torch.func.jvp(self._score, (x,), (v,))[1]
+
+    def _score(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        raise NotImplementedError(f"{self.name} knows no log-density; use lib.density for differences along a path")
+
+    def _check(self, x: Tensor) -> None:
+        checks.floating("x", x)
+        if x.ndim < 2 or (self.event_shape is not None and tuple(x.shape[1:]) != tuple(self.event_shape)):
+            event = "*event" if self.event_shape is None else ", ".join(map(str, self.event_shape))
+            raise ValueError(f"{self.name} takes points of shape (n, {event}), got {tuple(x.shape)}")
+
+    def _level(self, x: Tensor) -> float | Tensor:
+        """The noise level in a shape that multiplies x: a number, or (n, 1, …)."""
+        if isinstance(self.sigma, Tensor):
+            return self.sigma.to(x).reshape(-1, *[1] * (x.ndim - 1))
+        return self.sigma

@@ -1,0 +1,219 @@
+"""Gauss–Newton for the discrete energy: the whole score metric family, forward passes only.
+
+On the elements of elements.py (matrices D, M, weights ω at the quadrature points), with F the line integral of the score,
+
+    E = Σ_q w_q (‖u_q‖² + lam d_q²),    u = D x,  d = D F,  w = ω exp(−2 alpha M F),
+
+is a nonlinear least-squares problem whose Jacobian needs only the scores, since dF_i/dx_i = s_i: no back-propagation.
+For a step Δ of the interior points let y = rowsum(S∘Δ), z = rowsum(U∘DΔ), W = diag(w), q = ‖u‖² + lam d². Then
+
+    half gradient   g = D^T W U + S∘[lam D^T(w d) − alpha M^T(w q)]
+    normal matrix   A⊗I + B^T C B,  A = D^T W D + mu·diag,  B: Δ ↦ (y, z),
+
+    C_yy = lam D^T W D − alpha lam (M^T diag(wd) D + D^T diag(wd) M) + alpha² M^T diag(wq) M,   C_yz = −alpha M^T W,
+    K = B (A⊗I)^-1 B^T:  K_yy = A^-1∘SS^T,  K_yz = (A^-1 D^T)∘SU^T,  K_zz = (D A^-1 D^T)∘UU^T,
+    Δ = −[A^-1 g − A^-1 (S∘ζ_y + D^T(U∘ζ_z))],   ζ = (I + C K)^-1 C B(A^-1 g)          (Woodbury).
+
+Cost O(T² d + T³) a pair beside the T − 1 scores of one batch. Levenberg–Marquardt damping mu makes the energy fall.
+
+Two things beyond plain Gauss–Newton make the density metric (alpha > 0) four to eight times cheaper (notebook 09):
+* curvature: the Hessian of E also holds −alpha (M^T wq)_k Δ_k·H Δ_k with H = Hess log p. For any density convolved with
+  noise sigma, H ⪰ −I/sigma², with equality across a thin manifold; so kappa = 1/sigma² times the square of the step along
+  s/‖s‖ is added to C_yy. Where sigma is unknown kappa is the secant of the last step.
+* floor: where the path crosses a desert of p, w spans many orders of magnitude and A = D^T W D is singular to rounding;
+  A (not the gradient) uses w of at least WEIGHT_FLOOR of its maximum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import paths
+from ..elements import Elements, elements
+from ..metrics.base import Metric
+from ..metrics.score_metric import ScoreMetric
+from .base import Callback, Solution, Solver, stopped
+
+
+WEIGHT_FLOOR = 1e-2     # smallest weight in the stiffness matrix, relative to the largest
+TRUSTED = 0.2           # largest relative difference of the energies of two quadratures that still counts as resolved
+
+
+@dataclass
+class _State:
+    """One path a row: points x, scores s (batch, N, d); F (batch, N); the rest at the quadrature points; log of the energy.
+
+    The weights w are divided by exp(shift), their largest density factor, so that a steep density cannot overflow.
+    """
+
+    x: Tensor
+    s: Tensor
+    u: Tensor
+    d: Tensor
+    w: Tensor
+    q: Tensor
+    log_energy: Tensor
+    scaled_energy: Tensor
+
+    def rows(self, index: Tensor) -> _State:
+        return _State(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    def replace(self, index: Tensor, other: _State) -> None:
+        for f in fields(self):
+            getattr(self, f.name)[index] = getattr(other, f.name)
+
+
+def _state(metric: ScoreMetric, e: Elements, x: Tensor, s: Tensor) -> _State:
+    D, M = e.D.to(x), e.M.to(x)
+    F = e.line_integral(x, s)
+    F = F - (F[:, :1] + F[:, -1:]) / 2
+    u, d, exponent = D @ x, F @ D.T, -2 * metric.alpha * F @ M.T
+    shift = exponent.amax(1, keepdim=True)
+    w, q = e.w.to(x) * (exponent - shift).exp(), u.pow(2).sum(-1) + metric.lam * d**2
+    scaled = (w * q).sum(1)
+    return _State(x, s, u, d, w, q, scaled.log() + shift[:, 0], scaled)
+
+
+def _step(metric: ScoreMetric, e: Elements, a: _State, mu: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor]:
+    """Damped step of the interior points (batch, n, d) and the relative fall of the energy it predicts (batch,)."""
+    D, M, S = e.D.to(a.x)[:, 1:-1], e.M.to(a.x)[:, 1:-1], a.s[:, 1:-1]
+    n, lam, alpha = S.shape[1], metric.lam, metric.alpha
+    g = D.T @ (a.w[..., None] * a.u) + S * (lam * (a.w * a.d) @ D - alpha * (a.w * a.q) @ M)[..., None]
+
+    floor = torch.maximum(a.w, WEIGHT_FLOOR * a.w.amax(1, keepdim=True))
+    A = D.T @ (floor[..., None] * D)
+    inverse = torch.linalg.inv(A + torch.diag_embed(mu[:, None] * A.diagonal(dim1=1, dim2=2)))
+    C, K = _small_matrices(metric, D, M, S, a, inverse, kappa)
+
+    flat = inverse @ g                                                # A^-1 g, the step in flat space
+    b = (S * flat).sum(-1)
+    b = torch.cat([b, (a.u * (D @ flat)).sum(-1)], 1) if alpha > 0 else b
+    identity = torch.eye(C.shape[1], dtype=C.dtype, device=C.device)
+    zeta, _ = torch.linalg.solve_ex(identity + C @ K, C @ b[..., None])
+    push = S * zeta[:, :n] + (D.T @ (a.u * zeta[:, n:]) if alpha > 0 else 0)
+    delta = inverse @ push - flat
+    return delta, -(g * delta).flatten(1).sum(1) / a.scaled_energy
+
+
+def _small_matrices(metric: ScoreMetric, D: Tensor, M: Tensor, S: Tensor, a: _State, inverse: Tensor,
+                    kappa: Tensor) -> tuple[Tensor, Tensor]:
+    """C and K of the Woodbury identity: (batch, n, n) for alpha = 0, (batch, n + Q, n + Q) with the block of z otherwise."""
+    lam, alpha, wd, wq = metric.lam, metric.alpha, a.w * a.d, a.w * a.q
+    C, K = lam * D.T @ (a.w[..., None] * D), inverse * (S @ S.mT)
+    if alpha == 0:
+        return C, K
+    cross = M.T @ (wd[..., None] * D)
+    C = C - alpha * lam * (cross + cross.mT) + alpha**2 * M.T @ (wq[..., None] * M)
+    C = C + torch.diag_embed(alpha * (wq @ M) * kappa / S.pow(2).sum(-1).clamp_min(1e-12))
+    C_yz, K_yz = -alpha * M.T * a.w[:, None], (inverse @ D.T) * (S @ a.u.mT)
+    K_zz = (D @ inverse @ D.T) * (a.u @ a.u.mT)
+    blocks = lambda yy, yz, zz: torch.cat([torch.cat([yy, yz], 2), torch.cat([yz.mT, zz], 2)], 1)
+    return blocks(C, C_yz, torch.zeros_like(K_zz)), blocks(K, K_yz, K_zz)
+
+
+@dataclass(frozen=True)
+class GaussNewton(Solver):
+    """Gauss–Newton with Levenberg–Marquardt damping; every pair of the batch has its own damping and stops on its own.
+
+    tol: stop when the step promises a relative fall of the energy below it. max_iter: score batches after the first.
+    degree: polynomial degree of the elements; order of the energy is 2·degree in the segment length (2 is the default
+    that notebook 09 finds best, 1 is the chain of straight segments). coarse: numbers of points to solve on first.
+    """
+
+    name: ClassVar[str] = "gauss_newton"
+    tol: float = 1e-6
+    max_iter: int = 100
+    level_tol: float = 1e-3
+    degree: int = 2
+    coarse: tuple[int, ...] = ()
+    damping: float = 1e-3       # first Levenberg–Marquardt parameter after a rejected step
+    max_rejections: int = 12
+
+    def solve(self, metric: Metric, path: Tensor, callback: Callback | None = None) -> Solution:
+        """See `Solver.solve`. Raises TypeError for a metric outside the family exp(−2 alpha f)(I + lam s s^T)."""
+        if not isinstance(metric, ScoreMetric):
+            raise TypeError(f"gauss_newton solves the score metric family; for {metric.name} use solver='relaxation'")
+        points = path.shape[1]
+        for n in self.coarse:
+            if n < points:
+                path = paths.evaluate(path, torch.linspace(0, 1, n), self.degree)
+                path = self._iterate(metric, path, callback).points
+        if path.shape[1] != points:
+            path = paths.evaluate(path, torch.linspace(0, 1, points), self.degree)
+        return self._iterate(metric, path, callback)
+
+    def _iterate(self, metric: ScoreMetric, path: Tensor, callback: Callback | None) -> Solution:
+        e, event = elements(path.shape[1], self.degree), path.shape[2:]
+        work = torch.float32 if path.device.type == "mps" else torch.float64
+
+        def scores(x: Tensor) -> Tensor:
+            with torch.no_grad():
+                return metric.score(x.flatten(0, 1).reshape(-1, *event).to(path)).reshape(x.shape).to(work)
+
+        x = path.flatten(2).to(work)
+        s = scores(x)
+        if not bool(torch.isfinite(s).all()):
+            raise ValueError(f"{metric.score.name} is NaN or infinite on the starting path; start from another path "
+                             "(init=...) or a larger noise level")
+        state, batch = _state(metric, e, x, s), len(x)
+        known = metric.alpha > 0 and isinstance(metric.sigma, float) and metric.sigma > 0
+        kappa = x.new_full((batch, x.shape[1] - 2), 1 / metric.sigma**2 if known else 0.0)
+        mu, rejected = x.new_zeros(batch), torch.zeros(batch, dtype=torch.long)
+        reason, converged = ["max_iter reached"] * batch, torch.zeros(batch, dtype=torch.bool)
+        active, history = torch.arange(batch), []
+
+        def retire(which: Tensor, why: str, success: bool | Tensor) -> Tensor:
+            """Take pairs off the active list."""
+            for i in active[which].tolist():
+                reason[i] = why
+            converged[active[which]] = success if isinstance(success, bool) else success[which]
+            return active[~which]
+
+        for iteration in range(1, self.max_iter + 1):
+            now = state.rows(active)
+            delta, fall = _step(metric, e, now, mu[active], kappa[active])
+            met = ((fall <= self.tol) & (mu[active] <= self.damping)).cpu()
+            active = retire(met, "converged", True)
+            if len(active) == 0:
+                break
+            now, delta, fall = now.rows(~met), delta[~met], fall[~met]
+            trial = now.x.clone()
+            trial[:, 1:-1] += delta
+            s = now.s.clone()                            # the ends keep their scores
+            s[:, 1:-1] = scores(trial[:, 1:-1])
+            new = _state(metric, e, trial, s)
+            if not known:                                # secant −Δ·(s_new − s)/‖Δ‖²
+                change = ((new.s - now.s)[:, 1:-1] * delta).sum(-1) / delta.pow(2).sum(-1)
+                kappa[active] = (-change).clamp_min(0).where(torch.isfinite(change), kappa[active])
+            better = (new.log_energy <= now.log_energy).cpu()      # False for NaN
+            state.replace(active[better], new.rows(better))
+            rejected[active] = torch.where(better, 0, rejected[active] + 1)
+            mu[active[better]] = torch.where(mu[active[better]] > self.damping, mu[active[better]] / 4, 0.0)
+            mu[active[~better]] = (4 * mu[active[~better]]).clamp_min(self.damping)
+            history.append({"iteration": iteration, "energy": state.log_energy.exp().tolist(), "active": len(active)})
+            if stopped(callback, iteration, state.x.reshape(path.shape).to(path), state.log_energy.exp()):
+                active = retire(torch.ones(len(active), dtype=torch.bool), "stopped by the callback", False)
+                break
+            stuck = rejected[active] >= self.max_rejections
+            if bool(stuck.any()):
+                blind = (fall <= self._resolution(metric, state.rows(active))).cpu()
+                bad = ~torch.isfinite(new.log_energy).cpu()
+                why = "the score is NaN or infinite beside the path" if bool((bad & stuck).any()) else \
+                    "the energy falls no further at this number of points"
+                active = retire(stuck, why, blind & ~bad)
+        coarse = converged & (self._resolution(metric, state) > TRUSTED).cpu()
+        for i in coarse.nonzero().flatten().tolist():
+            reason[i] = "the score changes faster than the points resolve; raise points= or start at larger noise_levels="
+        converged &= ~coarse
+        points = state.x.reshape(path.shape).to(path)
+        points[:, 0], points[:, -1] = path[:, 0], path[:, -1]
+        return Solution(points, converged, reason, state.s.reshape(path.shape).to(path), history)
+
+    def _resolution(self, metric: ScoreMetric, state: _State) -> Tensor:
+        """Relative difference of the energy between this degree and the chain of segments: its quadrature error, (batch,)."""
+        other = _state(metric, elements(state.x.shape[1], 1 if self.degree > 1 else 2), state.x, state.s)
+        return (other.log_energy - state.log_energy).exp().sub(1).abs()
