@@ -190,7 +190,7 @@ def _sklearn(split: str, *, fallback: bool) -> tuple[torch.Tensor, torch.Tensor,
     table = torch.from_numpy(np.loadtxt(path, delimiter=",", dtype=np.float32))
     part = {"train": table[:-500], "test": table[-500:], "all": table}[split]
     message = f"digits: scikit-learn's (8×8, enlarged), split {split!r}, {len(part):,} digits"
-    message += "; fallback, MNIST is not on this machine (GEODESICS_DATA or download=True brings it)" * fallback
+    message += "; MNIST is not on this machine (GEODESICS_DATA or download=True brings it)" * fallback
     return part[:, :64].reshape(-1, 1, 8, 8) / 16, part[:, 64].long(), _source(["sklearn-digits"], fallback, message)
 
 

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.optimize import brentq
+from scipy.special import expit
 from torch import Tensor
 
 from . import checks
 
-NODES, WEIGHTS = np.polynomial.legendre.leggauss(400)
-NODES, WEIGHTS = (NODES + 1) / 2, WEIGHTS / 2
+# double-exponential (tanh–sinh) rule on (0, 1): its nodes reach down to 1e-50, where the integrands have their singularity
+_T = np.linspace(-4.2, 4.2, 2001)
+NODES = expit(np.pi * np.sinh(_T))
+WEIGHTS = np.pi * np.cosh(_T) * NODES * expit(-np.pi * np.sinh(_T)) * (_T[1] - _T[0])
 
 
 @dataclass(frozen=True)
@@ -48,34 +51,28 @@ class SphereGeodesic:
 
     def path(self, points: int, dim: int = 3) -> Tensor:
         """Points at constant Riemannian speed from (R, 0, …) to (R cos angle, R sin angle, 0, …): (points, dim), float64."""
-        u = np.linspace(0, 1, 4001)
-        r, dr = self._substitute(u)
-        total = lambda rate: np.concatenate([[0], np.cumsum((rate[1:] + rate[:-1]) / 2 * np.diff(u))])
+        total = lambda rate: np.concatenate([[0], np.cumsum(rate * WEIGHTS)])
         both_sides = lambda half: np.concatenate([-half[:0:-1], half])
-        theta, ell = (both_sides(total(rate)) for rate in self._rates(r, dr))
-        r = np.concatenate([r[:0:-1], r])
+        theta, ell = (both_sides(total(rate)) for rate in self._rates(NODES))
+        depth = np.concatenate([[0], NODES]) * self.dip
+        r = self.least_radius + np.concatenate([depth[:0:-1], depth])
         at = np.linspace(ell[0], ell[-1], points)
         radius, phase = np.interp(at, ell, r), np.interp(at, ell, theta) * (self.angle / 2 / theta[-1]) + self.angle / 2
         path = torch.zeros(points, dim, dtype=torch.float64)
         path[:, 0], path[:, 1] = torch.from_numpy(radius * np.cos(phase)), torch.from_numpy(radius * np.sin(phase))
         return path
 
-    def _substitute(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """r = c + (R − c) u², which takes the square-root singularity at r = c away: r and dr/du."""
-        gap = self.radius - self.least_radius
-        return self.least_radius + gap * u**2, 2 * gap * u
-
-    def _rates(self, r: np.ndarray, dr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """dθ/du and dℓ/du."""
-        s = (self.radius - r) / self.sigma**2
-        phi = lambda x: np.exp(self.alpha * (self.radius - x) ** 2 / (2 * self.sigma**2))
-        k = self.least_radius * phi(self.least_radius)
-        rise = (r * phi(r)) ** 2 - k**2
-        rise = np.where(rise > 0, rise, np.inf)          # at u = 0 the limit of dr/sqrt(rise) is finite and its weight is not
-        stretch = np.sqrt((1 + self.lam * s**2) / rise) * dr
-        if rise[0] == np.inf:
-            stretch[0] = stretch[1]
-        return k / r * stretch, r * phi(r) ** 2 * stretch
+    def _rates(self, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """dθ/dv and dℓ/dv for r = c + (R − c) v, v in (0, 1), on one side of the turning point."""
+        c, rise = self.least_radius, self.dip * v
+        r = c + rise
+        log_phi = self.alpha * (self.radius - r) ** 2 / (2 * self.sigma**2)
+        # log of r phi(r) / c phi(c), without cancellation for r near c
+        log_ratio = np.log1p(rise / c) - self.alpha * rise * (2 * self.radius - r - c) / (2 * self.sigma**2)
+        slope = (self.radius - r) / self.sigma**2
+        stretch = self.dip * np.sqrt((1 + self.lam * slope**2) / np.expm1(2 * log_ratio))
+        k = c * np.exp(self.alpha * self.dip**2 / (2 * self.sigma**2))
+        return stretch / r, r * np.exp(2 * log_phi) / k * stretch
 
 
 def sphere_geodesic(angle: float, *, lam: float = 0.0, alpha: float = 0.0, sigma: float = 0.1, radius: float = 1.0) -> SphereGeodesic:
@@ -87,16 +84,19 @@ def sphere_geodesic(angle: float, *, lam: float = 0.0, alpha: float = 0.0, sigma
     make = lambda c, length=0.0: SphereGeodesic(angle, lam, alpha, sigma, radius, c, length)
 
     def integrals(c: float) -> np.ndarray:
-        g = make(c)
-        return np.array([2 * (WEIGHTS * rate).sum() for rate in g._rates(*g._substitute(NODES))])
+        return np.array([2 * (WEIGHTS * rate).sum() for rate in make(c)._rates(NODES)])
 
     chord = radius * math.cos(angle / 2)
     if lam == alpha == 0:
         return make(chord, 2 * radius * math.sin(angle / 2))
-    # r phi(r) must rise from c on: r (R − r) alpha < sigma²
+    # r phi(r) must rise from c on, which it does for r (R − r) alpha < sigma²: c stays above that critical radius
     root = radius**2 / 4 - sigma**2 / alpha if alpha > 0 else -1.0
-    lowest = max(chord, radius / 2 + math.sqrt(root) + 1e-12) if root > 0 else chord
-    c = brentq(lambda c: integrals(c)[0] - angle, lowest * (1 + 1e-12), radius * (1 - 1e-13), xtol=1e-16, rtol=1e-15)
+    lowest = max(chord, radius / 2 + math.sqrt(root) if root > 0 else 0.0)
+    at = lambda x: lowest + math.exp(x)
+    limits = math.log(1e-14 * radius), math.log((radius - lowest) * (1 - 1e-12))
+    if integrals(at(limits[0]))[0] < angle:
+        raise ValueError(f"alpha/sigma² = {alpha / sigma**2:g} is too steep for double precision at this angle")
+    c = at(brentq(lambda x: integrals(at(x))[0] - angle, *limits, xtol=1e-14, rtol=1e-15))
     return make(c, float(integrals(c)[1]))
 
 

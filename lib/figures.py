@@ -34,7 +34,7 @@ PALETTE: dict[str, str] = {
     "azeglio2025": "#E69F00", "yu2025": "#009E73",
     # baselines
     "lerp": "#8C8C8C", "slerp": "#56B4E9", "shared_noise_lerp": "#4D4D4D", "shared_noise_slerp": "#0072B2",
-    "ddim_slerp": "#009E73", "noisediffusion": "#B5519A", "guided_walk": "#7A5200",
+    "ddim_slerp": "#2E7D5B", "noisediffusion": "#B5519A", "guided_walk": "#7A5200",
     # solvers; relaxation and functional_gradient wear the colour of the paper they come from
     "gauss_newton": "#D55E00", "relaxation": "#E69F00", "functional_gradient": "#009E73", "georce": "#56B4E9",
     "shooting": "#0072B2",

@@ -68,13 +68,13 @@ class ScoreMetric(Metric):
             rank_one = self.lam * dot(s, u) * dot(s, v)
         return self.weight(x, log_density) * (dot(u, v) + rank_one)
 
-    def acceleration(self, x: Tensor, v: Tensor) -> Tensor:
+    def acceleration(self, x: Tensor, v: Tensor, score: Tensor | None = None) -> Tensor:
         """x'' = −lam (v^T H v) s/(1+lam‖s‖²) + 2 alpha (s·v) v − alpha (‖v‖² + lam (s·v)²)(I − lam s s^T/(1+lam‖s‖²)) s.
 
-        One score and, for lam > 0, one directional derivative H v. Since (I − lam s s^T/(1+lam‖s‖²)) s = s/(1+lam‖s‖²),
-        everything but the tangential term points along s.
+        One score (none if `score` (n, *event) at x is given) and, for lam > 0, one directional derivative H v.
+        Since (I − lam s s^T/(1+lam‖s‖²)) s = s/(1+lam‖s‖²), everything but the tangential term points along s.
         """
-        s = self.score(x)
+        s = self.score(x) if score is None else score
         sv, shrink = dot(s, v), 1 / (1 + self.lam * dot(s, s))
         curvature = dot(v, self.score.derivative(x, v)) if self.lam > 0 else 0.0
         along_score = -self.lam * curvature - self.alpha * (dot(v, v) + self.lam * sv**2)

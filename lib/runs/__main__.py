@@ -9,18 +9,19 @@
 import hashlib
 import json
 import os
+import signal
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from tqdm import tqdm
 
 from lib.figures import ROOT, plain
-from lib.runs import Outcome, execute, find, notebooks, parameters, parse, refresh, smoke_parameters
-from lib.runs.parameters import NOTEBOOKS
+from lib.runs import NOTEBOOKS, Outcome, execute, find, notebooks, parameters, parse, refresh, smoke_parameters
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.splitlines()[0])
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+                  help=__doc__.splitlines()[0])
 Folder = Annotated[Path, typer.Option("--notebooks", help="where the notebooks lie", show_default=False)]
 Only = Annotated[list[str] | None, typer.Option("--only", help="number or name of a notebook; may be repeated")]
 
@@ -63,23 +64,24 @@ def figures_command(out: Annotated[Path | None, typer.Option(help="default: figu
 @app.command("refresh")
 def refresh_command(only: Annotated[list[str] | None, typer.Argument()] = None, folder: Folder = NOTEBOOKS) -> None:
     """Re-execute the committed notebooks in place, metadata noise stripped."""
-    for notebook in [find(name, folder) for name in only] if only else notebooks(folder):
-        start = time.perf_counter()
-        refresh(notebook)
-        print(f"{notebook.stem}: refreshed in {time.perf_counter() - start:.1f} s", flush=True)
+    chosen = [find(name, folder) for name in only] if only else notebooks(folder)
+    _report([refresh(notebook) for notebook in tqdm(chosen, desc="refreshing", unit="notebook", disable=None)])
 
 
 def _report(outcomes: list[Outcome]) -> None:
     """Print files, fallbacks, times and failures, the closing line last; exit 1 if anything failed."""
+    fallbacks: dict[str, list[str]] = {}
     for outcome in outcomes:
         when = "last run" if outcome.state == "unchanged" else "in"
         print(f"{outcome.name}: {outcome.state} ({when} {outcome.seconds:.1f} s)")
         for path in outcome.files if outcome.state == "passed" else []:
             print(f"    {os.path.relpath(path)}")
         for message in outcome.fallbacks():
-            print(f"    fallback: {message}")
+            fallbacks.setdefault(message, []).append(outcome.name)
         if outcome.error:
             print("    " + outcome.error.replace("\n", "\n    "))
+    for message, names in fallbacks.items():
+        print(f"fallback in {', '.join(names)}: {message}")
     failed = sum(outcome.state == "failed" for outcome in outcomes)
     print(f"notebooks: {len(outcomes) - failed} passed, {failed} failed")
     if failed:
@@ -88,6 +90,7 @@ def _report(outcomes: list[Outcome]) -> None:
 
 def main() -> None:
     """The command line; a mistake of its user is one line on stderr and exit status 2, not a traceback."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that drafts are removed then, too
     try:
         app()
     except (ValueError, OSError) as error:

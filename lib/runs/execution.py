@@ -14,6 +14,7 @@ from typing import Any
 
 import nbformat
 import papermill
+from nbclient.exceptions import CellExecutionError
 from papermill.exceptions import PapermillExecutionError
 
 from lib.data import availability
@@ -21,6 +22,7 @@ from lib.figures import ROOT, plain, replacing
 from lib.runs.parameters import check
 
 SOURCES = ("lib/**/*.py", "data/**/*", "requirements.txt")  # besides its own cells, what a notebook's result hangs on
+QUIET = ["--log-level=ERROR"]  # else every kernel warns that its local sockets are not encrypted
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Outcome:
     def fallbacks(self) -> list[str]:
         """Messages of the data sources that stood in for better ones, from the provenance beside the figures."""
         records = [json.loads(path.read_text(encoding="utf-8")) for path in self.files if path.suffix == ".json"]
-        sources = [source for record in records for source in record.get("data", []) if source.get("fallback")]
-        return sorted({source["message"] for source in sources})
+        sources = [source for record in records for source in record.get("data", []) if isinstance(source, dict)]
+        return sorted({source["message"] for source in sources if source.get("fallback")})
 
 
 def execute(notebook: Path, given: Mapping[str, Any], *, build: Path, out: Path) -> Outcome:
@@ -62,7 +64,7 @@ def execute(notebook: Path, given: Mapping[str, Any], *, build: Path, out: Path)
             draft.write_text(json.dumps(record, indent=2), encoding="utf-8")
         return Outcome(notebook.stem, "passed", seconds, [out / name for name in names])
     except Exception as error:  # whatever it is, the other notebooks shall still run; the caller reports it
-        return Outcome(notebook.stem, "failed", round(time.perf_counter() - start, 1), error=_explain(error))
+        return Outcome(notebook.stem, "failed", round(time.perf_counter() - start, 1), error=explain(error))
 
 
 def fingerprint(notebook: Path, given: Mapping[str, Any], out: Path) -> str:
@@ -98,9 +100,10 @@ def _papermill(notebook: Path, draft: Path, given: Mapping[str, Any]) -> None:
     bar = {"desc": notebook.stem, "disable": None}  # None: no bar where nobody watches
     try:
         papermill.execute_notebook(str(notebook), str(draft), given, kernel_name="python3", progress_bar=bar,
-                                   cwd=str(notebook.parent))
-    except PapermillExecutionError:
+                                   extra_arguments=QUIET, cwd=str(notebook.parent))
+    except PapermillExecutionError as error:
         os.replace(draft, failed)
+        error.add_note(f"the notebook up to there: {os.path.relpath(failed)}")
         raise
 
 
@@ -113,11 +116,13 @@ def _unchanged(stamp: Path, inputs: str, out: Path) -> dict[str, Any] | None:
     return record if same else None
 
 
-def _explain(error: Exception) -> str:
-    if not isinstance(error, PapermillExecutionError):
+def explain(error: Exception) -> str:
+    """What went wrong, for a terminal: for a failing cell its error and the end of its traceback, without colours."""
+    if not isinstance(error, (PapermillExecutionError, CellExecutionError)):
         return f"{type(error).__name__}: {error}"
-    trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).splitlines()
-    return "\n".join([f"In [{error.exec_count}] {error.ename}: {error.evalue}", *trace[-15:]])
+    trace = error.traceback if isinstance(error.traceback, str) else "\n".join(error.traceback)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", trace).splitlines()
+    return "\n".join([f"{error.ename}: {error.evalue}", *lines[-15:], *getattr(error, "__notes__", [])])
 
 
 def _sha256(path: Path) -> str:

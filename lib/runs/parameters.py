@@ -50,8 +50,8 @@ def check(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{notebook.stem} has no parameter {name!r}; {_nearest(name, known)}")
         default = known[name]["default"]
         if not _fits(value, default):
-            raise ValueError(f"{name} = {value!r} is a {type(value).__name__}, {notebook.stem} wants "
-                             f"a {type(default).__name__} such as {default!r}")
+            raise ValueError(f"{name} = {value!r} is of type {type(value).__name__}; {notebook.stem} wants "
+                             f"{type(default).__name__} such as {default!r}")
     return dict(given)
 
 

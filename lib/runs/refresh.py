@@ -1,20 +1,27 @@
 """Committed notebooks, executed anew: the same run gives the same file."""
 
+import time
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 
 from lib.figures import replacing
+from lib.runs.execution import QUIET, Outcome, explain
 
 
-def refresh(notebook: Path) -> None:
-    """Execute a committed notebook in place and strip what differs between two equal runs; all or nothing."""
-    book = nbformat.read(notebook, as_version=4)
-    NotebookClient(book, kernel_name="python3", timeout=None, record_timing=False, coalesce_streams=True,
-                   resources={"metadata": {"path": str(notebook.parent)}}).execute()
-    with replacing(notebook) as (draft,):
-        nbformat.write(strip(book), draft)
+def refresh(notebook: Path) -> Outcome:
+    """Execute a committed notebook in place and strip what differs between two equal runs; untouched if it fails."""
+    start, error = time.perf_counter(), ""
+    try:
+        book = nbformat.read(notebook, as_version=4)
+        NotebookClient(book, kernel_name="python3", timeout=None, record_timing=False, coalesce_streams=True,
+                       extra_arguments=QUIET, resources={"metadata": {"path": str(notebook.parent)}}).execute()
+        with replacing(notebook) as (draft,):
+            nbformat.write(strip(book), draft)
+    except Exception as caught:  # whatever it is, the other notebooks shall still run; the caller reports it
+        error = explain(caught)
+    return Outcome(notebook.stem, "failed" if error else "passed", time.perf_counter() - start, error=error)
 
 
 def strip(book: nbformat.NotebookNode) -> nbformat.NotebookNode:

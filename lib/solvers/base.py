@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -36,6 +36,14 @@ class Solver:
     tol: float
     max_iter: int
     level_tol: float = 1e-3
+
+    def anneal(self, metric: Metric, path: Tensor, levels: Sequence[float], callback: Callback | None = None) -> Solution:
+        """Solve at each noise level in turn, each from the last one's path, then under `metric` itself."""
+        looser = replace(self, tol=max(self.tol, self.level_tol))
+        for sigma in levels:
+            if sigma != metric.sigma:
+                path = looser.solve(metric.at(sigma), path, callback).points
+        return self.solve(metric, path, callback)
 
     def solve(self, metric: Metric, path: Tensor, callback: Callback | None = None) -> Solution:
         """Improve `path` (batch, N, *event), ends fixed, until `tol` is met or `max_iter` is spent."""

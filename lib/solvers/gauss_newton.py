@@ -119,7 +119,7 @@ def _small_matrices(metric: ScoreMetric, D: Tensor, M: Tensor, S: Tensor, a: _St
 class GaussNewton(Solver):
     """Gauss–Newton with Levenberg–Marquardt damping; every pair of the batch has its own damping and stops on its own.
 
-    tol: stop when the step promises a relative fall of the energy below it. max_iter: score batches after the first.
+    tol: stop when a step makes, or an undamped one promises, a relative fall of the energy below it. max_iter: score batches after the first.
     degree: polynomial degree of the elements; order of the energy is 2·degree in the segment length (2 is the default
     that notebook 09 finds best, 1 is the chain of straight segments). coarse: numbers of points to solve on first.
     """
@@ -194,10 +194,14 @@ class GaussNewton(Solver):
             rejected[active] = torch.where(better, 0, rejected[active] + 1)
             mu[active[better]] = torch.where(mu[active[better]] > self.damping, mu[active[better]] / 4, 0.0)
             mu[active[~better]] = (4 * mu[active[~better]]).clamp_min(self.damping)
+            done = better & ((now.log_energy - new.log_energy).expm1().cpu() <= self.tol)
             history.append({"iteration": iteration, "energy": state.log_energy.exp().tolist(), "active": len(active)})
             if stopped(callback, iteration, state.x.reshape(path.shape).to(path), state.log_energy.exp()):
                 active = retire(torch.ones(len(active), dtype=torch.bool), "stopped by the callback", False)
                 break
+            if bool(done.any()):
+                active = retire(done, "converged", True)
+                new, fall = new.rows(~done), fall[~done]
             stuck = rejected[active] >= self.max_rejections
             if bool(stuck.any()):
                 blind = (fall <= self._resolution(metric, state.rows(active))).cpu()

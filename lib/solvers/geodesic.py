@@ -18,6 +18,7 @@ from .. import paths
 from ..elements import elements
 from ..metrics.base import Metric
 from ..metrics.score_metric import ScoreMetric
+from ..scores.base import Counter
 
 TENSORS = ("points", "energy", "length", "speed", "converged", "log_density")
 
@@ -96,6 +97,15 @@ def describe(metric: Metric, points: Tensor, *, scores: Tensor | None = None, de
     return Geodesic(points=points, energy=squared @ w, length=speed @ w, speed=speed, log_density=log_density, **rest)
 
 
+def charge(geodesic: Geodesic, metric: Metric, before: Counter) -> Geodesic:
+    """Write on the result what the metric's score was asked since its counter read `before`."""
+    after = metric.counter
+    geodesic.score_evaluations = after.evaluations - before.evaluations
+    geodesic.score_batches = after.batches - before.batches
+    geodesic.derivative_evaluations = after.derivatives - before.derivatives
+    return geodesic
+
+
 def finish(geodesic: Geodesic) -> Geodesic:
     """Warn about the pairs that did not converge; nothing else changes."""
     bad = (~geodesic.converged).nonzero().flatten().tolist()
@@ -109,4 +119,4 @@ class ConvergenceWarning(UserWarning):
     """A solver stopped before its criterion was met; the path is the best it had."""
 
 
-__all__ = ["Geodesic", "ConvergenceWarning", "describe", "finish"]
+__all__ = ["Geodesic", "ConvergenceWarning", "charge", "describe", "finish"]

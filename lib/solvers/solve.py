@@ -10,10 +10,9 @@ from torch import Tensor
 
 from .. import checks, paths
 from ..metrics.base import Metric
-from ..scores.base import Counter
 from .base import Callback, Solver
 from .gauss_newton import GaussNewton
-from .geodesic import Geodesic, describe, finish
+from .geodesic import Geodesic, charge, describe, finish
 from .graph import graph_path
 
 SOLVERS: dict[str, type[Solver]] = {s.name: s for s in (GaussNewton,)}
@@ -37,22 +36,15 @@ def geodesic(metric: Metric, start: Tensor, end: Tensor, *, points: int = 33, so
     checks.count("points", points, least=3)
     start, end = checks.end_points(start, end, metric.event_shape)
     levels = checks.noise_schedule(noise_levels, metric.sigma)
-    before = replace(metric.counter) if metric.score is not None else Counter()
-    path, history = start_path(start, end, points, init, samples), []
-    for sigma in levels:
-        if sigma == metric.sigma:
-            break
-        path = _coarser(solver).solve(metric.at(sigma), path, callback).points
-    solution = solver.solve(metric, path, callback)
+    before = replace(metric.counter)
+    path = start_path(start, end, points, init, samples)
+    solution = solver.anneal(metric, path, levels, callback)
     result = describe(metric, solution.points, scores=solution.scores, degree=solver.degree, converged=solution.converged,
-                      reason=solution.reason, history=history + solution.history,
+                      reason=solution.reason, history=solution.history,
                       settings={"metric": metric.name, "solver": solver.name, "points": points, "noise_levels": list(levels),
                                 "init": init if isinstance(init, str) else "path",
                                 **{f.name: getattr(solver, f.name) for f in fields(solver)}})
-    after = metric.counter
-    result.score_evaluations, result.score_batches, result.derivative_evaluations = (
-        after.evaluations - before.evaluations, after.batches - before.batches, after.derivatives - before.derivatives)
-    return finish(result)
+    return finish(charge(result, metric, before))
 
 
 def start_path(start: Tensor, end: Tensor, points: int, init: str | Tensor = "lerp", samples: Tensor | None = None) -> Tensor:
@@ -95,7 +87,3 @@ def _solver(solver: str | Solver, tol: float | None, max_iter: int | None) -> So
     changes = {} if tol is None else {"tol": checks.positive("tol", tol)}
     return replace(solver, **changes, **({} if max_iter is None else {"max_iter": checks.count("max_iter", max_iter)}))
 
-
-def _coarser(solver: Solver) -> Solver:
-    """The solver with the looser tolerance that is enough at the noise levels before the last."""
-    return replace(solver, tol=max(solver.tol, solver.level_tol))

@@ -1,0 +1,195 @@
+"""Relaxation: the energy of the path, minimised over its interior points by a gradient method (paper A, arXiv 2505.11128).
+
+    E = T Σ_i w_i (‖u_i‖² + lam (s(m_i)·u_i)²),   u_i = x_{i+1} − x_i,   m_i = (x_i + x_{i+1})/2,
+
+for any other metric T Σ u_i^T G(m_i) u_i. The paper's settings are not public; the defaults are a third party's reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..metrics.base import Metric
+from ..metrics.score_metric import ScoreMetric
+from ..scores.base import Score
+from .base import Callback, Solution, Solver, stopped, unfinished
+
+
+class FrozenScore(Score):
+    """A score whose value is exact and whose derivative is taken as ds/dx = −I/sigma²: no back-propagation through a network.
+
+    That is the derivative of N(x_0, sigma² I), of one data point seen through the noise; it keeps the pull across a
+    manifold and adds a false one along it. score: any with a noise level; counts on that score's counter.
+    """
+
+    def __init__(self, score: Score) -> None:
+        sigma = score.sigma
+        if sigma is None or not bool(torch.as_tensor(sigma > 0).all()):
+            raise ValueError(f"derivative='frozen' needs the noise level sigma > 0 of the score, and {score.name} has {sigma}; "
+                             "give it one (FunctionScore(..., sigma=...)) or use derivative='exact'")
+        self.score, self.counter, self.event_shape = score, score.counter, score.event_shape
+        self.sigma, self.name = sigma, f"{score.name} (frozen)"
+
+    def at(self, sigma: float | Tensor) -> FrozenScore:
+        return FrozenScore(self.score.at(sigma))
+
+    def _score(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            s = self.score._score(x)
+        return s + (x.detach() - x) / self._level(x) ** 2          # adds zero, and the derivative −I/sigma²
+
+
+@dataclass(frozen=True)
+class Relaxation(Solver):
+    """Adam or L-BFGS (strong Wolfe) on the interior points; the path of least energy that was seen is returned.
+
+    tol: converged when `window` iterations lower the energy by less than tol, relative both to the energy and to its whole
+    fall so far (with a small learning rate slow is not the same as done). max_iter: iterations, one score batch each for Adam.
+    lr → lr_end: Adam's learning rate, cosine, in the units of the points. derivative: "exact" back-propagates through the
+    score, "frozen" takes ds/dx = −I/sigma² (see `FrozenScore`; its gradient is not that of the energy).
+    At these defaults Adam rarely converges, and says so.
+    """
+
+    name: ClassVar[str] = "relaxation"
+    tol: float = 1e-4
+    max_iter: int = 500
+    optimizer: str = "adam"
+    derivative: str = "exact"
+    lr: float = 1e-3
+    lr_end: float = 1e-4
+    window: int = 50
+
+    def __post_init__(self) -> None:
+        checks.choice("optimizer", self.optimizer, ("adam", "lbfgs"))
+        checks.choice("derivative", self.derivative, ("exact", "frozen"))
+        checks.positive("lr", self.lr), checks.positive("lr_end", self.lr_end), checks.count("window", self.window)
+
+    def solve(self, metric: Metric, path: Tensor, callback: Callback | None = None) -> Solution:
+        """See `Solver.solve`. Raises TypeError or ValueError where the derivative asked for cannot be had."""
+        run = _Descent(self, self._differentiable(metric, path), path, callback)
+        run.adam() if self.optimizer == "adam" else run.lbfgs()
+        return Solution(run.best, run.converged, run.reason, None, run.history)
+
+    def _differentiable(self, metric: Metric, path: Tensor) -> Metric:
+        """The metric with the derivative that was asked for."""
+        if self.derivative == "frozen":
+            if not isinstance(metric, ScoreMetric):
+                raise TypeError(f"derivative='frozen' replaces the derivative of a score; {metric.name} is not a ScoreMetric: "
+                                "use derivative='exact'")
+            return metric.with_score(FrozenScore(metric.score))
+        if isinstance(metric, ScoreMetric) and metric.lam + metric.alpha > 0:
+            with torch.enable_grad():
+                s = metric.score(path[:1, 0].detach().requires_grad_())
+            if not s.requires_grad:
+                raise ValueError(f"{metric.score.name} returns a tensor without gradient (made under no_grad, or constant), so "
+                                 "its derivative would silently be zero; use derivative='frozen' or solver='gauss_newton'")
+        return metric
+
+    def done(self, first: Tensor, before: Tensor, now: Tensor) -> Tensor:
+        """Whether the fall from `before` to `now` is small against the energy and the fall since `first`."""
+        noise = 10 * torch.finfo(now.dtype).eps * now
+        return before - now <= torch.maximum(self.tol * torch.minimum(now, first - now), noise)
+
+
+class _Descent:
+    """One run: the best path and energy of each pair so far, and how it ended."""
+
+    def __init__(self, settings: Relaxation, metric: Metric, path: Tensor, callback: Callback | None) -> None:
+        self.settings, self.metric, self.path, self.callback = settings, metric, path.detach(), callback
+        self.best, self.least = self.path.clone(), path.new_full((len(path),), torch.inf)
+        self.converged, self.reason = unfinished(len(path), "max_iter reached")
+        self.history: list[dict] = []
+
+    def energy(self, inner: Tensor, rows: Tensor) -> Tensor:
+        """Energies (len(rows),) with gradient to the interior points `inner` of these pairs."""
+        with torch.enable_grad():
+            points = torch.cat([self.path[rows, :1], inner, self.path[rows, -1:]], 1)
+            energy = self.metric.energy(points)
+        if self.settings.derivative == "exact" and self.metric.score is not None:
+            self.metric.counter.derivatives += len(rows) * (points.shape[1] - 1)
+        return energy
+
+    def record(self, inner: Tensor, energy: Tensor, rows: Tensor) -> None:
+        """Keep what is better than before; NaN is not."""
+        if not bool(torch.isfinite(self.least[rows]).all()) and not bool(torch.isfinite(energy).all()):
+            raise ValueError("the energy of the starting path is NaN or infinite; start from another path (init=...) or a "
+                             "larger noise level")
+        better = energy.detach() < self.least[rows]
+        self.least[rows[better]] = energy.detach()[better]
+        self.best[rows[better], 1:-1] = inner.detach()[better]
+
+    def retire(self, rows: Tensor, reason: str, success: bool) -> None:
+        for i in rows.tolist():
+            self.converged[i], self.reason[i] = success, reason
+
+    def note(self, iteration: int, active: int) -> bool:
+        """History and callback; True to stop."""
+        self.history.append({"iteration": iteration, "energy": self.least.tolist(), "active": active})
+        return stopped(self.callback, iteration, self.best, self.least)
+
+    def adam(self) -> None:
+        """All pairs at once: Adam acts on every number by itself, so a pair does not feel the others."""
+        o, active = self.settings, torch.arange(len(self.path))
+        x = self.path[:, 1:-1].clone().requires_grad_()
+        adam = torch.optim.Adam([x], lr=o.lr)
+        rate = torch.optim.lr_scheduler.CosineAnnealingLR(adam, o.max_iter, o.lr_end)
+        trace: list[Tensor] = []
+        for iteration in range(o.max_iter + 1):
+            energy = self.energy(x[active], active)
+            self.record(x[active], energy, active)
+            trace.append(self.least.clone())
+            bad = ~torch.isfinite(energy)
+            self.retire(active[bad], "the score is NaN or infinite beside the path", False)
+            met = torch.zeros_like(bad)
+            if iteration >= o.window:
+                met = o.done(trace[0], trace[-1 - o.window], trace[-1])[active] & ~bad
+                self.retire(active[met], "converged", True)
+            if self.note(iteration, len(active)):
+                return self.retire(active[~met & ~bad], "stopped by the callback", False)
+            adam.zero_grad()
+            (x.grad,) = torch.autograd.grad(energy.sum(), x)
+            active = active[~(met | bad)]
+            if len(active) == 0 or iteration == o.max_iter:
+                return None
+            adam.step(), rate.step()
+
+    def lbfgs(self) -> None:
+        """Pair by pair: the line search of L-BFGS would couple them."""
+        for i in range(len(self.path)):
+            if self._lbfgs(torch.tensor([i])):
+                rest = torch.arange(i, len(self.path))
+                return self.retire(rest[~self.converged[rest]], "stopped by the callback", False)
+
+    def _lbfgs(self, row: Tensor) -> bool:
+        """One pair; True if the callback asked to stop."""
+        o, x = self.settings, self.path[row, 1:-1].clone().requires_grad_()
+        chunk = min(o.window, o.max_iter)
+        optimizer = torch.optim.LBFGS([x], max_iter=chunk, max_eval=4 * chunk, history_size=20, tolerance_grad=0,
+                                      tolerance_change=0, line_search_fn="strong_wolfe")
+
+        def closure() -> Tensor:
+            energy = self.energy(x, row)
+            self.record(x, energy, row)
+            (x.grad,) = torch.autograd.grad(energy.sum(), x)
+            return energy.sum().detach()
+
+        first = before = None
+        for iteration in range(chunk, o.max_iter + 1, chunk):
+            optimizer.step(closure)
+            now = self.least[row].clone()
+            first = first if first is not None else self.initial[row]
+            before = first if before is None else before
+            if bool(o.done(first, before, now)):
+                self.retire(row, "converged", True)
+            if self.note(iteration, 1):
+                return True
+            if self.converged[row]:
+                return False
+            before = now
+        return False

@@ -1,0 +1,158 @@
+"""One save function: complete, reproducible to the byte, all or nothing."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from itertools import combinations
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lib import data, figures
+
+GIVEN = {"arrays": {"y": torch.arange(3.0)}, "parameters": {"lam": 1000.0}}
+
+
+def drawn():
+    figure, axes = plt.subplots()
+    axes.plot([0, 1, 2], label="σ")
+    axes.legend()
+    return figure
+
+
+def test_save_writes_picture_arrays_and_provenance(tmp_path):
+    source = data.digits("sklearn", limit=1).source
+    arrays = {"y": torch.arange(3, dtype=torch.bfloat16, requires_grad=False), "grid": np.eye(2)}
+    files = figures.save(drawn(), "a_figure", folder=tmp_path / "new", arrays=arrays, seed=3, model={"id": "m"},
+                         parameters={"lam": np.float32(2), "sigmas": (1.0, float("inf"))}, data=[source])
+    assert [path.name for path in files.values()] == ["a_figure.png", "a_figure.pdf", "a_figure.npz", "a_figure.json"]
+    assert sorted(os.listdir(tmp_path / "new")) == sorted(path.name for path in files.values())
+    with np.load(files["npz"]) as kept:
+        assert kept["y"].tolist() == [0, 1, 2] and kept["grid"].shape == (2, 2)
+    record = json.loads(files["json"].read_text())
+    assert record["parameters"] == {"lam": 2.0, "sigmas": [1.0, "inf"]}
+    assert (record["seed"], record["model"]) == (3, {"id": "m"})
+    assert record["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert record["data"][0]["sha256"] == source.sha256 and record["data"][0]["fallback"] is False
+    assert set(record["code"]) == {"commit", "modified"}
+
+
+def test_the_digest_follows_the_arrays(tmp_path):
+    digests = []
+    for last in (2.0, 2.0, 3.0):
+        path = figures.save(drawn(), "f", folder=tmp_path, arrays={"y": [0.0, last]}, parameters={})["json"]
+        digests.append(json.loads(path.read_text())["arrays"]["y"]["sha256"])
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_equal_content_gives_equal_bytes_in_another_process(tmp_path):
+    script = ("import sys; from lib import figures; figures.use_style()\nimport matplotlib.pyplot as plt\n"
+              "f, a = plt.subplots(); a.plot([0, 1], label='σ'); a.legend()\n"
+              "figures.save(f, 'f', folder=sys.argv[1], arrays={'y': [0, 1]}, parameters={})")
+    for seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": seed, "SOURCE_DATE_EPOCH": seed + "00000000"}
+        subprocess.run([sys.executable, "-c", script, tmp_path / seed], check=True, env=environment, cwd=figures.ROOT)
+    for name in ("f.png", "f.pdf", "f.npz", "f.json"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("number, stage",
+                         [(errno.ENOSPC, "savefig"), (errno.EACCES, "mkdir"), (errno.EROFS, "replace")])
+def test_a_folder_that_cannot_be_written_is_named_and_left_alone(tmp_path, monkeypatch, number, stage):
+    figures.save(drawn(), "f", folder=tmp_path, **GIVEN)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    owner = {"savefig": mpl.figure.Figure, "mkdir": figures.Path, "replace": figures.os}[stage]
+    words = "cannot write f.png to .*choose another"
+    with monkeypatch.context() as patch, pytest.raises(OSError, match=words) as caught:
+        patch.setattr(owner, stage, refuse)
+        figures.save(drawn(), "f", folder=tmp_path, arrays={"y": [9.0]}, parameters={})
+    assert caught.value.errno == number
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_interrupt_while_writing_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(file, **_):
+        file.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez_compressed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        figures.save(drawn(), "f", folder=tmp_path, **GIVEN)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("change, error, words", [
+    ({"name": "../f"}, ValueError, "no file name"), ({"name": "F 1"}, ValueError, "no file name"),
+    ({"arrays": {}}, ValueError, "plotted arrays"), ({"arrays": {"y": [object()]}}, ValueError, "'y'"),
+    ({"parameters": {"f": print}}, TypeError, "cannot keep a builtin"), ({"figure": "no"}, TypeError, "matplotlib")])
+def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, change, error, words):
+    given = {"figure": drawn(), "name": "f", **GIVEN, **change}
+    with pytest.raises(error, match=words):
+        figures.save(folder=tmp_path / "new", **given)
+    assert not (tmp_path / "new").exists()
+
+
+def test_results_as_dict_and_as_table(tmp_path):
+    table = pd.DataFrame({"method": ["lerp", "stein"], "error": [0.1, 1 / 3]})
+    files = figures.save_results("table", table, folder=tmp_path, parameters={"n": 2})
+    pd.testing.assert_frame_equal(pd.read_csv(files["csv"]), table)
+    assert json.loads(files["json"].read_text())["columns"] == ["method", "error"]
+    numbers = {"energy": torch.tensor(2.0), "lost": float("nan")}
+    files = figures.save_results("numbers", numbers, folder=tmp_path, parameters={})
+    assert json.loads(files["json"].read_text())["results"] == {"energy": 2.0, "lost": "nan"}
+
+
+def test_a_result_does_not_overwrite_a_figure_of_the_same_name(tmp_path):
+    figures.save(drawn(), "f", folder=tmp_path, **GIVEN)
+    with pytest.raises(ValueError, match="choose another name"):
+        figures.save_results("f", {}, folder=tmp_path, parameters={})
+
+
+def test_provenance_without_git(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert figures._commit() == {"commit": None, "modified": None}
+
+
+def test_an_unknown_method_has_no_colour_but_a_neighbour():
+    assert figures.colour("stein") == figures.PALETTE["stein"]
+    with pytest.raises(ValueError, match="did you mean 'gauss_newton'"):
+        figures.colour("gaus_newton")
+
+
+def test_style_is_readable_and_needs_no_tex():
+    with mpl.rc_context():
+        figures.use_style()
+        assert mpl.rcParams["text.usetex"] is False and mpl.rcParams["figure.facecolor"] == "white"
+        assert mpl.rcParams["font.size"] >= 12 and mpl.rcParams["savefig.dpi"] >= 150
+
+
+def seen_by_a_deuteranope(method):
+    """sRGB of a method's colour as seen without green cones (Viénot, Brettel and Mollon 1999)."""
+    linear = np.array(mpl.colors.to_rgb(figures.colour(method))) ** 2.2
+    seen = np.array([[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]]) @ linear
+    return seen.clip(0, 1) ** (1 / 2.2)
+
+
+COMPANIONS = {
+    "metrics": ["exact", "lerp", "stein", "density", "both", "jacobian", "azeglio2025", "yu2025"],
+    "baselines": ["exact", "lerp", "slerp", "shared_noise_lerp", "shared_noise_slerp", "ddim_slerp", "noisediffusion",
+                  "guided_walk"],
+    "solvers": ["exact", "lerp", "gauss_newton", "relaxation", "functional_gradient", "georce", "shooting"],
+}
+
+
+@pytest.mark.parametrize("family", COMPANIONS)
+def test_companions_in_one_figure_can_be_told_apart_by_a_deuteranope(family):
+    for one, other in combinations(COMPANIONS[family], 2):
+        apart = np.linalg.norm(seen_by_a_deuteranope(one) - seen_by_a_deuteranope(other))
+        assert apart > 0.1 or figures.LINES[one] != figures.LINES[other], (one, other, apart)
