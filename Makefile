@@ -41,7 +41,7 @@ clean: ## delete what was built: build/ and caches; figures/ and the environment
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # The stamp is written last: an environment without it was cut short and is made anew.
-$(READY): requirements.txt pyproject.toml
+$(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Python 3.11 or later is needed, and '$(PYTHON)' is none (make PYTHON=/path/to/python3.11)"; exit 1; }
 	@test -e $(READY) || $(PYTHON) -m venv --clear $(VENV)

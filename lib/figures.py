@@ -2,13 +2,14 @@
 
 import hashlib
 import importlib.metadata
+import io
 import json
 import math
 import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
@@ -48,8 +49,8 @@ RC = {
     "savefig.dpi": 200, "savefig.bbox": "tight", "savefig.facecolor": "white",
     # 12 points on 6.4 inches is still 6 points when the figure fills one column of two
     "font.size": 12, "axes.titlesize": 13, "axes.labelsize": 12, "legend.fontsize": 11, "legend.frameon": False,
-    "lines.linewidth": 2.0, "axes.spines.top": False, "axes.spines.right": False, "image.cmap": "viridis",
-    "text.usetex": False, "pdf.fonttype": 42,
+    "lines.linewidth": 2.0, "axes.spines.top": False, "axes.spines.right": False, "text.usetex": False,
+    "image.cmap": "viridis", "pdf.fonttype": 42,
     "axes.prop_cycle": mpl.cycler(color=["#D55E00", "#0072B2", "#009E73", "#E69F00", "#B5519A", "#56B4E9", "#000000"]),
 }
 
@@ -62,9 +63,8 @@ def use_style() -> None:
 def colour(method: str) -> str:
     """The fixed colour of a method, metric or solver, as "#RRGGBB". ValueError for a name without one."""
     if method not in PALETTE:
-        near = get_close_matches(method, PALETTE, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(PALETTE)}"
-        raise ValueError(f"no colour for {method!r}; {hint}")
+        near = get_close_matches(method, PALETTE, n=1, cutoff=0)[0]
+        raise ValueError(f"no colour for {method!r}; did you mean {near!r}?")
     return PALETTE[method]
 
 
@@ -84,13 +84,16 @@ def save(figure: Figure, name: str, *, folder: str | Path, arrays: Mapping[str, 
     cannot be written, and then leaves what stood there untouched.
     """
     picture, numbers = _figure(figure), _arrays(arrays)
-    record = _record(name, "figure", parameters, data, model, seed, arrays={k: _digest(v) for k, v in numbers.items()})
+    digests = {key: _digest(array) for key, array in numbers.items()}
+    record = _record(name, "figure", parameters, data, model, seed, arrays=digests)
     files = _targets(folder, name, "figure", ("png", "pdf", "npz", "json"))
-    with replacing(*files.values()) as (png, pdf, npz, text):
-        picture.savefig(png, metadata={"Software": None})
-        picture.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
-        np.savez_compressed(npz, **numbers)
-        text.write_text(record, encoding="utf-8")
+    undated = dict.fromkeys(("CreationDate", "Creator", "Producer"))
+    contents = [_in_memory(picture.savefig, format="png", metadata={"Software": None}),
+                _in_memory(picture.savefig, format="pdf", metadata=undated),
+                _in_memory(np.savez_compressed, **numbers), record.encode()]
+    with replacing(*files.values()) as drafts:
+        for draft, content in zip(drafts, contents, strict=True):
+            draft.write_bytes(content)
     return files
 
 
@@ -117,24 +120,31 @@ def save_results(name: str, results: Mapping[str, Any] | pd.DataFrame, *, folder
 def replacing(*targets: Path) -> Iterator[list[Path]]:
     """Hand out a draft path beside each target (all in one folder); drafts become targets if the block ends well.
 
-    On any error or interrupt the drafts are removed and the targets stay as they were. OSError says what could not be
-    written and how to mend it, and keeps its errno.
+    On any error or interrupt the drafts are removed and the targets stay as they were. Errors of the disk as `writing`.
     """
     folder = targets[0].parent
     drafts = [folder / f".draft-{os.getpid()}-{target.name}" for target in targets]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield drafts
-        for draft, target in zip(drafts, targets, strict=True):
-            os.replace(draft, target)
-    except OSError as error:
-        why = error.strerror or error
-        raise OSError(error.errno, f"cannot write {targets[0].name} to {folder} ({why}); free space there, make it "
-                                   "writable, or choose another folder") from error
+        with writing(targets[0].name, folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            yield drafts
+            for draft, target in zip(drafts, targets, strict=True):
+                os.replace(draft, target)
     finally:
         for draft in drafts:
             with suppress(OSError):  # a read-only disk refuses even this; there is nothing to remove then
                 draft.unlink()
+
+
+@contextmanager
+def writing(what: str, folder: Path) -> Iterator[None]:
+    """Turn an OSError of the block into one that says what could not be written where, and how to mend it."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise OSError(error.errno, f"cannot write {what} to {folder} ({why}); free space there, make it writable, "
+                                   "or choose another folder") from error
 
 
 def plain(value: Any) -> Any:
@@ -156,6 +166,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, (Path, torch.dtype, torch.device)):
         return str(value)
     raise TypeError(f"cannot keep a {type(value).__name__} in a result file; convert it to numbers or text first")
+
+
+def _in_memory(write: Callable[..., None], **settings: Any) -> bytes:
+    """What `write` would put into a file; matplotlib's PDF writer answers a full disk with an unrelated error."""
+    buffer = io.BytesIO()
+    write(buffer, **settings)
+    return buffer.getvalue()
 
 
 def _figure(figure: Any) -> Figure:
@@ -198,14 +215,10 @@ def _record(name: str, kind: str, parameters: Mapping[str, Any], data: Iterable[
     """The provenance of one figure or result file, as JSON text."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise ValueError(f"{name!r} is no file name for a figure; use lower-case letters, digits, '_' and '-'")
-    record = {"name": name, "kind": kind, "parameters": parameters, "seed": seed, "model": model,
-              "data": _as_list(data), "code": _commit(), "python": platform.python_version(),
-              "packages": _versions(), **more}
+    sources = [data] if is_dataclass(data) else list(data)
+    record = {"name": name, "kind": kind, "parameters": parameters, "seed": seed, "model": model, "data": sources,
+              "code": _commit(), "python": platform.python_version(), "packages": _versions(), **more}
     return json.dumps(plain(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _as_list(data: Any) -> list[Any]:
-    return [data] if is_dataclass(data) or isinstance(data, (str, Mapping)) else list(data)
 
 
 def _versions() -> dict[str, str | None]:

@@ -4,11 +4,16 @@ from pathlib import Path
 
 import nbformat
 
-PARAMETERS = ("count = 3  # points, 1 to 9\nscale = 2.0  # metres\nname = \"auto\"  # text\nsigmas = [1.0, 0.5]  # metres\n"
-              "quick = False  # yes or no\nfigures_dir = \"../build/figures\"  # folder")
+PARAMETERS = """count = 3  # points, 1 to 9
+scale = 2.0  # metres
+name = "auto"  # text
+sigmas = [1.0, 0.5]  # metres
+quick = False  # yes or no
+figures_dir = "../build/figures"  # folder"""
 # writes what lib.figures.save would, without the seconds it takes to import torch
 DRAW = """import json, pathlib
 folder = pathlib.Path(figures_dir)
+folder.mkdir(parents=True, exist_ok=True)
 source = {"name": "toy", "fallback": name == "auto", "message": "toy numbers instead of real ones"}
 record = {"parameters": {"count": count}, "data": [source]}
 (folder / "drawn.png").write_bytes(bytes(range(count)))

@@ -32,7 +32,7 @@ def tagged(book, tag: str) -> list:
 
 def tree(cell) -> ast.Module:
     """Syntax of a code cell, without lines that only IPython understands."""
-    return ast.parse("\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in cell.source.split("\n")))
+    return ast.parse(re.sub(r"^\s*[%!].*$", "", cell.source, flags=re.MULTILINE))
 
 
 def texts(output) -> str:
@@ -136,5 +136,5 @@ def first(cell) -> str:
     return cell.source.strip().split("\n")[0][:60]
 
 
-RULES = (skeleton, prose, parameters_cell, short_cells, rows, short_definitions, asserts, semicolons, portable, executed,
-         checked)
+RULES = (skeleton, prose, parameters_cell, short_cells, rows, short_definitions, asserts, semicolons, portable,
+         executed, checked)

@@ -99,7 +99,8 @@ def test_a_wrong_folder_is_an_error_and_not_a_fallback(tmp_path, monkeypatch):
         data.digits("auto")
 
 
-@pytest.mark.parametrize("damage, words", [(lambda raw: raw[:-9], "cut short"), (lambda raw: raw[:-1] + b"!", "sha256")])
+@pytest.mark.parametrize("damage, words",
+                         [(lambda raw: raw[:-9], "cut short"), (lambda raw: raw[:-1] + b"!", "sha256")])
 def test_damaged_files_are_an_error_and_not_a_fallback(tiny_mnist, damage, words):
     file = tiny_mnist / "t10k-images-idx3-ubyte.gz"
     file.write_bytes(damage(file.read_bytes()))
@@ -206,8 +207,9 @@ def test_rotate_leaves_its_input_alone(images):
 
 
 @pytest.mark.parametrize("call", [
-    lambda x: data.rotate(x[0], 3.0), lambda x: data.rotate(x, float("nan")), lambda x: data.rotate(x, torch.ones(2, 2)),
-    lambda x: data.turns(x), lambda x: data.turns(x[0], 7.0), lambda x: data.turns(x[0], 0.0)])
+    lambda x: data.rotate(x[0], 3.0), lambda x: data.rotate(x, float("nan")),
+    lambda x: data.rotate(x, torch.ones(2, 2)), lambda x: data.turns(x), lambda x: data.turns(x[0], 7.0),
+    lambda x: data.turns(x[0], 0.0)])
 def test_bad_arguments_of_rotate_and_turns(images, call):
-    with pytest.raises(ValueError, match="wants|step"):
+    with pytest.raises(ValueError, match=r"wants|step"):
         call(images)

@@ -63,7 +63,7 @@ def test_equal_content_gives_equal_bytes_in_another_process(tmp_path):
 
 
 @pytest.mark.parametrize("number, stage",
-                         [(errno.ENOSPC, "savefig"), (errno.EACCES, "mkdir"), (errno.EROFS, "replace")])
+                         [(errno.ENOSPC, "write_bytes"), (errno.EACCES, "mkdir"), (errno.EROFS, "replace")])
 def test_a_folder_that_cannot_be_written_is_named_and_left_alone(tmp_path, monkeypatch, number, stage):
     figures.save(drawn(), "f", folder=tmp_path, **GIVEN)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -71,7 +71,7 @@ def test_a_folder_that_cannot_be_written_is_named_and_left_alone(tmp_path, monke
     def refuse(*_, **__):
         raise OSError(number, os.strerror(number))
 
-    owner = {"savefig": mpl.figure.Figure, "mkdir": figures.Path, "replace": figures.os}[stage]
+    owner = figures.os if stage == "replace" else figures.Path
     words = "cannot write f.png to .*choose another"
     with monkeypatch.context() as patch, pytest.raises(OSError, match=words) as caught:
         patch.setattr(owner, stage, refuse)
@@ -81,12 +81,12 @@ def test_a_folder_that_cannot_be_written_is_named_and_left_alone(tmp_path, monke
 
 
 def test_an_interrupt_while_writing_leaves_nothing(tmp_path, monkeypatch):
-    def interrupted(file, **_):
-        file.write_bytes(b"half")
+    def interrupted(path, content):
+        path.write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(np, "savez_compressed", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(figures.Path, "write_bytes", interrupted)
         figures.save(drawn(), "f", folder=tmp_path, **GIVEN)
     assert list(tmp_path.iterdir()) == []
 

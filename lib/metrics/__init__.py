@@ -2,6 +2,8 @@
 
 from .base import Metric
 from .euclidean import EuclideanMetric
+from .jacobian import JacobianMetric
 from .score_metric import DensityMetric, ScoreMetric, SteinMetric
+from .spacetime import SpaceTimeMetric
 
-__all__ = ["Metric", "EuclideanMetric", "ScoreMetric", "SteinMetric", "DensityMetric"]
+__all__ = ["Metric", "EuclideanMetric", "ScoreMetric", "SteinMetric", "DensityMetric", "JacobianMetric", "SpaceTimeMetric"]

@@ -91,8 +91,9 @@ class Metric:
 def conjugate_gradients(apply: Callable[[Tensor], Tensor], w: Tensor, *, tol: float = 1e-12, max_iter: int = 500) -> Tensor:
     """Solve A v = w for symmetric positive definite A, every row of the batch on its own: (n, *event) -> (n, *event).
 
-    Raises ArithmeticError if a residual stays above sqrt(tol) relative to w.
+    Raises ArithmeticError if a residual stays above sqrt(tol) relative to w. A tol below rounding is raised to it.
     """
+    tol = max(tol, 4 * torch.finfo(w.dtype).eps)
     v, r = torch.zeros_like(w), w.clone()
     p, rho, target = r, dot(r, r), tol**2 * dot(w, w)
     for _ in range(max_iter):

@@ -18,7 +18,7 @@ from nbclient.exceptions import CellExecutionError
 from papermill.exceptions import PapermillExecutionError
 
 from lib.data import availability
-from lib.figures import ROOT, plain, replacing
+from lib.figures import ROOT, plain, replacing, writing
 from lib.runs.parameters import check
 
 SOURCES = ("lib/**/*.py", "data/**/*", "requirements.txt")  # besides its own cells, what a notebook's result hangs on
@@ -79,10 +79,10 @@ def fingerprint(notebook: Path, given: Mapping[str, Any], out: Path) -> str:
 
 def _run(notebook: Path, given: Mapping[str, Any], build: Path, out: Path) -> list[str]:
     """Execute into a draft folder inside `out`, then move what was written there into `out`; names, sorted."""
-    for folder in (build, out):
-        folder.mkdir(parents=True, exist_ok=True)
-    with (tempfile.TemporaryDirectory(dir=out, prefix=".draft-") as stage,
-          replacing(build / f"{notebook.stem}.ipynb") as (draft,)):
+    with writing("figures", out):
+        out.mkdir(parents=True, exist_ok=True)
+        staging = tempfile.TemporaryDirectory(dir=out, prefix=".draft-")
+    with staging as stage, replacing(build / f"{notebook.stem}.ipynb") as (draft,):
         inside = {**given, "figures_dir": os.path.relpath(stage, notebook.parent)}
         _papermill(notebook, draft, inside)
         names = sorted(path.relative_to(stage).as_posix() for path in Path(stage).rglob("*") if path.is_file())

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .. import checks
+
+with warnings.catch_warnings():     # torch warns once of its own use of torch.jit.script when forward mode is first used
+    warnings.simplefilter("ignore", FutureWarning)
+    torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
 
 
 @dataclass

@@ -34,6 +34,11 @@ class EmpiricalScore(Score):
         self.squares = (self.points**2).sum(1)
         self.sigma, self.chunk = checks.noise_level(sigma), checks.count("chunk", chunk)
 
+    @property
+    def samples(self) -> Tensor:
+        """The data points (m, *event)."""
+        return (self.points + self.centre).reshape(-1, *self.event_shape)
+
     def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean of the centred data (n, d) and log Σ_j exp(−‖x − x_j‖²/2 sigma²) (n,)."""
         x = x.flatten(1) - self.centre.to(x)

@@ -18,18 +18,18 @@ import torch
 from torch import Tensor
 
 from .. import checks, paths
+from ..elements import elements
 from ..metrics.base import Metric
 from ..metrics.score_metric import ScoreMetric
 from .base import Callback, Solution, Solver, stopped, unfinished
 
 
+SAME = 1e-4     # relative difference of two lengths that the quadrature cannot tell
+
+
 def project_out(x: Tensor, v: Tensor) -> Tensor:
     """(I − v v^T/‖v‖²) x on flat vectors (..., d)."""
     return x - (x * v).sum(-1, keepdim=True) / v.pow(2).sum(-1, keepdim=True).clamp_min(1e-30) * v
-
-
-def _norm(x: Tensor) -> Tensor:
-    return x.norm(dim=-1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,13 @@ class FunctionalGradient(Solver):
     over all iterations and divided by the number of control points; the paper's 0.1 belongs to its normalised latents, and a
     score of a thin manifold (‖s‖ ~ distance/sigma²) wants step ≲ sigma². Where the mean over the points of ‖P s‖ is below that
     of ‖P γ''‖/(alpha ‖v‖²), the rest of the level is skipped (the paper's rule: the curve bends enough).
-    tol: converged when on the last level mean ‖g‖ ≤ tol · (mean ‖P s‖ + mean ‖P γ''‖/(alpha ‖v‖²)).
+    tol: converged when on the last level mean ‖g‖ ≤ tol · (mean ‖P s‖ + mean ‖P γ''‖/(alpha ‖v‖²) + 1/(alpha ‖b − a‖)).
     spherical: the paper's form. The problem is solved on directions and the norm is carried linearly from one end's to the
     other's, so that both ends are met exactly (the paper sets both to the mean norm: the same where they agree). False:
     a natural cubic spline and no re-normalisation, for data that does not live on a sphere about the origin.
 
-    The start is the given path, at constant speed (and put on the sphere). The result is never above its energy.
+    The start is the given path, put on the sphere and at constant Euclidean speed. A level that makes the curve longer (under
+    the metric, by more than 1e-4) is dropped and counts as not converged. The result has constant speed under the metric.
     """
 
     name: ClassVar[str] = "functional_gradient"
@@ -69,7 +70,7 @@ class FunctionalGradient(Solver):
             raise ValueError(f"functional_gradient needs lam = 0 and alpha > 0 (DensityMetric), got {metric.name}; "
                              "use solver='gauss_newton'")
         with torch.no_grad():
-            return _Run(self, metric, path, callback).solve()
+            return _Run(self, metric, path.detach(), callback).solve()
 
 
 class _Run:
@@ -81,92 +82,100 @@ class _Run:
         self.radius = self.norms.mean(1, keepdim=True)
         if settings.spherical and bool((self.norms == 0).any()):
             raise ValueError("spherical=True needs end points away from the origin; use FunctionalGradient(spherical=False)")
-        self.start = paths.resample(self.normalise(path.flatten(2), slice(None)), path.shape[1])
+        self.start = paths.resample(self.normalise(path.flatten(2)), path.shape[1])
+        # the curvature that turns by one radian between the ends, over alpha: what counts as much
+        self.unit = 1 / (metric.alpha * (path[:, -1] - path[:, 0]).flatten(1).norm(dim=1))
         self.iteration = torch.zeros(len(path), dtype=torch.long)
         self.converged, self.reason = unfinished(len(path), "max_iter reached")
         self.history: list[dict] = []
+        self.points, self.length = self.measure(self.start)
+        if not bool(torch.isfinite(self.length).all()):
+            raise ValueError(f"{metric.score.name} is NaN or infinite on the starting path; start from another path "
+                             "(init=...) or a larger noise level")
 
-    def normalise(self, x: Tensor, rows: Tensor | slice) -> Tensor:
+    def normalise(self, x: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
         """Back to the sphere (the spherical form only)."""
         return x * (self.radius[rows] / x.norm(dim=-1, keepdim=True)) if self.settings.spherical else x
 
     def spline(self, knots: Tensor) -> paths.NaturalSpline:
         return (paths.SphericalSpline if self.settings.spherical else paths.NaturalSpline)(knots)
 
-    def scores(self, x: Tensor, t: Tensor, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Points of the data space, with the norm linear in t, and the scores there: (n, m, d) each."""
-        if self.settings.spherical:
-            t = t.to(x)[:, None]
-            x = x * ((1 - t) * self.norms[rows, :1] + t * self.norms[rows, 1:]) / self.radius[rows]
-        flat = x.reshape(-1, *self.path.shape[2:])
-        return x, self.metric.score(flat).reshape(x.shape)
+    def outside(self, x: Tensor, t: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        """Points of the data space: the norm linear in t."""
+        if not self.settings.spherical:
+            return x
+        t = t.to(x)[:, None]
+        return x * ((1 - t) * self.norms[rows, :1] + t * self.norms[rows, 1:]) / self.radius[rows]
+
+    def score(self, x: Tensor) -> Tensor:
+        return self.metric.score(x.reshape(-1, *self.path.shape[2:])).reshape(x.shape)
+
+    def measure(self, curve: Tensor) -> tuple[Tensor, Tensor]:
+        """Points (batch, N, d), ends exact, and length under the metric (batch,), whatever the speed, of a curve."""
+        points = self.outside(curve, _times(curve.shape[1] - 2)).clone()
+        points[:, 0], points[:, -1] = self.path[:, 0].flatten(1), self.path[:, -1].flatten(1)
+        squared = self.metric.speed_squared(points, self.settings.degree, scores=self.score(points))
+        return points, squared.sqrt() @ elements(points.shape[1], self.settings.degree).w.to(squared)
 
     def solve(self) -> Solution:
         t = _times(self.settings.levels[0])
-        knots = self.normalise(paths.evaluate(self.start, t), slice(None))
-        first, _, before = self.measure(self.start)
-        if not bool(torch.isfinite(before).all()):
-            raise ValueError(f"{self.metric.score.name} is NaN or infinite on the starting path; start from another path "
-                             "(init=...) or a larger noise level")
-        for count in self.settings.levels:
+        knots = self.normalise(paths.evaluate(self.start, t))
+        for level, count in enumerate(self.settings.levels):
             knots, t = self.refine(knots, t, _times(count)), _times(count)
-            if self.descend(knots, t, last=count == self.settings.levels[-1]):
+            self.descend(knots, t, last=count == self.settings.levels[-1])
+            self.keep(self.spline(knots).position(_times(self.path.shape[1] - 2)), count)
+            if stopped(self.callback, level + 1, self.points.reshape(self.path.shape), self.length**2):
+                self.reason = ["stopped by the callback"] * len(knots)
+                self.converged[:] = False
                 break
-        points, scores, after = self.measure(self.spline(knots).position(torch.linspace(0, 1, self.path.shape[1], dtype=torch.float64)))
-        rose = ~(after <= before * (1 + 1e-6))
-        if bool(rose.any()):
-            scores[rose] = self.scores(self.start[rows := rose.nonzero().flatten()], self.times, rows)[1]
-            points[rose] = first[rose]
-            for i in rose.nonzero().flatten().tolist():
-                self.reason[i] = f"the energy rose from {float(before[i]):.6g} to {float(after[i]):.6g}: this is the start; lower step="
-            self.converged &= ~rose.cpu()
-        return Solution(points.reshape(self.path.shape), self.converged, self.reason, scores.reshape(self.path.shape), self.history)
+        points = self.points.reshape(self.path.shape)
+        return Solution(paths.resample(points, points.shape[1], self.metric), self.converged, self.reason, None, self.history)
 
-    @property
-    def times(self) -> Tensor:
-        return torch.linspace(0, 1, self.path.shape[1], dtype=torch.float64)
-
-    def measure(self, curve: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Points (ends exact), scores (batch, N, d) and energy (batch,) of a curve."""
-        points, scores = self.scores(curve, self.times, slice(None))
-        points[:, 0], points[:, -1] = self.path[:, 0].flatten(1), self.path[:, -1].flatten(1)
-        squared = self.metric.speed_squared(points, self.settings.degree, scores=scores)
-        return points, scores, squared.mean(1)
+    def keep(self, curve: Tensor, count: int) -> None:
+        """Take the level's curve if it is no longer than what stood before, to the accuracy of the quadrature."""
+        points, length = self.measure(curve)
+        better = length <= self.length * (1 + SAME)
+        self.history.append({"control_points": count, "energy": (length**2).tolist()})
+        for i in (~better).nonzero().flatten().tolist():
+            self.converged[i] = False
+            self.reason[i] = (f"the length rose from {float(self.length[i]):.6g} to {float(length[i]):.6g} with {count} control "
+                              "points, which were dropped; lower step=")
+        self.points[better], self.length[better] = points[better], length[better]
 
     def refine(self, knots: Tensor, old: Tensor, new: Tensor) -> Tensor:
         """Control points at the times `new`: on the spline, plus what it lacks of the start curve's detail."""
         if len(old) == len(new):
             return knots
-        base = lambda t: self.normalise(paths.evaluate(self.start, t), slice(None))
-        return self.normalise(self.spline(knots).position(new) + base(new) - self.spline(base(old)).position(new), slice(None))
+        base = lambda t: self.normalise(paths.evaluate(self.start, t))
+        knots = self.spline(knots).position(new) + base(new) - self.spline(base(old)).position(new)
+        return self.normalise(knots)
 
-    def descend(self, knots: Tensor, t: Tensor, last: bool) -> bool:
-        """One level, in place, every pair until its own end; True if the callback asked to stop."""
+    def descend(self, knots: Tensor, t: Tensor, last: bool) -> None:
+        """One level, in place, every pair until its own end."""
         o, active = self.settings, torch.arange(len(knots))
-        for _ in range(o.max_iter):
+        for remaining in reversed(range(o.max_iter + 1)):
             g, pull, bend = self.direction(knots[active], t[1:-1], active)
-            residual = g.norm(dim=2).mean(1) / (pull + bend)
-            met, skip, bad = residual <= o.tol, pull < bend, ~torch.isfinite(residual)
-            for i, r, m, s, b in zip(active.tolist(), residual.tolist(), met.tolist(), skip.tolist(), bad.tolist()):
-                self.converged[i] = last and m
-                self.reason[i] = ("converged" if last and m else "the score is NaN or infinite beside the path" if b else
-                                  f"{'skip rule' if s else 'max_iter'} reached at a relative gradient of {r:.2g}")
+            residual = g.norm(dim=2).mean(1) / (pull + bend + self.unit[active])
+            met, skip, bad = ((c).cpu() for c in (residual <= o.tol, pull < bend, ~torch.isfinite(residual)))
+            for k, i in enumerate(active.tolist()):
+                self.converged[i] = last and met[k]
+                self.reason[i] = "converged" if met[k] else "the score is NaN or infinite beside the path" if bad[k] else \
+                    f"{'ended by the skip rule' if skip[k] else 'max_iter reached'}, relative gradient {float(residual[k]):.2g}"
             go = ~(met | skip | bad)
             active, g = active[go], g[go]
-            if len(active) == 0:
+            if len(active) == 0 or remaining == 0:
                 break
             fall = 1 - self.iteration[active] / (o.max_iter * len(o.levels))
-            knots[active, 1:-1] = self.normalise(knots[active, 1:-1] + (o.step / (len(t) - 2) * fall).to(g)[:, None, None] * g, active)
+            rate = (o.step / (len(t) - 2) * fall).to(g)
+            knots[active, 1:-1] = self.normalise(knots[active, 1:-1] + rate[:, None, None] * g, active)
             self.iteration[active] += 1
-            self.history.append({"level": len(t) - 2, "iteration": len(self.history) + 1, "residual": residual.tolist(), "active": len(active)})
-        return False
 
     def direction(self, knots: Tensor, t: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """g (n, m, d), mean ‖P s‖ and mean ‖P γ''‖/(alpha ‖v‖²) over the control points, (n,)."""
-        curve = self.spline(knots)
-        v, a, (_, s) = curve.velocity(t), curve.acceleration(t), self.scores(knots[:, 1:-1], t, rows)
+        curve, x = self.spline(knots), knots[:, 1:-1]
+        v, a, s = curve.velocity(t), curve.acceleration(t), self.score(self.outside(x, t, rows))
         if self.settings.spherical:
-            s, a = project_out(s, knots[:, 1:-1]), project_out(a, knots[:, 1:-1])
+            s, a = project_out(s, x), project_out(a, x)
         pull = project_out(s, v)
         bend = project_out(a, v) / (self.metric.alpha * v.pow(2).sum(-1, keepdim=True))
         return pull + bend, pull.norm(dim=2).mean(1), bend.norm(dim=2).mean(1)

@@ -14,17 +14,15 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
 
 from .. import checks
 from ..metrics.base import Metric, dot, scale
 from ..metrics.score_metric import ScoreMetric
+from ..ode import METHODS, integrate
 from .geodesic import Geodesic, charge, describe, finish
 
-METHODS = ("rk4", "dopri5")
 FORMS = ("closed", "yu2025")
 DRIFT = 1e-2            # largest relative change of the conserved speed that still counts as converged
-MOST_STEPS = 20_000     # of the adaptive method
 
 
 def shoot(metric: Metric, start: Tensor, velocity: Tensor, *, time: float = 1.0, steps: int = 100, method: str = "rk4",
@@ -68,9 +66,7 @@ def flow(metric: Metric, x: Tensor, v: Tensor, *, time: float = 1.0, steps: int 
     A row that blows up is left as it is with "rk4"; with "dopri5" ArithmeticError is raised for the batch.
     """
     times = torch.linspace(0, checks.positive("time", time), checks.count("steps", steps) + 1, dtype=torch.float64, device=x.device)
-    y = odeint(_equation(metric, form, x.shape), _pack(x, v), times, method=method) if method == "rk4" else \
-        _adaptive(_equation(metric, form, x.shape), _pack(x, v), times, rtol, atol)
-    y = y.transpose(0, 1)
+    y = integrate(_equation(metric, form, x.shape), _pack(x, v), times, method, rtol, atol)
     points, velocities, f = y.tensor_split([x[0].numel(), 2 * x[0].numel()], dim=2)
     shape = (len(x), len(times), *x.shape[1:])
     return points.reshape(shape), velocities.reshape(shape), f[..., 0]
@@ -93,19 +89,6 @@ def _equation(metric: Metric, form: str, shape: torch.Size) -> Callable[[Tensor,
 def _pack(x: Tensor, v: Tensor, f: Tensor | None = None) -> Tensor:
     f = torch.zeros_like(x.flatten(1)[:, 0]) if f is None else f
     return torch.cat([x.flatten(1), v.flatten(1), f[:, None]], 1)
-
-
-def _adaptive(equation: Callable[[Tensor, Tensor], Tensor], y: Tensor, times: Tensor, rtol: float | None, atol: float | None) -> Tensor:
-    fine = y.dtype == torch.float64
-    rtol = checks.positive("rtol", (1e-8 if fine else 1e-5) if rtol is None else rtol)
-    atol = checks.positive("atol", (1e-10 if fine else 1e-7) if atol is None else atol)
-    # the tolerance holds for the worst row, so that a batch is as accurate as its rows one by one
-    worst = lambda error: error.reshape(len(y), -1).pow(2).mean(1).sqrt().max() if error.numel() == y.numel() else error.abs().max()
-    try:
-        return odeint(equation, y, times, method="dopri5", rtol=rtol, atol=atol, options={"norm": worst, "max_num_steps": MOST_STEPS})
-    except AssertionError as error:      # torchdiffeq's way to say: NaN, vanishing step or too many steps
-        raise ArithmeticError(f"dopri5 gave up ({error}): the geodesic blows up or the score is not smooth; "
-                              "use a smaller time=, a larger rtol= or another start") from error
 
 
 def _on_sphere(metric: ScoreMetric, x: Tensor, v: Tensor, radius: float | str, time: float, steps: int) -> tuple[Tensor, ...]:

@@ -7,7 +7,6 @@ for any other metric T Σ u_i^T G(m_i) u_i. The paper's settings are not public;
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -45,12 +44,16 @@ class FrozenScore(Score):
         return s + (x.detach() - x) / self._level(x) ** 2          # adds zero, and the derivative −I/sigma²
 
 
+FLAT = 0.1      # largest relative gradient ‖∂E‖·‖b − a‖/E of a path that may count as converged
+
+
 @dataclass(frozen=True)
 class Relaxation(Solver):
     """Adam or L-BFGS (strong Wolfe) on the interior points; the path of least energy that was seen is returned.
 
     tol: converged when `window` iterations lower the energy by less than tol, relative both to the energy and to its whole
-    fall so far (with a small learning rate slow is not the same as done). max_iter: iterations, one score batch each for Adam.
+    fall so far (with a small learning rate slow is not the same as done), and ‖∂E‖·‖b − a‖ ≤ 0.1 E. max_iter: iterations,
+    one score batch each for Adam.
     lr → lr_end: Adam's learning rate, cosine, in the units of the points. derivative: "exact" back-propagates through the
     score, "frozen" takes ds/dx = −I/sigma² (see `FrozenScore`; its gradient is not that of the energy).
     At these defaults Adam rarely converges, and says so.
@@ -102,36 +105,42 @@ class _Descent:
 
     def __init__(self, settings: Relaxation, metric: Metric, path: Tensor, callback: Callback | None) -> None:
         self.settings, self.metric, self.path, self.callback = settings, metric, path.detach(), callback
-        self.best, self.least = self.path.clone(), path.new_full((len(path),), torch.inf)
+        with torch.no_grad():
+            self.first = metric.energy(self.path)
+        if not bool(torch.isfinite(self.first).all()):
+            raise ValueError("the energy of the starting path is NaN or infinite; start from another path (init=...) or a "
+                             "larger noise level")
+        self.gap = (path[:, -1] - path[:, 0]).flatten(1).norm(dim=1)
+        self.best, self.least = self.path.clone(), self.first.clone()
         self.converged, self.reason = unfinished(len(path), "max_iter reached")
         self.history: list[dict] = []
 
-    def energy(self, inner: Tensor, rows: Tensor) -> Tensor:
-        """Energies (len(rows),) with gradient to the interior points `inner` of these pairs."""
+    def gradient(self, x: Tensor, rows: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+        """Energy of the pairs `rows`, which are x[active], its gradient into x.grad and the relative size of that: (len(rows),).
+
+        Keeps what is better than the best path so far.
+        """
         with torch.enable_grad():
-            points = torch.cat([self.path[rows, :1], inner, self.path[rows, -1:]], 1)
-            energy = self.metric.energy(points)
+            energy = self.metric.energy(torch.cat([self.path[rows, :1], x[active], self.path[rows, -1:]], 1))
+            (x.grad,) = torch.autograd.grad(energy.sum(), x)
+        energy = energy.detach()
         if self.settings.derivative == "exact" and self.metric.score is not None:
-            self.metric.counter.derivatives += len(rows) * (points.shape[1] - 1)
-        return energy
+            self.metric.counter.derivatives += len(rows) * (self.path.shape[1] - 1)
+        better = energy < self.least[rows]                           # False for NaN
+        self.least[rows[better]], self.best[rows[better], 1:-1] = energy[better], x.detach()[active[better]]
+        return energy, x.grad[active].flatten(1).norm(dim=1) * self.gap[rows] / energy
 
-    def record(self, inner: Tensor, energy: Tensor, rows: Tensor) -> None:
-        """Keep what is better than before; NaN is not."""
-        if not bool(torch.isfinite(self.least[rows]).all()) and not bool(torch.isfinite(energy).all()):
-            raise ValueError("the energy of the starting path is NaN or infinite; start from another path (init=...) or a "
-                             "larger noise level")
-        better = energy.detach() < self.least[rows]
-        self.least[rows[better]] = energy.detach()[better]
-        self.best[rows[better], 1:-1] = inner.detach()[better]
-
-    def retire(self, rows: Tensor, reason: str, success: bool) -> None:
+    def retire(self, rows: Tensor, reason: str, success: bool = False) -> None:
         for i in rows.tolist():
             self.converged[i], self.reason[i] = success, reason
 
-    def note(self, iteration: int, active: int) -> bool:
-        """History and callback; True to stop."""
+    def halted(self, iteration: int, rows: Tensor, active: int) -> bool:
+        """History and callback; True if it asks to stop."""
         self.history.append({"iteration": iteration, "energy": self.least.tolist(), "active": active})
-        return stopped(self.callback, iteration, self.best, self.least)
+        if not stopped(self.callback, iteration, self.best, self.least):
+            return False
+        self.retire(rows, "stopped by the callback")
+        return True
 
     def adam(self) -> None:
         """All pairs at once: Adam acts on every number by itself, so a pair does not feel the others."""
@@ -141,55 +150,44 @@ class _Descent:
         rate = torch.optim.lr_scheduler.CosineAnnealingLR(adam, o.max_iter, o.lr_end)
         trace: list[Tensor] = []
         for iteration in range(o.max_iter + 1):
-            energy = self.energy(x[active], active)
-            self.record(x[active], energy, active)
+            energy, slope = self.gradient(x, active, active)
             trace.append(self.least.clone())
-            bad = ~torch.isfinite(energy)
-            self.retire(active[bad], "the score is NaN or infinite beside the path", False)
-            met = torch.zeros_like(bad)
+            bad, met = ~torch.isfinite(energy), torch.zeros_like(energy, dtype=torch.bool)
             if iteration >= o.window:
-                met = o.done(trace[0], trace[-1 - o.window], trace[-1])[active] & ~bad
-                self.retire(active[met], "converged", True)
-            if self.note(iteration, len(active)):
-                return self.retire(active[~met & ~bad], "stopped by the callback", False)
-            adam.zero_grad()
-            (x.grad,) = torch.autograd.grad(energy.sum(), x)
+                met = o.done(self.first, trace[-1 - o.window], trace[-1])[active] & (slope <= FLAT)
+            self.retire(active[bad], "the score is NaN or infinite beside the path")
+            self.retire(active[met], "converged", True)
             active = active[~(met | bad)]
-            if len(active) == 0 or iteration == o.max_iter:
-                return None
+            if self.halted(iteration, active, len(energy)) or len(active) == 0 or iteration == o.max_iter:
+                break
             adam.step(), rate.step()
 
     def lbfgs(self) -> None:
-        """Pair by pair: the line search of L-BFGS would couple them."""
-        for i in range(len(self.path)):
-            if self._lbfgs(torch.tensor([i])):
-                rest = torch.arange(i, len(self.path))
-                return self.retire(rest[~self.converged[rest]], "stopped by the callback", False)
+        """Pair by pair: the line search would couple them. History and callback once every `window` iterations."""
+        rows = torch.arange(len(self.path))
+        for i in rows:
+            if self._lbfgs(rows[i:i + 1], rows[i:]):
+                break
 
-    def _lbfgs(self, row: Tensor) -> bool:
+    def _lbfgs(self, row: Tensor, rest: Tensor) -> bool:
         """One pair; True if the callback asked to stop."""
-        o, x = self.settings, self.path[row, 1:-1].clone().requires_grad_()
+        o, x, slope = self.settings, self.path[row, 1:-1].clone().requires_grad_(), []
         chunk = min(o.window, o.max_iter)
         optimizer = torch.optim.LBFGS([x], max_iter=chunk, max_eval=4 * chunk, history_size=20, tolerance_grad=0,
                                       tolerance_change=0, line_search_fn="strong_wolfe")
 
         def closure() -> Tensor:
-            energy = self.energy(x, row)
-            self.record(x, energy, row)
-            (x.grad,) = torch.autograd.grad(energy.sum(), x)
-            return energy.sum().detach()
+            energy, relative = self.gradient(x, row, torch.zeros(1, dtype=torch.long))
+            slope.append(relative.item())
+            return energy.sum()
 
-        first = before = None
         for iteration in range(chunk, o.max_iter + 1, chunk):
+            before = self.least[row].clone()
             optimizer.step(closure)
-            now = self.least[row].clone()
-            first = first if first is not None else self.initial[row]
-            before = first if before is None else before
-            if bool(o.done(first, before, now)):
-                self.retire(row, "converged", True)
-            if self.note(iteration, 1):
+            if bool(o.done(self.first[row], before, self.least[row])):
+                flat = slope[-1] <= FLAT
+                self.retire(row, "converged" if flat else f"the energy falls no further, relative gradient {slope[-1]:.2g}", flat)
+                return self.halted(iteration, rest[1:], 1)
+            if self.halted(iteration, rest, 1):
                 return True
-            if self.converged[row]:
-                return False
-            before = now
         return False
