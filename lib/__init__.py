@@ -1,0 +1,11 @@
+"""Riemannian geometry from the score of a diffusion model: what a notebook needs first."""
+
+from .interpolate import METHODS, Frames, extrapolate, interpolate
+from .metrics import DensityMetric, EuclideanMetric, JacobianMetric, Metric, ScoreMetric, SpaceTimeMetric, SteinMetric
+from .scores import EmpiricalScore, FunctionScore, GaussianMixtureScore, GaussianScore, Score, SphereScore
+from .solvers import SOLVERS, ConvergenceWarning, Geodesic, distance, geodesic, shoot
+
+__all__ = ["METHODS", "SOLVERS", "ConvergenceWarning", "DensityMetric", "EmpiricalScore", "EuclideanMetric", "Frames",
+           "FunctionScore", "GaussianMixtureScore", "GaussianScore", "Geodesic", "JacobianMetric", "Metric", "Score",
+           "ScoreMetric", "SpaceTimeMetric", "SphereScore", "SteinMetric", "distance", "extrapolate", "geodesic",
+           "interpolate", "shoot"]

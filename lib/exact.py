@@ -13,10 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.optimize import brentq
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import dijkstra
 from scipy.special import expit
 from torch import Tensor
 
 from . import checks
+from .metrics.base import Metric
 
 # double-exponential (tanh–sinh) rule on (0, 1): its nodes reach down to 1e-50, where the integrands have their singularity
 _T = np.linspace(-4.2, 4.2, 2001)
@@ -110,3 +113,57 @@ def gaussian_distance(a: Tensor, b: Tensor) -> Tensor:
     """Fisher–Rao distance of isotropic 1-D Gaussians (mean, sigma), (batch, 2) each: sqrt(2) times that of the half-plane."""
     mean, sigma = (a[:, 0] - b[:, 0]) / math.sqrt(2), (a[:, 1], b[:, 1])
     return math.sqrt(2) * torch.acosh(1 + (mean**2 + (sigma[0] - sigma[1]) ** 2) / (2 * sigma[0] * sigma[1]))
+
+
+@dataclass(frozen=True)
+class GridDistance:
+    """Shortest paths from one point of a plane on a grid: distance (m, m), indexed [i, j] at (x[i], y[j]); `to` and `path`.
+
+    Every grid path is a real path, so its length bounds the distance from above; it is too long by at most
+    1/cos(half the largest angle between two neighbour directions) − 1: 1.3 % for reach 3, 0.5 % for 5, 0.2 % for 8.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    distance: np.ndarray
+    before: np.ndarray
+
+    def index(self, point: Tensor) -> int:
+        """Number of the grid node at `point` (2,); raises ValueError if there is none."""
+        i, j = (int(np.abs(axis - float(c)).argmin()) for axis, c in zip((self.x, self.y), point))
+        if abs(self.x[i] - float(point[0])) + abs(self.y[j] - float(point[1])) > 1e-9 * np.ptp(self.x):
+            raise ValueError(f"{point.tolist()} is no node of the grid; choose lower, upper and cells so that it is one")
+        return i * len(self.y) + j
+
+    def to(self, point: Tensor) -> float:
+        """Distance of the node at `point` (2,)."""
+        return float(self.distance.flat[self.index(point)])
+
+    def path(self, point: Tensor) -> Tensor:
+        """Nodes of the shortest grid path to `point`: (k, 2), float64."""
+        nodes = [self.index(point)]
+        while self.before[nodes[-1]] >= 0:
+            nodes.append(int(self.before[nodes[-1]]))
+        i, j = np.divmod(nodes[::-1], len(self.y))
+        return torch.from_numpy(np.stack([self.x[i], self.y[j]], 1))
+
+
+def grid_distance(metric: Metric, start: Tensor, *, lower: float, upper: float, cells: int = 120, reach: int = 5) -> GridDistance:
+    """Dijkstra's shortest paths from `start` (2,), a node of the square grid of [lower, upper]², under `metric`.
+
+    A node is joined to all nodes that it sees within `reach` steps along each axis (32 directions for reach 3, 80 for 5);
+    an edge costs its length under the metric, by two Gauss–Legendre points. For p known in closed form (`metric.inner`).
+    """
+    axis = np.linspace(lower, upper, checks.count("cells", cells, least=2 * checks.count("reach", reach)) + 1)
+    m, h, rows, columns, costs = len(axis), (upper - lower) / cells, [], [], []
+    grid, number = torch.cartesian_prod(*[torch.from_numpy(axis)] * 2).reshape(m, m, 2), np.arange(m * m).reshape(m, m)
+    for a, b in ((a, b) for a in range(reach + 1) for b in range(-reach, reach + 1) if math.gcd(a, b) == 1 and (a > 0 or b > 0)):
+        here = slice(0, m - a), slice(max(0, -b), m - max(0, b))
+        there = slice(a, m), slice(max(0, b), m - max(0, -b))
+        x, step = grid[here].reshape(-1, 2), torch.tensor([[a * h, b * h]], dtype=torch.float64)
+        speed = [metric.inner(x + t * step, step.expand_as(x), step.expand_as(x)).sqrt() for t in (0.5 - 12**-0.5, 0.5 + 12**-0.5)]
+        rows.append(number[here].ravel()), columns.append(number[there].ravel()), costs.append((sum(speed) / 2).numpy())
+    graph = csr_array((np.concatenate(costs), (np.concatenate(rows), np.concatenate(columns))), shape=(m * m, m * m))
+    source = GridDistance(axis, axis, number, number).index(start)
+    distance, before = dijkstra(graph, directed=False, indices=source, return_predecessors=True)
+    return GridDistance(axis, axis, distance.reshape(m, m), before)

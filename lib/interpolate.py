@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -69,10 +70,13 @@ def interpolate(model: Score | Callable[[Tensor], Tensor], start: Tensor, end: T
         _no_settings(method, settings)
         return Frames(baselines.INTERPOLATIONS[method](start, end, frames), method, None, 0, {})
     preset = METHODS[method]
+    if preset.metric is SpaceTimeMetric and score.event_shape is None:
+        score = copy.copy(score)
+        score.event_shape = tuple(start.shape[1:])
     metric, rest = _metric(preset, score, settings)
     rest = {"solver": preset.solver, **preset.settings, **rest}
     lifted = isinstance(metric, SpaceTimeMetric)
-    a, b = (metric.lift(x, metric.sigma_min) if lifted else x for x in (start, end))
+    a, b = (metric.lift(x, score.sigma) if lifted else x for x in (start, end))
     path = geodesic(metric, a, b, **rest)
     points = paths.evaluate(path.points, torch.linspace(0, 1, frames, dtype=torch.float64))
     shown = metric.project(points.flatten(0, 1))[0].reshape(*points.shape[:2], *start.shape[1:]) if lifted else points

@@ -26,7 +26,7 @@ Two things beyond plain Gauss–Newton make the density metric (alpha > 0) four 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import torch
@@ -141,7 +141,7 @@ class GaussNewton(Solver):
         for n in self.coarse:
             if n < points:
                 path = paths.evaluate(path, torch.linspace(0, 1, n), self.degree)
-                path = self._iterate(metric, path, callback).points
+                path = replace(self, tol=max(self.tol, self.level_tol))._iterate(metric, path, callback).points
         if path.shape[1] != points:
             path = paths.evaluate(path, torch.linspace(0, 1, points), self.degree)
         return self._iterate(metric, path, callback)

@@ -65,21 +65,25 @@ class Shooting(Solver):
 
 
 class _Newton:
-    """J from forward differences: d more shots in the batch of the trial."""
+    """J from forward differences: d more shots in the batch of the trial.
+
+    A difference h moves the end by ‖J‖h, and rounding by eps‖J‖‖v‖: h = ‖v‖ sqrt(eps/‖J‖) balances both where ‖J‖ is large.
+    """
 
     def __init__(self, v: Tensor) -> None:
         self.J = torch.eye(v.shape[1], dtype=v.dtype, device=v.device).repeat(len(v), 1, 1)
 
-    def shots(self, v: Tensor) -> Tensor:
+    def shots(self, rows: Tensor, v: Tensor) -> Tensor:
         """Velocities (n, 1 + d, d): v and its neighbours."""
-        h = self.width(v)[:, None, None]
+        h = self.width(rows, v)[:, None, None]
         return torch.cat([v[:, None], v[:, None] + h * torch.eye(v.shape[1]).to(v)], 1)
 
-    def width(self, v: Tensor) -> Tensor:
-        return torch.finfo(v.dtype).eps ** 0.5 * v.norm(dim=1)
+    def width(self, rows: Tensor, v: Tensor) -> Tensor:
+        size = self.J[rows].flatten(1).norm(dim=1).nan_to_num(1.0).clamp_min(1)
+        return v.norm(dim=1) * (torch.finfo(v.dtype).eps / size).sqrt()
 
     def accept(self, rows: Tensor, v: Tensor, ends: Tensor, dv: Tensor, dr: Tensor) -> None:
-        self.J[rows] = ((ends[:, 1:] - ends[:, :1]) / self.width(v)[:, None, None]).mT
+        self.J[rows] = ((ends[:, 1:] - ends[:, :1]) / self.width(rows, v)[:, None, None]).mT
 
     def step(self, rows: Tensor, r: Tensor) -> Tensor:
         return -torch.linalg.solve_ex(self.J[rows], r[..., None])[0][..., 0]
@@ -92,7 +96,7 @@ class _Broyden:
         self.a, self.b = (v.new_zeros(len(v), updates, v.shape[1]) for _ in range(2))
         self.used = torch.zeros(len(v), dtype=torch.long)
 
-    def shots(self, v: Tensor) -> Tensor:
+    def shots(self, rows: Tensor, v: Tensor) -> Tensor:
         return v[:, None]
 
     def apply(self, a: Tensor, b: Tensor, y: Tensor) -> Tensor:
@@ -130,7 +134,7 @@ class _Run:
 
     def shoot(self, rows: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Points of the shots v, (n, N, *event), and ends of these and their neighbours, (n, m, d)."""
-        shots, o, event = self.slope.shots(v), self.settings, self.path.shape[2:]
+        shots, o, event = self.slope.shots(rows, v), self.settings, self.path.shape[2:]
         n, m, d = shots.shape
         x = self.start[rows, None].expand(n, m, d).reshape(-1, *event)
         y = flow(self.metric, x, shots.reshape(-1, *event), steps=o.substeps * (self.path.shape[1] - 1))[0]
@@ -144,8 +148,7 @@ class _Run:
         r = ends[:, 0] - self.end[rows]
         closer = (r.norm(dim=1) < self.r[rows].norm(dim=1)).cpu()       # False for NaN
         good, poor = rows[closer], rows[~closer]
-        if isinstance(self.slope, _Newton) or bool(torch.isfinite(self.r[good]).all()):
-            self.slope.accept(good, v[closer], ends[closer], dv[closer], r[closer] - self.r[good])
+        self.slope.accept(good, v[closer], ends[closer], dv[closer], r[closer] - self.r[good])
         self.v[good], self.r[good], self.points[good] = v[closer], r[closer], points[closer]
         self.step[good] = self.slope.step(good, r[closer])
         self.rho[poor], self.rho[good] = self.rho[poor] / 2, (2 * self.rho[good]).clamp_max(1)

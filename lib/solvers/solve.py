@@ -11,11 +11,16 @@ from torch import Tensor
 from .. import checks, paths
 from ..metrics.base import Metric
 from .base import Callback, Solver
+from .functional_gradient import FunctionalGradient
 from .gauss_newton import GaussNewton
 from .geodesic import Geodesic, charge, describe, finish
+from .georce import Georce
 from .graph import graph_path
+from .portfolio import Portfolio
+from .relaxation import Relaxation
+from .shooting import Shooting
 
-SOLVERS: dict[str, type[Solver]] = {s.name: s for s in (GaussNewton,)}
+SOLVERS: dict[str, type[Solver]] = {s.name: s for s in (GaussNewton, Portfolio, Relaxation, FunctionalGradient, Georce, Shooting)}
 STARTS = ("lerp", "slerp", "graph")
 
 
