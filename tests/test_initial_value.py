@@ -87,12 +87,11 @@ def test_speed_is_conserved(lam, alpha, generator):
 def test_speed_drift_is_that_of_the_dense_metric(generator):
     """The reported drift, from scores and the integrated f, against v^T G v with the closed log-density."""
     metric, (x, v) = ScoreMetric(mixture(generator), 4.0, 0.7), pair(generator)
-    points, velocities, _ = flow(metric, x, v, steps=10)
-    speed = metric.inner(*(a.flatten(0, 1) for a in (points, velocities, velocities))).sqrt().reshape(4, 11)
+    points, velocities, _ = flow(metric, x, v / 2, steps=6)
+    speed = metric.inner(*(a.flatten(0, 1) for a in (points, velocities, velocities))).sqrt().reshape(4, 7)
     drift = (speed / speed[:, :1] - 1).abs().amax(1)
-    with pytest.warns(ConvergenceWarning) if bool((drift > 1e-2).any()) else torch.no_grad():
-        reported = torch.tensor(shoot(metric, x, v, steps=10).settings["speed_drift"], dtype=torch.float64)
-    assert torch.allclose(reported, drift, rtol=0.2, atol=1e-3)
+    reported = torch.tensor(shoot(metric, x, v / 2, steps=6).settings["speed_drift"], dtype=torch.float64)
+    assert bool((drift > 1e-7).all()) and bool(((reported / drift - 1).abs() < 0.5).all())
 
 
 def test_a_coarse_integration_is_not_called_converged(generator):
@@ -133,10 +132,10 @@ def test_projection_keeps_the_sphere_and_a_great_circle(radius):
 
 def test_batch_is_one_by_one_and_a_single_start_works(generator):
     metric, (x, v) = ScoreMetric(mixture(generator), 4.0, 0.2), pair(generator)
-    both = shoot(metric, x, v)
+    both = shoot(metric, x, v, steps=40)
     for i in range(len(x)):
-        one = shoot(metric, x[i], v[i])
-        assert one.points.shape == (1, 101, 3)
+        one = shoot(metric, x[i], v[i], steps=40)
+        assert one.points.shape == (1, 41, 3)
         assert torch.allclose(one.points[0], both.points[i], atol=1e-12)
         assert math.isclose(one.settings["speed_drift"][0], both.settings["speed_drift"][i], rel_tol=1e-6, abs_tol=1e-12)
 

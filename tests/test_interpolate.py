@@ -21,7 +21,7 @@ def mixture():
     return GaussianMixtureScore(means, 0.6, sigma=0.3)
 
 
-SMALL = {"azeglio2025": dict(solver=Relaxation(optimizer="adam", derivative="frozen", max_iter=20)), "shooting": dict(points=17),
+SMALL = {"azeglio2025": dict(solver=Relaxation(optimizer="adam", derivative="frozen", max_iter=20)), "shooting": dict(points=17, lam=10.0, max_iter=10),
          "georce": dict(lam=10.0, points=9), "spacetime": dict(points=7), "jacobian": dict(points=7)}
 
 

@@ -28,7 +28,8 @@ def mixture() -> tuple[GaussianMixtureScore, torch.Tensor, torch.Tensor]:
     return GaussianMixtureScore(means, 1.0), start, torch.tensor([[2.2, 1.0], [1.2, 2.4]], dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("solver", "tolerance"), [(LBFGS, 5e-4), (Georce(), 5e-3), (Shooting(), 1e-4), (Shooting(newton_dim=0), 1e-4)],
+@pytest.mark.parametrize(("solver", "tolerance"),
+                         [(LBFGS, 5e-4), (Georce(), 5e-3), (Shooting(), 1e-4), (Shooting(newton_dim=0), 1e-4)],
                          ids=["lbfgs", "georce", "newton", "broyden"])
 @pytest.mark.parametrize(("lam", "alpha"), [(2.0, 0.0), (0.0, 0.5), (1.0, 0.3)])
 def test_agrees_with_gauss_newton(solver, tolerance, lam, alpha):
@@ -73,6 +74,8 @@ def test_georce_under_resolved_leaves_a_point_of_zero_score_for_nothing():
     with pytest.warns(ConvergenceWarning):
         found = geodesic(SteinMetric(SphereScore(1.0, 0.1), 10.0), A, B, solver=Georce(max_iter=600))
     assert found.history[-1]["energy"][0] < exact < 0.5 * float(found.energy)
+    with pytest.warns(ConvergenceWarning, match="raise points="):        # solved, but not worth trusting
+        geodesic(SteinMetric(SphereScore(1.0, 0.1), 1.0), A, B, solver=Georce())
 
 
 def test_adam_at_the_papers_settings_does_not_converge_and_says_so():

@@ -23,7 +23,6 @@ from ..metrics.base import Metric
 from ..metrics.score_metric import ScoreMetric
 from .base import Callback, Solution, Solver, stopped, unfinished
 
-
 SAME = 1e-4     # relative difference of two lengths that the quadrature cannot tell
 
 

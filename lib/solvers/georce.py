@@ -30,10 +30,12 @@ from ..metrics.base import Metric
 from ..metrics.score_metric import ScoreMetric
 from .base import Callback, Solution, Solver, stopped
 
+TRUSTED = 0.1   # largest relative difference of the energies of two quadratures that still counts as resolved
+
 
 @dataclass
 class _State:
-    """One path a row: points x, scores s (batch, N, d); w, p = s·u, q = ‖u‖² + lam p² (batch, T), weights relative to exp(shift)."""
+    """One path a row: points x, scores s (batch, N, d); w relative to their largest, p = s·u, q = ‖u‖² + lam p² (batch, T)."""
 
     x: Tensor
     s: Tensor
@@ -134,9 +136,9 @@ class Georce(Solver):
         active = torch.arange(batch)
         for iteration in range(self.max_iter + 1):
             met, stuck = (size[active] <= self.tol).cpu(), halvings[active] > self.max_halvings
-            for i, m in zip(active.tolist(), met.tolist()):
+            for i, m in zip(active.tolist(), met.tolist(), strict=True):
                 converged[i] = m
-                why = "the energy falls no further along GEORCE's direction" if halvings[i] > self.max_halvings else "max_iter reached"
+                why = "the energy falls no further" if halvings[i] > self.max_halvings else "max_iter reached"
                 reason[i] = "converged" if m else f"{why}, relative gradient {float(size[i]):.2g}"
             active = active[~(met | stuck)]
             if len(active) == 0 or iteration == self.max_iter:
@@ -160,6 +162,14 @@ class Georce(Solver):
                 for i in active.tolist():
                     reason[i] = "stopped by the callback"
                 break
+        for i in (converged & ~self._resolved(metric, state)).nonzero().flatten().tolist():
+            converged[i], reason[i] = False, "its left-point energy is far from that of the path; raise points="
         points = state.x.reshape(path.shape).to(path)
         points[:, 0], points[:, -1] = path[:, 0], path[:, -1]
         return Solution(points, converged, reason, state.s.reshape(path.shape).to(path), history)
+
+    def _resolved(self, metric: ScoreMetric, state: _State) -> Tensor:
+        """Whether the left-point rule agrees with the quadrature of the result to TRUSTED, (batch,)."""
+        squared = metric.speed_squared(state.x, self.degree, scores=state.s)
+        energy = squared @ elements(state.x.shape[1], self.degree).w.to(squared)
+        return ((state.log_energy - energy.log()).expm1().abs() <= TRUSTED).cpu()

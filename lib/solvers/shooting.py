@@ -170,7 +170,7 @@ class _Run:
                 break
         converged = (self.miss <= tol).cpu()
         reason = ["converged" if ok else self.failure(miss, why.get(i, "max_iter reached"))
-                  for i, (ok, miss) in enumerate(zip(converged.tolist(), self.miss.tolist()))]
+                  for i, (ok, miss) in enumerate(zip(converged.tolist(), self.miss.tolist(), strict=True))]
         self.points[converged, -1] = self.path[converged, -1]
         return Solution(self.points, converged, reason, None, history)
 

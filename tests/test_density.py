@@ -1,0 +1,184 @@
+"""Log-densities against mixtures and data sets whose log-density is known in closed form."""
+
+import math
+
+import pytest
+import torch
+
+from lib.density import along_path, log_density
+from lib.scores import EmpiricalScore, FunctionScore, GaussianMixtureScore, GaussianScore
+from lib.scores.divergence import basis, quadratic_forms, rademacher
+
+D = 4
+
+
+@pytest.fixture
+def mixture(generator):
+    return GaussianMixtureScore(torch.randn(3, D, dtype=torch.float64, generator=generator), 0.6, sigma=0.1)
+
+
+@pytest.fixture
+def prior(mixture):
+    """Mean and variance of the mixture: the Gaussian that it tends to under noise."""
+    return mixture.means.mean(0), 0.36 + mixture.means.var(0, unbiased=False)
+
+
+@pytest.fixture
+def x(generator):
+    return torch.randn(6, D, dtype=torch.float64, generator=generator)
+
+
+def test_along_path_is_the_difference_of_log_densities(mixture, x):
+    t = torch.linspace(0, 1, 65, dtype=torch.float64)[None, :, None]
+    paths = x[:3, None] * (1 - t) + x[3:, None] * t + (math.pi * t).sin()
+    exact = mixture.log_density(paths.flatten(0, 1)).reshape(3, 65)
+    before = mixture.counter.batches
+    assert (along_path(mixture, paths) - (exact - exact[:, :1])).abs().max() < 1e-4
+    assert mixture.counter.batches == before + 1
+
+
+@pytest.mark.parametrize("degree, order", [(1, 2), (2, 4), (4, 6)])
+def test_along_path_has_the_order_of_its_degree(mixture, x, degree, order):
+    def error(points):
+        t = torch.linspace(0, 1, points, dtype=torch.float64)[None, :, None]
+        paths = x[:3, None] * (1 - t) + x[3:, None] * t + (math.pi * t).sin()
+        ends = mixture.log_density(paths[:, -1]) - mixture.log_density(paths[:, 0])
+        return (along_path(mixture, paths, degree)[:, -1] - ends).abs().max()
+
+    assert abs(math.log2(error(33) / error(65)) - order) < 0.7
+
+
+def test_along_path_takes_a_function_and_is_exact_for_a_gaussian(x):
+    """A linear score on straight paths: the quadrature has no error, from three points on."""
+    t = torch.linspace(0, 1, 3, dtype=torch.float64)[None, :, None]
+    paths = x[:3, None] * (1 - t) + x[3:, None] * t
+    exact = -(paths**2).sum(2) / 2
+    assert torch.allclose(along_path(lambda y: -y, paths), exact - exact[:, :1])
+
+
+def test_log_density_of_a_mixture(mixture, prior, x):
+    result = log_density(mixture, x, sigma_max=200.0, prior=prior)
+    assert (result.value - mixture.log_density(x)).abs().max() < 2e-3
+    assert bool((result.standard_error == 0).all())
+    assert result.score_evaluations == 6 * 400 and result.derivative_evaluations == 6 * D * 400
+
+
+def test_adaptive_integration_agrees(mixture, prior, x):
+    one = log_density(mixture, x, sigma_max=50.0, prior=prior, steps=300)
+    two = log_density(mixture, x, sigma_max=50.0, prior=prior, method="dopri5", rtol=1e-7, atol=1e-9)
+    assert (one.value - two.value).abs().max() < 1e-5
+
+
+def test_rk4_has_order_four(mixture, prior, x):
+    values = [log_density(mixture, x, sigma_max=20.0, prior=prior, steps=n).value for n in (40, 80, 160)]
+    order = math.log2((values[0] - values[1]).norm() / (values[1] - values[2]).norm())
+    assert 3.5 < order < 4.5
+
+
+def test_error_of_the_default_prior_falls_as_promised(mixture, x):
+    errors = [(log_density(mixture, x, sigma_max=s).value - mixture.log_density(x)).abs().max() for s in (10.0, 20.0, 40.0)]
+    # N(0, sigma_max²) starts the flow at a point of norm ~ sigma_max: the error is of first order in the ratio of variances
+    assert errors[0] < 1 and all(b < 0.7 * a for a, b in zip(errors, errors[1:], strict=False))
+
+
+def test_gaussian_prior_is_exact_for_a_gaussian(x):
+    """With the right prior no truncation is left, whatever sigma_max."""
+    score = GaussianScore(torch.full((D,), 0.3, dtype=torch.float64), 0.7, sigma=0.2)
+    result = log_density(score, x, sigma_max=1.0, prior=(0.3, 0.49), steps=60)
+    assert (result.value - score.log_density(x)).abs().max() < 1e-6
+
+
+def test_other_lower_noise_level(mixture, prior, x):
+    result = log_density(mixture, x, sigma_min=0.5, sigma_max=200.0, prior=prior)
+    assert (result.value - mixture.at(0.5).log_density(x)).abs().max() < 2e-3
+
+
+def test_data_set(generator):
+    score = EmpiricalScore(torch.randn(50, 2, dtype=torch.float64, generator=generator), sigma=0.3)
+    x, data = torch.randn(6, 2, dtype=torch.float64, generator=generator), score.points + score.centre
+    result = log_density(score, x, sigma_max=80.0, prior=(data.mean(0), data.var(0, unbiased=False)))
+    assert (result.value - score.log_density(x)).abs().max() < 1e-3
+    image = EmpiricalScore(data.reshape(50, 1, 1, 2), sigma=0.3)
+    shaped = log_density(image, x.reshape(6, 1, 1, 2), sigma_max=80.0)
+    assert torch.allclose(shaped.value, log_density(score, x, sigma_max=80.0).value)
+
+
+def test_the_standard_error_covers(mixture, prior, x):
+    """Over 30 draws of 16 probes about 95% of the errors lie within two standard errors (Student: 93.6%)."""
+    truth, inside = log_density(mixture, x, sigma_max=50.0, prior=prior, steps=50).value, []
+    for seed in range(30):
+        draw = torch.Generator().manual_seed(seed)
+        result = log_density(mixture, x, sigma_max=50.0, prior=prior, steps=50, divergence="hutchinson", probes=16, generator=draw)
+        assert bool((result.standard_error > 0).all())
+        inside.append((result.value - truth).abs() < 2 * result.standard_error)
+    assert 0.85 < float(torch.stack(inside).double().mean()) < 1.0
+
+
+def test_probes_fall_as_their_root_and_repeat(mixture, x):
+    settings = {"sigma_max": 20.0, "steps": 20, "divergence": "hutchinson"}
+    few, many = (log_density(mixture, x, probes=n, **settings) for n in (32, 512))
+    assert abs(float((few.standard_error / many.standard_error).mean()) - 4) < 1.5
+    assert torch.equal(few.value, log_density(mixture, x, probes=32, **settings).value)
+
+
+@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
+def test_batch_is_one_by_one(mixture, x, divergence):
+    settings = {"sigma_max": 20.0, "steps": 20, "divergence": divergence}
+    both = log_density(mixture, x, **settings)
+    for i in range(3):
+        one = log_density(mixture, x[i], **settings)
+        assert torch.allclose(one.value[0], both.value[i], atol=1e-10)
+        assert torch.allclose(one.standard_error[0], both.standard_error[i], atol=1e-10)
+
+
+def test_auto_chooses_by_dimension():
+    for d, kind in ((64, "exact"), (65, "hutchinson, 16 probes")):
+        score = GaussianScore(torch.zeros(d), 1.0, sigma=0.5)
+        result = log_density(score, torch.zeros(1, d), sigma_max=2.0, steps=2)
+        assert result.settings["divergence"] == kind and result.value.dtype == torch.float32
+
+
+def test_float32(mixture, prior, x):
+    low, high = (log_density(mixture, y, sigma_max=50.0, prior=prior) for y in (x.float(), x))
+    assert low.value.dtype == torch.float32 and (low.value - high.value).abs().max() < 1e-2
+
+
+def test_quadratic_forms_are_those_of_the_jacobian(mixture, x, generator):
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda y: mixture._score(y[None])[0]))(x)
+    signs = rademacher(5, (D,), generator)
+    assert torch.allclose(quadratic_forms(mixture, x, signs), torch.einsum("ki,nij,kj->kn", signs, jacobian, signs))
+    assert torch.allclose(quadratic_forms(mixture, x, basis((D,))).sum(0), jacobian.diagonal(dim1=1, dim2=2).sum(1))
+
+
+def test_no_global_seed_is_touched(mixture, x):
+    state = torch.get_rng_state()
+    log_density(mixture, x, sigma_max=2.0, steps=2, divergence="hutchinson")
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"sigma_max": 0.05}, "above sigma_min"),
+    ({"sigma_max": math.inf}, "sigma_max must be"),
+    ({"sigma_min": 0.0}, "sigma_min must be"),
+    ({"steps": 0}, "steps must be"),
+    ({"divergence": "exakt"}, "did you mean 'exact'"),
+    ({"divergence": "hutchinson", "probes": 1}, "probes must be"),
+    ({"method": "euler"}, "unknown method"),
+    ({"prior": (0.0, -1.0)}, "prior must be"),
+])
+def test_bad_settings(mixture, x, settings, message):
+    with pytest.raises(ValueError, match=message):
+        log_density(mixture, x, **({"sigma_max": 10.0} | settings))
+
+
+def test_bad_points_and_scores(mixture, x):
+    with pytest.raises(ValueError, match="NaN"):
+        log_density(mixture, x * math.nan, sigma_max=10.0)
+    with pytest.raises(ValueError, match="the score takes"):
+        log_density(mixture, x[:, :2], sigma_max=10.0)
+    with pytest.raises(TypeError, match="knows noise levels"):
+        log_density(FunctionScore(lambda y: -y), x, sigma_max=10.0)
+    with pytest.raises(ArithmeticError, match="NaN or infinity"):
+        log_density(FunctionScore(lambda y, sigma: y * math.nan, sigma=0.1), x, sigma_max=10.0)
+    with pytest.raises(ValueError, match="points must have shape"):
+        along_path(mixture, x)
