@@ -24,36 +24,42 @@ def initial_velocity(points: Tensor) -> Tensor:
     return torch.einsum("n,bn...->b...", row, points[:, :n].double()).to(points)
 
 
-def logarithm(metric: Metric, a: Tensor, b: Tensor, *, tol: float = 1e-6, corrections: int = 30, steps: int = 100, **settings) -> Tensor:
+def logarithm(metric: Metric, a: Tensor, b: Tensor, *, tol: float = 1e-6, corrections: int = 30, steps: int = 100,
+              **settings) -> Tensor:
     """Riemannian logarithm: v (batch, *event) with exp_a(v) = b over time 1, for a, b (batch, *event) or one pair.
 
     The initial velocity of `geodesic(metric, a, b, **settings)`, then at most `corrections` quasi-Newton steps on the end
-    point of the flow (RK4, `steps` steps) until it misses b by at most tol·‖b − a‖; corrections=0 leaves them out. Equal
-    points have logarithm 0. Warns `ConvergenceWarning` where tol is not met; the best velocity is returned there.
+    point of the flow (RK4, `steps` steps) until it misses b by at most tol·‖b − a‖ (raised to rounding in float32);
+    corrections=0 leaves them out. Equal points have logarithm 0. Warns `ConvergenceWarning` where tol is not met; the best
+    velocity is returned there.
     """
     a, b = (checks.batched(n, x, metric.event_shape) for n, x in (("a", a), ("b", b)))
     checks.same_layout("a", a, "b", b)
-    apart = ~(a == b).flatten(1).all(1)
-    v = torch.zeros_like(a)
+    apart, v = ~(a == b).flatten(1).all(1), torch.zeros_like(a)
+    tol = _reachable(checks.positive("tol", tol), a)
     if bool(apart.any()):
         v[apart] = initial_velocity(geodesic(metric, a[apart], b[apart], **settings).points)
         if checks.count("corrections", corrections, least=0):
-            v[apart], miss = _aim(metric, a[apart], b[apart], v[apart], steps, checks.positive("tol", tol), corrections)
+            v[apart], miss = _aim(metric, a[apart], b[apart], v[apart], steps, tol, corrections)
             if bool((miss > tol).any()):
                 warnings.warn(f"exp(log) misses by up to {float(miss.max()):.1e}·‖b − a‖, above tol = {tol:g}; raise "
                               "corrections=, steps= or points=", ConvergenceWarning, stacklevel=2)
     return v
 
 
+def _reachable(tol: float, like: Tensor) -> float:
+    return max(tol, 20 * torch.finfo(like.dtype).eps)
+
+
 @torch.no_grad()
 def _aim(metric: Metric, a: Tensor, b: Tensor, v: Tensor, steps: int, tol: float, most: int) -> tuple[Tensor, Tensor]:
-    """Broyden's method on exp_a(v) − b = 0 from the flat Jacobian I, each row on its own; the best v and its relative miss."""
+    """Broyden's method on exp_a(v) − b = 0, from the flat Jacobian I, each row on its own: the best v, its relative miss."""
     row = lambda x: x.flatten(1)
     end = lambda u: row(flow(metric, a, u.reshape(a.shape), steps=steps)[0][:, -1] - b)
-    scale, tol = row(b - a).norm(dim=1), max(tol, 20 * torch.finfo(a.dtype).eps)
-    u = row(v).clone()
-    F = end(u)
-    best, least, updates = u.clone(), F.norm(dim=1).nan_to_num(torch.inf), []   # H = I + Σ left right^T, the inverse Jacobian
+    u, scale = row(v).clone(), row(b - a).norm(dim=1)
+    F, shrink = end(u), torch.ones_like(scale)[:, None]
+    best, least, updates = u.clone(), F.norm(dim=1).nan_to_num(torch.inf), []
+    # the inverse Jacobian is I + Σ left right^T
     apply = lambda w: w + sum(left * (right * w).sum(1, keepdim=True) for left, right in updates)
     transposed = lambda w: w + sum(right * (left * w).sum(1, keepdim=True) for left, right in updates)
     for _ in range(most):
@@ -61,15 +67,16 @@ def _aim(metric: Metric, a: Tensor, b: Tensor, v: Tensor, steps: int, tol: float
         if not bool(going.any()):
             break
         du = torch.where(going, -apply(F), 0.0)
-        du = du * (scale[:, None] / du.norm(dim=1, keepdim=True).clamp_min(1e-300)).clamp_max(1.0)   # no leap beyond ‖b − a‖
+        du = du * (scale[:, None] / du.norm(dim=1, keepdim=True)).clamp_max(1.0) * shrink      # no leap beyond ‖b − a‖
         new = end(u + du)
-        ok = going & torch.isfinite(new).all(1, keepdim=True)
+        finite = torch.isfinite(new).all(1, keepdim=True)
+        ok, shrink = going & finite, torch.where(finite, 1.0, shrink / 4)
         change = torch.where(ok, new - F, 0.0)
         Hy, right = apply(change), transposed(du)
         below = (du * Hy).sum(1, keepdim=True)
         sound = ok & (below.abs() > 1e-12 * du.norm(dim=1, keepdim=True) * Hy.norm(dim=1, keepdim=True))
         updates.append((torch.where(sound, (du - Hy) / below, 0.0), torch.where(sound, right, 0.0)))
-        u, F = torch.where(ok, u + du, best), torch.where(ok, new, F)
+        u, F = torch.where(ok, u + du, u), torch.where(ok, new, F)
         better = F.norm(dim=1) < least
         best[better], least[better] = u[better], F.norm(dim=1)[better]
     return best.reshape(v.shape), least / scale
@@ -97,14 +104,15 @@ def frechet_mean(metric: Metric, points: Tensor, /, weights: Tensor | None = Non
     Karcher flow x ← x + τ Σ w_i log_x(x_i), which stops when the sum is below tol relative to the mean ‖log‖; τ = 1 halves
     where the sum grows. The m geodesics of a step are solved as one batch, so a step costs the score batches of one geodesic,
     and each starts from the last step's path. settings go to `geodesic` (Gauss–Newton solves to tol², another solver to its
-    object's own tol). Where the mean is not unique it depends on the start, the weighted mean of R^d. Warns `ConvergenceWarning` if tol is not met.
+    object's own tol). Where the mean is not unique it depends on the start, the weighted mean of R^d.
+    Warns `ConvergenceWarning` if tol is not met. Raises ValueError for bad points or weights.
     """
     points, w = _weighted(metric, points, weights)
     before, combine = replace(metric.counter), lambda v: torch.einsum("m,m...->...", w, v)
     if settings.get("solver", "gauss_newton") == "gauss_newton":
         settings["tol"] = max(checks.positive("tol", tol) ** 2, 1e-14)     # a path off by e has an energy off by e²
     x, tau, best, start = combine(points), 1.0, None, {}
-    for iteration in range(1, checks.count("max_iter", max_iter) + 1):
+    for iteration in range(1, checks.count("max_iter", max_iter) + 1):      # noqa: B007
         logs, apart, paths = _logarithms(metric, x, points, settings | start)
         total = combine(logs)
         residual = float(total.norm() / (w @ logs.flatten(1).norm(dim=1)))
@@ -171,11 +179,11 @@ def parallel_transport(metric: Metric, points: Tensor, vector: Tensor, *, steps:
     """
     points, vector = checks.floating("points", points), checks.batched("vector", vector, metric.event_shape)
     if points.ndim != vector.ndim + 1 or points.shape[1] < 2:
-        raise ValueError(f"points must have shape (batch, N ≥ 2, *event) and vector (batch, *event), got {tuple(points.shape)} and "
-                         f"{tuple(vector.shape)}")
+        raise ValueError("points must have shape (batch, N ≥ 2, *event) and vector (batch, *event), got "
+                         f"{tuple(points.shape)} and {tuple(vector.shape)}")
     checks.same_layout("points[:, 0]", checks.finite("points", points)[:, 0], "vector", vector)
     shape, rung = (-1, *[1] * (vector.ndim - 1)), points.diff(dim=1).flatten(2).norm(dim=2).mean(1)
-    length = vector.flatten(1).norm(dim=1)
+    length, tol = vector.flatten(1).norm(dim=1), _reachable(checks.positive("tol", tol), vector)
     scale = torch.where(length > 0, rung / length, 0.0).reshape(shape)
     carried, back = [vector * scale], torch.where(scale > 0, 1 / scale, 0.0)
     for x, y in zip(points[:, :-1].unbind(1), points[:, 1:].unbind(1), strict=True):
@@ -191,7 +199,7 @@ def _pole(metric: Metric, x: Tensor, y: Tensor, v: Tensor, steps: int, tol: floa
 
     def log(a: Tensor, b: Tensor) -> Tensor:
         u, miss = _aim(metric, a, b, b - a, steps, tol, 30)
-        if bool((miss > 1e3 * max(tol, 20 * torch.finfo(a.dtype).eps)).any()):
+        if bool((miss > 1e3 * tol).any()):
             raise ArithmeticError("a rung of the ladder is too long for its logarithm; give the path more points")
         return u
 

@@ -67,7 +67,8 @@ def log_density(score: Score, x: Tensor, *, sigma_max: float, sigma_min: float |
     kind = checks.choice("divergence", divergence, DIVERGENCES)
     exact = kind == "exact" or (kind == "auto" and event.numel() <= EXACT_UP_TO)
     directions = basis(event) if exact else rademacher(checks.count("probes", probes, least=2), event, generator)
-    times = torch.linspace(math.log(low), math.log(high), checks.count("steps", steps) + 1, dtype=torch.float64, device=x.device)
+    checks.count("steps", steps)
+    times = torch.linspace(math.log(low), math.log(high), steps + 1, dtype=torch.float64, device=x.device)
     y = torch.cat([x.flatten(1), x.new_zeros(len(x), 1 if exact else probes)], 1)
     with torch.no_grad():
         y = integrate(_flow(score, event, directions, exact), y, times, method, rtol, atol)[:, -1]
@@ -76,10 +77,10 @@ def log_density(score: Score, x: Tensor, *, sigma_max: float, sigma_min: float |
         end, integrals = y[:, :event.numel()], y[:, event.numel():]
         value = _gaussian(end.reshape(x.shape), high, prior) - integrals.mean(1)
     error = torch.zeros_like(value) if exact else integrals.std(1) / math.sqrt(probes)
-    return LogDensity(value, error, score.counter.evaluations - before.evaluations, score.counter.derivatives - before.derivatives,
-                      {"sigma_min": low, "sigma_max": high, "divergence": "exact" if exact else f"hutchinson, {probes} probes",
-                       "prior": "N(0, sigma_max²)" if prior is None else "N(mean, variance + sigma_max²)",
-                       "method": method, "steps": steps})
+    after, settings = score.counter, {
+        "sigma_min": low, "sigma_max": high, "divergence": "exact" if exact else f"hutchinson, {probes} probes",
+        "prior": "N(0, sigma_max²)" if prior is None else "N(mean, variance + sigma_max²)", "method": method, "steps": steps}
+    return LogDensity(value, error, after.evaluations - before.evaluations, after.derivatives - before.derivatives, settings)
 
 
 def _checked(score: Score, x: Tensor, sigma_min: float | None, sigma_max: float) -> tuple[Tensor, float, float]:

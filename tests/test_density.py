@@ -45,7 +45,7 @@ def test_along_path_has_the_order_of_its_degree(mixture, x, degree, order):
         ends = mixture.log_density(paths[:, -1]) - mixture.log_density(paths[:, 0])
         return (along_path(mixture, paths, degree)[:, -1] - ends).abs().max()
 
-    assert abs(math.log2(error(33) / error(65)) - order) < 0.7
+    assert abs(math.log2(error(65) / error(129)) - order) < 0.3
 
 
 def test_along_path_takes_a_function_and_is_exact_for_a_gaussian(x):
@@ -64,19 +64,19 @@ def test_log_density_of_a_mixture(mixture, prior, x):
 
 
 def test_adaptive_integration_agrees(mixture, prior, x):
-    one = log_density(mixture, x, sigma_max=50.0, prior=prior, steps=300)
-    two = log_density(mixture, x, sigma_max=50.0, prior=prior, method="dopri5", rtol=1e-7, atol=1e-9)
+    one = log_density(mixture, x, sigma_max=20.0, prior=prior, steps=200)
+    two = log_density(mixture, x, sigma_max=20.0, prior=prior, method="dopri5", rtol=1e-6, atol=1e-8)
     assert (one.value - two.value).abs().max() < 1e-5
 
 
 def test_rk4_has_order_four(mixture, prior, x):
-    values = [log_density(mixture, x, sigma_max=20.0, prior=prior, steps=n).value for n in (40, 80, 160)]
+    values = [log_density(mixture, x, sigma_max=20.0, prior=prior, steps=n).value for n in (30, 60, 120)]
     order = math.log2((values[0] - values[1]).norm() / (values[1] - values[2]).norm())
     assert 3.5 < order < 4.5
 
 
 def test_error_of_the_default_prior_falls_as_promised(mixture, x):
-    errors = [(log_density(mixture, x, sigma_max=s).value - mixture.log_density(x)).abs().max() for s in (10.0, 20.0, 40.0)]
+    errors = [(log_density(mixture, x, sigma_max=s, steps=60).value - mixture.log_density(x)).abs().max() for s in (10.0, 20.0, 40.0)]
     # N(0, sigma_max²) starts the flow at a point of norm ~ sigma_max: the error is of first order in the ratio of variances
     assert errors[0] < 1 and all(b < 0.7 * a for a, b in zip(errors, errors[1:], strict=False))
 
@@ -99,16 +99,16 @@ def test_data_set(generator):
     result = log_density(score, x, sigma_max=80.0, prior=(data.mean(0), data.var(0, unbiased=False)))
     assert (result.value - score.log_density(x)).abs().max() < 1e-3
     image = EmpiricalScore(data.reshape(50, 1, 1, 2), sigma=0.3)
-    shaped = log_density(image, x.reshape(6, 1, 1, 2), sigma_max=80.0)
-    assert torch.allclose(shaped.value, log_density(score, x, sigma_max=80.0).value)
+    shaped = log_density(image, x.reshape(6, 1, 1, 2), sigma_max=80.0, steps=20)
+    assert torch.allclose(shaped.value, log_density(score, x, sigma_max=80.0, steps=20).value)
 
 
 def test_the_standard_error_covers(mixture, prior, x):
-    """Over 30 draws of 16 probes about 95% of the errors lie within two standard errors (Student: 93.6%)."""
-    truth, inside = log_density(mixture, x, sigma_max=50.0, prior=prior, steps=50).value, []
-    for seed in range(30):
+    """Over 16 draws of 16 probes about 95% of the errors lie within two standard errors (Student: 93.6%)."""
+    truth, inside = log_density(mixture, x, sigma_max=50.0, prior=prior, steps=25).value, []
+    for seed in range(16):
         draw = torch.Generator().manual_seed(seed)
-        result = log_density(mixture, x, sigma_max=50.0, prior=prior, steps=50, divergence="hutchinson", probes=16, generator=draw)
+        result = log_density(mixture, x, sigma_max=50.0, prior=prior, steps=25, divergence="hutchinson", generator=draw)
         assert bool((result.standard_error > 0).all())
         inside.append((result.value - truth).abs() < 2 * result.standard_error)
     assert 0.85 < float(torch.stack(inside).double().mean()) < 1.0

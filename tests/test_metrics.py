@@ -55,7 +55,8 @@ def test_acceleration_is_that_of_the_generic_metric(index, generator):
 def test_batch_is_one_by_one(index, generator):
     metric = family(generator)[index]
     x, u, v = vectors(generator)
-    for method, arguments in ((metric.inner, (x, u, v)), (metric.apply, (x, v)), (metric.solve, (x, v)), (metric.acceleration, (x, v))):
+    methods = [(metric.inner, (x, u, v)), (metric.apply, (x, v)), (metric.solve, (x, v)), (metric.acceleration, (x, v))]
+    for method, arguments in methods:
         rows = torch.cat([method(*(a[i:i + 1] for a in arguments)) for i in range(len(x))])
         assert torch.allclose(method(*arguments), rows, atol=1e-9, rtol=1e-9)
 
@@ -149,9 +150,9 @@ def test_space_time_geodesics_of_a_gaussian(generator):
     z = metric.lift(double([0.3], [-0.5]), double(0.4, 1.0))
     truth = exact.gaussian_distance(posterior(z[:1], 0.8), posterior(z[1:], 0.8))
     solver = Relaxation(optimizer="lbfgs", tol=1e-6, max_iter=1000)
-    errors = [float((geodesic(metric, z[:1], z[1:], points=n, solver=solver).length - truth).abs()) for n in (9, 17)]
-    assert errors[0] < 1e-4 and errors[1] < errors[0] / 4
-    shot = shoot(metric, z[:1], double([0.2, 0.3]), steps=20)
+    errors = [float((geodesic(metric, z[:1], z[1:], points=n, solver=solver).length - truth).abs()) for n in (7, 13)]
+    assert errors[0] < 2e-4 and errors[1] < errors[0] / 4
+    shot = shoot(metric, z[:1], double([0.2, 0.3]), steps=10)
     reached = exact.gaussian_distance(posterior(z[:1], 0.8), posterior(shot.points[:, -1], 0.8))
     assert torch.allclose(shot.length, reached, rtol=1e-5) and max(shot.settings["speed_drift"]) < 1e-6
 

@@ -31,6 +31,6 @@ def quadratic_forms(score: Score, x: Tensor, directions: Tensor) -> Tensor:
     k, n = len(directions), len(x)
     if isinstance(score.sigma, Tensor):
         score = score.at(score.sigma.repeat(k))
-    x, e = (a.reshape(k * n, *x.shape[1:]) for a in
-            (x.expand(k, *x.shape), directions.to(x)[:, None].expand(k, *x.shape)))
+    e = directions.to(x).repeat_interleave(n, 0)
+    x = x.repeat(k, *[1] * (x.ndim - 1))        # a copy: forward mode takes no expanded view
     return (e * score.derivative(x, e)).flatten(1).sum(1).reshape(k, n)

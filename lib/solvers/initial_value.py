@@ -26,7 +26,8 @@ DRIFT = 1e-2            # largest relative change of the conserved speed that st
 
 
 def shoot(metric: Metric, start: Tensor, velocity: Tensor, *, time: float = 1.0, steps: int = 100, method: str = "rk4",
-          form: str = "closed", radius: float | str | None = None, rtol: float | None = None, atol: float | None = None) -> Geodesic:
+          form: str = "closed", radius: float | str | None = None,
+          rtol: float | None = None, atol: float | None = None) -> Geodesic:
     """Geodesics from `start` with `velocity`, (batch, *event) each or one of each (*event), over `time` > 0.
 
     steps: the result has steps + 1 points at equal times. method: "rk4" (one step between two points, fourth order) or
@@ -53,19 +54,20 @@ def shoot(metric: Metric, start: Tensor, velocity: Tensor, *, time: float = 1.0,
         settings |= {"metric": metric.name, "solver": "shoot", "radius": radius, "speed_drift": drift.tolist()}
         converged = (drift <= DRIFT).cpu()
         reason = [("integrated" if ok else f"the conserved speed drifts by {d:.1%}; raise steps= or use method='dopri5'")
-                  for ok, d in zip(converged, settings["speed_drift"])]
+                  for ok, d in zip(converged, settings["speed_drift"], strict=True)]
         result = describe(metric, points, scores=scores, converged=converged, reason=reason, settings=settings)
     return finish(charge(result, metric, before))
 
 
-def flow(metric: Metric, x: Tensor, v: Tensor, *, time: float = 1.0, steps: int = 100, method: str = "rk4", form: str = "closed",
-         rtol: float | None = None, atol: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def flow(metric: Metric, x: Tensor, v: Tensor, *, time: float = 1.0, steps: int = 100, method: str = "rk4",
+         form: str = "closed", rtol: float | None = None, atol: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """The geodesic flow itself, unwrapped and differentiable: x, v (batch, *event) -> points and velocities
     (batch, steps + 1, *event) and log p − log p(start) (batch, steps + 1), which stays 0 for a metric without f.
 
     A row that blows up is left as it is with "rk4"; with "dopri5" ArithmeticError is raised for the batch.
     """
-    times = torch.linspace(0, checks.positive("time", time), checks.count("steps", steps) + 1, dtype=torch.float64, device=x.device)
+    checks.positive("time", time), checks.count("steps", steps)
+    times = torch.linspace(0, time, steps + 1, dtype=torch.float64, device=x.device)
     y = integrate(_equation(metric, form, x.shape), _pack(x, v), times, method, rtol, atol)
     points, velocities, f = y.tensor_split([x[0].numel(), 2 * x[0].numel()], dim=2)
     shape = (len(x), len(times), *x.shape[1:])
@@ -107,7 +109,7 @@ def _on_sphere(metric: ScoreMetric, x: Tensor, v: Tensor, radius: float | str, t
         change = torch.maximum(change, (norm(v) / speed - 1).abs())
         v = scale(speed / norm(v), v)
         path.append((x, v, f))
-    return *(torch.stack(part, 1) for part in zip(*path)), change
+    return *(torch.stack(part, 1) for part in zip(*path, strict=True)), change
 
 
 def _log_speed(metric: Metric, form: str, points: Tensor, velocities: Tensor, f: Tensor, scores: Tensor | None) -> Tensor:

@@ -1,0 +1,245 @@
+"""First-order methods on the same problems, counted by the same counter: this project's own and, if installed, others'.
+
+Everyone's path is measured again by one fine quadrature (`fine_energy`). Costs are score evaluations plus points at which
+the score was differentiated, until the method is within 0.1 % of the best energy it ever has, and until 1 % above exact.
+The peers are handed the closed-form log-density at single points, which a user with a score alone does not have; the
+functional gradient puts its curve on the sphere by construction, which is nearly the answer here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from functools import cached_property
+from io import StringIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib import exact
+from lib.metrics import ScoreMetric
+from lib.scores import SphereScore
+from lib.solvers import FunctionalGradient, GaussNewton, Georce, Relaxation, Shooting, geodesic
+from lib.solvers.base import Solver
+
+from . import Result, Target, fine_energy, sphere_ends, table
+
+INSTALL = "pip install --no-deps stochman geomstats joblib"
+
+
+class Trace:
+    """Paths on the way, (N, d) each, and what had been spent when they were there."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem, self.metric, self.paths, self.spent = problem, problem.metric(), [], []
+
+    @property
+    def cost(self) -> int:
+        return self.metric.counter.evaluations + self.metric.counter.derivatives
+
+    def __call__(self, iteration: int, points: Tensor, energy: Tensor | None = None) -> None:
+        self.paths.append(points.detach().reshape(points.shape[-2:]).clone())
+        self.spent.append(self.cost)
+
+    def measured(self, most: int = 60) -> tuple[np.ndarray, np.ndarray]:
+        """Cost and least energy so far at up to `most` iterations, spread evenly over the logarithm of the cost.
+
+        A path that misses the end, as shooting's do on their way, has no energy yet: infinite.
+        """
+        picks = np.unique(np.geomspace(1, len(self.paths), most).round().astype(int)) - 1
+        ruler, end = self.problem.metric(), sphere_ends(self.problem.dim)[1]
+        arrived = [bool((self.paths[i][-1] - end).norm() < 1e-5) for i in picks]
+        energy = [fine_energy(ruler, self.paths[i][None]).item() if ok else np.inf for i, ok in zip(picks, arrived)]
+        return np.array([self.spent[i] for i in picks]), np.minimum.accumulate(np.where(np.isfinite(energy), energy, np.inf))
+
+    def until(self, level: float) -> float:
+        """Cost until the energy is at most `level`; NaN if never."""
+        spent, energy = self.curve
+        return next((float(c) for c, e in zip(spent, energy) if e <= level), math.nan)
+
+    @cached_property
+    def curve(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.measured()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A sphere problem with its exact energy."""
+
+    name: str
+    lam: float
+    alpha: float
+    sigma: float = 0.1
+    dim: int = 50
+    points: int = 51
+
+    def metric(self) -> ScoreMetric:
+        return ScoreMetric(SphereScore(sigma=self.sigma), lam=self.lam, alpha=self.alpha)
+
+    @property
+    def energy(self) -> float:
+        return exact.sphere_geodesic(2.0, lam=self.lam, alpha=self.alpha, sigma=self.sigma).energy
+
+
+PROBLEMS = (Problem("Stein, lam 1000", 1000.0, 0.0), Problem("density, alpha 0.5", 0.0, 0.5),
+            Problem("density, alpha 1, sigma 0.05", 0.0, 1.0, sigma=0.05))
+
+
+def own(problem: Problem, iterations: int) -> dict[str, Callable[[Trace], None]]:
+    """This project's solvers; Adam also at a learning rate tuned to the sphere."""
+    solvers = {
+        "gauss_newton": GaussNewton(),
+        "gauss_newton, coarse first": GaussNewton(coarse=(9, 17)),
+        "gauss_newton, coarse first, 129 points": GaussNewton(coarse=(9, 17, 33)),
+        "gauss_newton, annealed, coarse first": GaussNewton(coarse=(9, 17)),
+        "relaxation: Adam, lr 1e-3 (paper)": Relaxation(max_iter=500),
+        "relaxation: Adam, lr 1e-2": Relaxation(max_iter=iterations, lr=1e-2),
+        "relaxation: L-BFGS": Relaxation(max_iter=iterations, optimizer="lbfgs", window=10),
+        "georce": Georce(max_iter=iterations),
+        "shooting": Shooting(substeps=1)}
+    if problem.lam == 0:
+        solvers["functional_gradient"] = FunctionalGradient(step=0.05)
+
+    def runner(name: str, solver: Solver) -> Callable[[Trace], None]:
+        n = 129 if name.endswith("129 points") else problem.points
+        levels = [s for s in (0.4, 0.2, 0.1, 0.05) if s >= problem.sigma] if "annealed" in name else None
+
+        def run(trace: Trace) -> None:
+            ends = sphere_ends(problem.dim)
+            trace(-1, geodesic(trace.metric, *ends, points=n, solver=solver, noise_levels=levels, callback=trace).points)
+        return run
+
+    return {name: runner(name, solver) for name, solver in solvers.items()}
+
+
+def stochman(problem: Problem, iterations: int) -> dict[str, Callable[[Trace], None]]:
+    """stochman's energy minimisation on its cubic splines and discrete curves. Raises ImportError where it is missing."""
+    from stochman.curves import CubicSpline, DiscreteCurve
+    from stochman.geodesic import geodesic_minimizing_energy
+    from stochman.manifold import Manifold
+
+    class Monge(Manifold):
+        def __init__(self, trace: Trace, end: Tensor) -> None:
+            self.trace, self.end = trace, end
+
+        def metric(self, points: Tensor) -> Tensor:
+            raise NotImplementedError("inner is all that curve_energy asks for")
+
+        def inner(self, base: Tensor, u: Tensor, v: Tensor, return_metric: bool = False) -> Tensor:
+            self.trace.metric.counter.derivatives += len(base) * base.requires_grad
+            self.trace(0, torch.cat([base, self.end])[None])
+            return inner(self.trace.metric, base, u, v)
+
+    def runner(curve: type, nodes: int, grid: int, **settings) -> Callable[[Trace], None]:
+        def run(trace: Trace) -> None:
+            start, end = sphere_ends(problem.dim)
+            path = curve(start, end, num_nodes=nodes)
+            geodesic_minimizing_energy(path, Monge(trace, end), eval_grid=grid, **settings)
+        return run
+
+    lbfgs = lambda parameters, lr: torch.optim.LBFGS(parameters, lr=1.0, max_iter=iterations, line_search_fn="strong_wolfe")
+    n = problem.points
+    return {"stochman: spline, Adam (defaults)": runner(CubicSpline, 5, 20),
+            "stochman: spline, L-BFGS": runner(CubicSpline, 20, n, optimizer=lbfgs, max_iter=1),
+            "stochman: discrete curve, L-BFGS": runner(DiscreteCurve, n, n, optimizer=lbfgs, max_iter=1)}
+
+
+def geomstats(problem: Problem, iterations: int) -> dict[str, Callable[[Trace], None]]:
+    """geomstats' path straightening (scipy's L-BFGS-B), plain and multi-resolution. Raises ImportError where it is missing."""
+    os.environ.setdefault("GEOMSTATS_BACKEND", "pytorch")
+    if not hasattr(np, "trapz"):
+        np.trapz = np.trapezoid         # geomstats 2.8 imports the name that numpy 2.4 removed
+    with redirect_stdout(StringIO()):
+        from geomstats.geometry.euclidean import Euclidean
+        from geomstats.geometry.riemannian_metric import RiemannianMetric
+        from geomstats.numerics.geodesic import MultiresPathStraightening, PathStraightening
+
+    def runner(method: type, **settings) -> Callable[[Trace], None]:
+        def run(trace: Trace) -> None:
+            start, end = sphere_ends(problem.dim)
+
+            class Monge(RiemannianMetric):
+                def squared_norm(self, vector: Tensor, base_point: Tensor | None = None) -> Tensor:
+                    trace.metric.counter.derivatives += len(base_point)
+                    trace(0, torch.cat([base_point, end])[None])
+                    return inner(trace.metric, base_point, vector, vector)
+
+            space = Euclidean(problem.dim, equip=False)
+            space.equip_with_metric(Monge)
+            solver = method(space, **settings)
+            solver.optimizer.options = {"maxiter": iterations, "maxfun": 4 * iterations}
+            solver.discrete_geodesic_bvp(end[0], start[0])
+        return run
+
+    return {"geomstats: path straightening": runner(PathStraightening, n_nodes=problem.points),
+            "geomstats: multi-resolution": runner(MultiresPathStraightening, n_nodes=[3, 5, 9, 17, 33, 65])}
+
+
+def inner(metric: ScoreMetric, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """u^T G v for the peers, who need the density at single points: always one score, the log-density in closed form."""
+    s = metric.score(x)
+    rank_one = metric.lam * (s * u).sum(1) * (s * v).sum(1)
+    return metric.weight(x) * ((u * v).sum(1) + rank_one)
+
+
+def first_order(quick: bool = False) -> Result:
+    """Every method on three problems: cost and re-measured energy."""
+    rows, notes, targets = [], [], []
+    for problem in PROBLEMS:
+        problem = replace(problem, dim=3, points=17) if quick else problem
+        methods, missing = _methods(problem, 20 if quick else 1000)
+        traces = {name: _trace(problem, name, run, notes) for name, run in methods.items()}
+        rows += [_row(problem, name, trace) for name, trace in traces.items() if trace.paths]
+        notes += [note for note in missing if note not in notes]
+        if problem.lam > 0:
+            targets.append(_target(problem, {name: trace for name, trace in traces.items() if trace.paths}))
+    title = "Gauss–Newton against first-order methods: unit sphere, 2 rad, cost = score evaluations + derivatives"
+    return Result("first_order", title, table(rows), targets, notes)
+
+
+def _methods(problem: Problem, iterations: int) -> tuple[dict[str, Callable[[Trace], None]], list[str]]:
+    methods, missing = own(problem, iterations), []
+    for peer in (stochman, geomstats):
+        try:
+            methods |= peer(problem, iterations)
+        except ImportError as error:
+            missing.append(f"{peer.__name__} left out ({error}): {INSTALL}, into the environment, to include it")
+    return methods, missing
+
+
+def _trace(problem: Problem, name: str, run: Callable[[Trace], None], notes: list[str]) -> Trace:
+    trace = Trace(problem)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")     # not converged within the budget is the finding, not a fault
+        try:
+            run(trace)
+        except Exception as error:          # one method's fault must not end the comparison; it is reported
+            notes.append(f"{name} on {problem.name} failed: {type(error).__name__}: {str(error)[:120]}")
+    return trace
+
+
+def _row(problem: Problem, name: str, trace: Trace) -> dict:
+    best, counter = float(trace.curve[1][-1]), trace.metric.counter
+    return {"problem": problem.name, "method": name, "best energy": best, "above exact": best / problem.energy - 1,
+            "cost to its best": trace.until(1.001 * best) if math.isfinite(best) else math.nan,
+            "cost to 1 %": trace.until(1.01 * problem.energy), "scores in all": counter.evaluations,
+            "derivatives in all": counter.derivatives}
+
+
+def _target(problem: Problem, traces: dict[str, Trace]) -> Target:
+    """Against the first-order method of least energy: what it costs there, and what Gauss–Newton costs when it passes below."""
+    best = {name: float(trace.curve[1][-1]) for name, trace in traces.items()}
+    first_order = [name for name in traces if name.startswith(("relaxation", "functional", "stochman", "geomstats"))]
+    rival = min(first_order, key=best.get)
+    cost, energy = traces[rival].until(1.001 * best[rival]), best[rival]
+    ours = {name: trace.until(energy) for name, trace in traces.items() if name.startswith("gauss_newton")}
+    name = min((n for n in ours if ours[n] > 0), key=ours.get, default=None)
+    reached = f"{rival} costs {cost:.0f} to within 0.1 % of its best, {energy:.6f}; " + (
+        f"{name} is below that after {ours[name]:.0f}, {cost / ours[name]:.3g} times fewer" if name else "never beaten")
+    return Target(f"{problem.name}: 20 times fewer evaluations than the best first-order method, at lower energy", reached,
+                  name is not None and cost >= 20 * ours[name])

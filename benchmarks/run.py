@@ -1,0 +1,83 @@
+"""`make bench`: measure everything that was promised, print tables and PASS or MISSED, keep the numbers.
+
+`python -m benchmarks.run --only accuracy,memory --out build/benchmarks`. Times appear as ratios only.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lib import checks, figures
+
+from . import Result, density, digits, peers, sphere
+
+BENCHMARKS: dict[str, Callable[[bool], Result]] = {
+    "accuracy": sphere.accuracy, "convergence": sphere.convergence, "memory": sphere.memory, "first_order": peers.first_order,
+    "density_sphere": density.on_sphere, "density_mixtures": density.mixtures, "ablation": density.ablation,
+    "initial_value": sphere.initial_value, "digits": digits.alone, "mnist": digits.mnist,
+    "quadrature": sphere.quadrature, "sharing": sphere.sharing, "trade": sphere.trade}
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(only: Annotated[str, typer.Option(help="names of benchmarks, separated by commas; all if empty")] = "",
+         out: Annotated[Path, typer.Option(help="folder for the numbers")] = Path("build/benchmarks"),
+         threads: Annotated[int, typer.Option(help="threads of torch", min=1)] = 1) -> None:
+    """Run the benchmarks and say which promises are kept."""
+    names = [checks.choice("benchmark", name.strip(), BENCHMARKS) for name in only.split(",") if name.strip()] or list(BENCHMARKS)
+    torch.set_num_threads(threads)
+    # legible also where the output is no terminal
+    console, began, results = Console(width=None if Console().is_terminal else 160), time.perf_counter(), []
+    for name in names:
+        results.append(BENCHMARKS[name](False))
+        show(console, results[-1])
+        keep(results[-1], out, threads)
+    targets = [target for result in results for target in result.targets]
+    console.rule("promises")
+    for target in targets:
+        console.print(str(target), style="green" if target.met else "bold red", highlight=False, markup=False)
+    console.print(f"{sum(t.met for t in targets)} of {len(targets)} kept; {time.perf_counter() - began:.0f} s; numbers in {out}", highlight=False)
+
+
+def show(console: Console, result: Result) -> None:
+    """One table with what it decides."""
+    if len(result.rows):
+        grid = Table(title=result.title, title_justify="left")
+        for column in result.rows.columns:
+            grid.add_column(column, justify="right" if pd.api.types.is_numeric_dtype(result.rows[column]) else "left")
+        for row in result.rows.itertuples(index=False):
+            grid.add_row(*map(text, row))
+        console.print(grid, markup=False)
+    for line in [*map(str, result.targets), *(f"note: {note}" for note in result.notes)]:
+        console.print(line, highlight=False, markup=False)
+    console.print()
+
+
+def text(value: object) -> str:
+    """A cell: four digits of a float, a dash for what is missing."""
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:.4g}"
+    return str(value)
+
+
+def keep(result: Result, out: Path, threads: int) -> None:
+    """Table, targets and notes with their provenance."""
+    about = {"benchmark": result.name, "title": result.title, "threads": threads}
+    figures.save_results(result.name, result.rows, folder=out, parameters=about, data=result.data)
+    verdict = {"targets": [vars(target) for target in result.targets], "notes": result.notes}
+    figures.save_results(f"{result.name}-verdict", verdict, folder=out, parameters=about, data=result.data)
+
+
+if __name__ == "__main__":
+    app()
