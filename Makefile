@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ARGS   ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Small batches of small matrices: more threads cost more than they give, and much more on a busy machine.
+export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

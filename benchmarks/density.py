@@ -48,7 +48,7 @@ def mixtures(quick: bool = False) -> Result:
     for name, (means, widths, ends) in MIXTURES.items():
         metric = DensityMetric(GaussianMixtureScore(*(torch.tensor(x, dtype=torch.float64) for x in (means, widths))), alpha=1.0)
         start, end = (torch.tensor(x, dtype=torch.float64) for x in ends)
-        cells, reach = (48, 5) if quick else (160, 8)
+        cells, reach = (48, 5) if quick else (192, 8)
         shortest = grid_distance(metric, start, lower=-2.4, upper=2.4, cells=cells, reach=reach).to(end)
         for init in ("lerp", "annealed"):
             levels = [2.0, 1.0, 0.5, 0.25] if init == "annealed" else None

@@ -59,7 +59,7 @@ def log_density(score: Score, x: Tensor, *, sigma_max: float, sigma_min: float |
     "dopri5" (rtol, atol; see lib.ode). divergence: "exact" (d directional derivatives a point and stage), "hutchinson" (`probes`
     ≥ 2 Rademacher probes, the same for all points and times, drawn from `generator`, else from one seeded with 0), or
     "auto", exact up to 64 dimensions. prior: (mean, variance) of the data, numbers or (*event); the density at sigma_max is
-    taken to be N(mean, variance + sigma_max²), by default N(0, sigma_max²): an error that falls as 1/sigma_max².
+    taken to be N(mean, variance + sigma_max²), by default N(0, sigma_max²): an error of order ‖mean‖/sigma_max.
     Raises ValueError or TypeError for bad input, ArithmeticError if the solution blows up.
     """
     x, low, high = _checked(score, x, sigma_min, sigma_max)

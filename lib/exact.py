@@ -130,7 +130,7 @@ class GridDistance:
 
     def index(self, point: Tensor) -> int:
         """Number of the grid node at `point` (2,); raises ValueError if there is none."""
-        i, j = (int(np.abs(axis - float(c)).argmin()) for axis, c in zip((self.x, self.y), point))
+        i, j = (int(np.abs(axis - float(c)).argmin()) for axis, c in zip((self.x, self.y), point, strict=True))
         if abs(self.x[i] - float(point[0])) + abs(self.y[j] - float(point[1])) > 1e-9 * np.ptp(self.x):
             raise ValueError(f"{point.tolist()} is no node of the grid; choose lower, upper and cells so that it is one")
         return i * len(self.y) + j
@@ -153,15 +153,20 @@ def grid_distance(metric: Metric, start: Tensor, *, lower: float, upper: float, 
 
     A node is joined to all nodes that it sees within `reach` steps along each axis (32 directions for reach 3, 80 for 5);
     an edge costs its length under the metric, by two Gauss–Legendre points. For p known in closed form (`metric.inner`).
+    Raises ValueError for a start off the grid, too few cells, or upper ≤ lower.
     """
+    if not lower < upper:
+        raise ValueError(f"upper must be above lower, got {upper} and {lower}")
     axis = np.linspace(lower, upper, checks.count("cells", cells, least=2 * checks.count("reach", reach)) + 1)
     m, h, rows, columns, costs = len(axis), (upper - lower) / cells, [], [], []
     grid, number = torch.cartesian_prod(*[torch.from_numpy(axis)] * 2).reshape(m, m, 2), np.arange(m * m).reshape(m, m)
-    for a, b in ((a, b) for a in range(reach + 1) for b in range(-reach, reach + 1) if math.gcd(a, b) == 1 and (a > 0 or b > 0)):
+    half = ((a, b) for a in range(reach + 1) for b in range(-reach, reach + 1) if math.gcd(a, b) == 1 and (a > 0 or b > 0))
+    for a, b in half:
         here = slice(0, m - a), slice(max(0, -b), m - max(0, b))
         there = slice(a, m), slice(max(0, b), m - max(0, -b))
         x, step = grid[here].reshape(-1, 2), torch.tensor([[a * h, b * h]], dtype=torch.float64)
-        speed = [metric.inner(x + t * step, step.expand_as(x), step.expand_as(x)).sqrt() for t in (0.5 - 12**-0.5, 0.5 + 12**-0.5)]
+        step = step.expand_as(x)
+        speed = [metric.inner(x + t * step, step, step).sqrt() for t in (0.5 - 12**-0.5, 0.5 + 12**-0.5)]
         rows.append(number[here].ravel()), columns.append(number[there].ravel()), costs.append((sum(speed) / 2).numpy())
     graph = csr_array((np.concatenate(costs), (np.concatenate(rows), np.concatenate(columns))), shape=(m * m, m * m))
     source = GridDistance(axis, axis, number, number).index(start)

@@ -31,12 +31,14 @@ METHODS: dict[str, Preset] = {
     "stein": Preset(SteinMetric, "Stein score metric, Gauss–Newton", {"lam": 1000.0}),
     "density": Preset(DensityMetric, "probability density metric, Gauss–Newton", {"alpha": 1.0}),
     "both": Preset(ScoreMetric, "both metrics multiplied, Gauss–Newton", {"lam": 10.0, "alpha": 0.2}),
-    "azeglio2025": Preset(SteinMetric, "Stein metric as in arXiv 2505.11128: SLERP start, Adam on 10 points, frozen score derivative",
+    "azeglio2025": Preset(SteinMetric, "arXiv 2505.11128: SLERP start, 10 points, Adam, score derivative frozen at −I/sigma²",
                           {"lam": 1000.0}, Relaxation(optimizer="adam", derivative="frozen"), {"points": 10, "init": "slerp"}),
-    "yu2025": Preset(DensityMetric, "density metric as in arXiv 2504.06675: functional gradient on spherical control points",
+    "yu2025": Preset(DensityMetric, "arXiv 2504.06675: density metric, functional gradient on spherical control points",
                      {"alpha": 0.002}, FunctionalGradient(), {"points": 17, "init": "slerp"}),
-    "jacobian": Preset(JacobianMetric, "pullback by the score, arXiv 2510.05509; L-BFGS", {}, Relaxation(optimizer="lbfgs"), {"points": 17}),
-    "spacetime": Preset(SpaceTimeMetric, "Fisher–Rao metric on (x, sigma), arXiv 2505.17517; L-BFGS", {}, Relaxation(optimizer="lbfgs"), {"points": 17}),
+    "jacobian": Preset(JacobianMetric, "arXiv 2510.05509: pullback by the score; L-BFGS", {},
+                       Relaxation(optimizer="lbfgs"), {"points": 17}),
+    "spacetime": Preset(SpaceTimeMetric, "arXiv 2505.17517: Fisher–Rao metric on (x, sigma); L-BFGS", {},
+                        Relaxation(optimizer="lbfgs"), {"points": 17}),
     "georce": Preset(SteinMetric, "Stein metric by GEORCE, arXiv 2505.05961", {"lam": 1000.0}, Georce()),
     "shooting": Preset(SteinMetric, "Stein metric by shooting", {"lam": 1000.0}, Shooting()),
 }
@@ -118,7 +120,8 @@ def _metric(preset: Preset, score: Score, settings: dict) -> tuple[Metric, dict]
     rest = {k: v for k, v in settings.items() if k not in names}
     foreign = {"lam", "alpha"} & set(rest)
     if foreign:
-        raise TypeError(f"{', '.join(sorted(foreign))} is no setting of {preset.metric.__name__}; use method='both' for lam and alpha")
+        raise TypeError(f"{', '.join(sorted(foreign))} is no setting of {preset.metric.__name__}; "
+                        "use method='both' for lam and alpha")
     return preset.metric(score, **{**preset.metric_settings, **own}), rest
 
 

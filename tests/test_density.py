@@ -76,9 +76,10 @@ def test_rk4_has_order_four(mixture, prior, x):
 
 
 def test_error_of_the_default_prior_falls_as_promised(mixture, x):
-    errors = [(log_density(mixture, x, sigma_max=s, steps=60).value - mixture.log_density(x)).abs().max() for s in (10.0, 20.0, 40.0)]
-    # N(0, sigma_max²) starts the flow at a point of norm ~ sigma_max: the error is of first order in the ratio of variances
-    assert errors[0] < 1 and all(b < 0.7 * a for a, b in zip(errors, errors[1:], strict=False))
+    levels, truth = (10.0, 20.0, 40.0), mixture.log_density(x)
+    errors = [float((log_density(mixture, x, sigma_max=s, steps=60).value - truth).abs().max()) for s in levels]
+    # at the end of the flow x ~ sigma_max, and the mean that N(0, sigma_max²) leaves out costs x·mean/sigma_max²
+    assert errors[0] < 1 and all(0.4 < b / a < 0.6 for a, b in zip(errors, errors[1:], strict=False)), errors
 
 
 def test_gaussian_prior_is_exact_for_a_gaussian(x):

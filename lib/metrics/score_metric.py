@@ -38,7 +38,8 @@ class ScoreMetric(Metric):
     @property
     def kind(self) -> str:
         """stein, density, both or euclidean."""
-        return {(True, True): "both", (True, False): "stein", (False, True): "density"}.get((self.lam > 0, self.alpha > 0), "euclidean")
+        names = {(True, True): "both", (True, False): "stein", (False, True): "density", (False, False): "euclidean"}
+        return names[self.lam > 0, self.alpha > 0]
 
     def weight(self, x: Tensor, log_density: Tensor | None = None) -> Tensor:
         """exp(−2 alpha f) at x, (n,)."""

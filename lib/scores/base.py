@@ -42,7 +42,7 @@ class Score:
         self.counter = Counter()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Score at x (n, *event) -> (n, *event). Raises ValueError for a wrong shape or a result that is not finite."""
+        """Score at x (n, *event) -> (n, *event). Raises ValueError or TypeError for what is no batch of points."""
         self._check(x)
         self.counter.evaluations += x.shape[0]
         self.counter.batches += 1
@@ -73,7 +73,7 @@ class Score:
     def derivative(self, x: Tensor, v: Tensor) -> Tensor:
         """Directional derivative J_s(x) v = (Hess log p) v, forward mode: (n, *event) -> (n, *event)."""
         self.counter.derivatives += x.shape[0]
-        return torch.func.jvp(self._score, (x,), (v,))[1]
+        return torch.func.jvp(self._score, (x.contiguous(),), (v.contiguous(),))[1]    # forward mode takes no expanded view
 
     def _score(self, x: Tensor) -> Tensor:
         raise NotImplementedError

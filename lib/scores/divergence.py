@@ -32,5 +32,5 @@ def quadratic_forms(score: Score, x: Tensor, directions: Tensor) -> Tensor:
     if isinstance(score.sigma, Tensor):
         score = score.at(score.sigma.repeat(k))
     e = directions.to(x).repeat_interleave(n, 0)
-    x = x.repeat(k, *[1] * (x.ndim - 1))        # a copy: forward mode takes no expanded view
+    x = x.repeat(k, *[1] * (x.ndim - 1))
     return (e * score.derivative(x, e)).flatten(1).sum(1).reshape(k, n)

@@ -119,8 +119,8 @@ def _small_matrices(metric: ScoreMetric, D: Tensor, M: Tensor, S: Tensor, a: _St
 class GaussNewton(Solver):
     """Gauss–Newton with Levenberg–Marquardt damping; every pair of the batch has its own damping and stops on its own.
 
-    tol: stop when a step makes, or an undamped one promises, a relative fall of the energy below it. max_iter: score batches after the first.
-    degree: polynomial degree of the elements; order of the energy is 2·degree in the segment length (2 is the default
+    tol: stop when a step makes, or an undamped one promises, a relative fall of the energy below it. max_iter: score
+    batches after the first. degree: polynomial degree of the elements; order of the energy is 2·degree in the segment length (2 is the default
     that notebook 09 finds best, 1 is the chain of straight segments). coarse: numbers of points to solve on first.
     """
 

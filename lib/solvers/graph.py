@@ -45,7 +45,8 @@ def graph_path(start: Tensor, end: Tensor, samples: Tensor, points: int = 33, *,
     cost, before = dijkstra(graph, directed=False, indices=np.arange(batch), return_predecessors=True)
     lost = [i for i in range(batch) if not np.isfinite(cost[i, batch + i])]
     if lost:
-        raise ValueError(f"pair(s) {lost[:8]} are not connected in the graph of {k} neighbours; raise neighbours= or give more samples")
+        raise ValueError(f"pair(s) {lost[:8]} are not connected in the graph of {k} neighbours; "
+                         "raise neighbours= or give more samples")
     return torch.cat([_walk(nodes, before[i], i, batch + i, points, start) for i in range(batch)])
 
 
