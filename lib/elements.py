@@ -23,7 +23,7 @@ class Elements:
 
     D (Q, N): node values -> derivative at the quadrature points. M (Q, N): value there. w (Q,): quadrature weights.
     V (N, N) values -> derivative at the nodes (mean of both sides where elements meet).
-    blocks: per element (first node, last node, nodal derivative matrix, nodal integration matrix).
+    blocks: per degree, in order: nodes of its elements (E, p + 1), nodal derivative and nodal integration matrix (p + 1, p + 1).
     """
 
     times: Tensor
@@ -35,11 +35,14 @@ class Elements:
 
     def line_integral(self, points: Tensor, fields: Tensor) -> Tensor:
         """∫ s·dx from the first node to each node: points, fields (batch, N, d) -> (batch, N)."""
-        total = points.new_zeros(points.shape[:2])
-        for first, last, derivative, integral in self.blocks:
-            velocity = derivative.to(points) @ points[:, first:last + 1]
-            rate = (fields[:, first:last + 1] * velocity).sum(-1)
-            total[:, first:last + 1] = total[:, first:first + 1] + rate @ integral.to(points).T
+        # s_j · x'_j = Σ_k D_jk (s_j · x_k): one product of small matrices instead of one pass over d for each element
+        gram, total = fields @ (points - points[:, :1]).mT, points.new_zeros(points.shape[:2])
+        for nodes, derivative, integral in self.blocks:
+            rate = (gram[:, nodes[:, :, None], nodes[:, None]] * derivative.to(points)).sum(-1)
+            part = rate @ integral.to(points).T                                    # from each element's first node
+            whole = part[..., -1].cumsum(1)
+            before = total[:, nodes[0, :1]] + torch.cat([torch.zeros_like(whole[:, :1]), whole[:, :-1]], 1)
+            total[:, nodes[:, 1:]] = before[..., None] + part[..., 1:]
         return total
 
 
@@ -71,17 +74,19 @@ def elements(points: int, degree: int = 2) -> Elements:
         raise ValueError(f"degree must be 1, 2, 3 or 4 (equally spaced nodes of higher degree oscillate), got {degree}")
     h = 1 / (points - 1)
     D, M, w = np.zeros((points - 1, points)), np.zeros((points - 1, points)), np.zeros(points - 1)
-    V, touched, blocks, first = np.zeros((points, points)), np.zeros(points), [], 0
-    for p in _degrees(points - 1, degree):
+    V, touched, first = np.zeros((points, points)), np.zeros(points), 0
+    degrees, groups = _degrees(points - 1, degree), {}
+    for p in degrees:
         slope, integral, gauss_slope, gauss_value, weights = _element(p)
         rows, nodes = slice(first, first + p), slice(first, first + p + 1)
         D[rows, nodes], M[rows, nodes], w[rows] = gauss_slope / (p * h), gauss_value, weights * p * h
         V[nodes, nodes] += slope / (p * h)
         touched[nodes] += 1
-        blocks.append((first, first + p, torch.from_numpy(slope), torch.from_numpy(integral)))
+        groups.setdefault(p, (torch.from_numpy(slope), torch.from_numpy(integral), []))[2].append(np.arange(points)[nodes])
         first += p
+    blocks = tuple((torch.from_numpy(np.array(nodes)), slope, integral) for slope, integral, nodes in groups.values())
     tensors = (torch.from_numpy(a) for a in (D, M, w, V / touched[:, None]))
-    return Elements(torch.linspace(0, 1, points, dtype=torch.float64), *tensors, tuple(blocks))
+    return Elements(torch.linspace(0, 1, points, dtype=torch.float64), *tensors, blocks)
 
 
 @lru_cache(maxsize=64)

@@ -60,11 +60,16 @@ class _State:
     scaled_energy: Tensor
 
     def rows(self, index: Tensor) -> _State:
-        return _State(*(getattr(self, f.name)[index] for f in fields(self)))
+        """Some of the paths, by rising index; the state itself, not a copy, if these are all."""
+        return self if len(index) == len(self.x) else _State(*(getattr(self, f.name)[index] for f in fields(self)))
 
-    def replace(self, index: Tensor, other: _State) -> None:
+    def replace(self, index: Tensor, other: _State) -> _State:
+        """The state with these paths replaced: `other` itself if these are all, else written in place."""
+        if len(index) == len(self.x):
+            return other
         for f in fields(self):
             getattr(self, f.name)[index] = getattr(other, f.name)
+        return self
 
 
 def _state(metric: ScoreMetric, e: Elements, x: Tensor, s: Tensor) -> _State:
@@ -180,28 +185,30 @@ class GaussNewton(Solver):
             active = retire(met, "converged", True)
             if len(active) == 0:
                 break
-            now, delta, fall = now.rows(~met), delta[~met], fall[~met]
+            keep = (~met).nonzero().flatten()
+            now, delta, fall = now.rows(keep), delta[keep], fall[keep]
             trial = now.x.clone()
             trial[:, 1:-1] += delta
             s = now.s.clone()                            # the ends keep their scores
             s[:, 1:-1] = scores(trial[:, 1:-1])
             new = _state(metric, e, trial, s)
-            if not known:                                # secant −Δ·(s_new − s)/‖Δ‖²
+            if metric.alpha > 0 and not known:           # secant −Δ·(s_new − s)/‖Δ‖²
                 change = ((new.s - now.s)[:, 1:-1] * delta).sum(-1) / delta.pow(2).sum(-1)
                 kappa[active] = (-change).clamp_min(0).where(torch.isfinite(change), kappa[active])
-            better = (new.log_energy <= now.log_energy).cpu()      # False for NaN
-            state.replace(active[better], new.rows(better))
+            gain = (now.log_energy - new.log_energy).expm1().cpu()         # relative fall of the energy
+            better = gain >= 0                                             # False for NaN
+            state = state.replace(active[better], new.rows(better.nonzero().flatten()))
             rejected[active] = torch.where(better, 0, rejected[active] + 1)
             mu[active[better]] = torch.where(mu[active[better]] > self.damping, mu[active[better]] / 4, 0.0)
             mu[active[~better]] = (4 * mu[active[~better]]).clamp_min(self.damping)
-            done = better & ((now.log_energy - new.log_energy).expm1().cpu() <= self.tol)
+            done = better & (gain <= self.tol)
             history.append({"iteration": iteration, "energy": state.log_energy.exp().tolist(), "active": len(active)})
             if stopped(callback, iteration, state.x.reshape(path.shape).to(path), state.log_energy.exp()):
                 active = retire(torch.ones(len(active), dtype=torch.bool), "stopped by the callback", False)
                 break
             if bool(done.any()):
                 active = retire(done, "converged", True)
-                new, fall = new.rows(~done), fall[~done]
+                new, fall = new.rows((~done).nonzero().flatten()), fall[~done]
             stuck = rejected[active] >= self.max_rejections
             if bool(stuck.any()):
                 blind = (fall <= self._resolution(metric, state.rows(active))).cpu()
