@@ -56,13 +56,14 @@ def sphere_ends(dim: int, pairs: int = 1, angle: float = ANGLE) -> tuple[Tensor,
     return start, end
 
 
-def fine_energy(metric: ScoreMetric, points: Tensor, *, degrees: tuple[int, ...] = (1, 2), factor: int = 10) -> Tensor:
-    """Length² of the curve through `points` (batch, N, *event) by `factor` times as many scores: (batch,), float64.
+def fine_energy(metric: ScoreMetric, points: Tensor, *, degrees: tuple[int, ...] = (1, 2), segments: int = 500) -> Tensor:
+    """Length² of the curve through `points` (batch, N, *event) by a quadrature on at least `segments` pieces: (batch,), float64.
 
     The same measure for every solver. Length² is the energy at constant speed, so a path is not blamed for its parameter;
-    each pair counts with the better of the curves of these degrees (chain of segments, parabolas).
+    each pair counts with the better of the curves of these degrees (chain of segments, parabolas). The nodes stay nodes.
     """
-    t = torch.linspace(0, 1, factor * (points.shape[1] - 1) + 1, dtype=torch.float64)
+    pieces = max(10, -(-segments // (points.shape[1] - 1))) * (points.shape[1] - 1)
+    t = torch.linspace(0, 1, pieces + 1, dtype=torch.float64)
     with torch.no_grad():
         # a chain has corners at its nodes: the segments of the fine path do not cross them
         curves = [paths.length(paths.evaluate(points, t, degree), metric, 1 if degree == 1 else 2) for degree in degrees]

@@ -36,7 +36,7 @@ from .. import paths
 from ..elements import Elements, elements
 from ..metrics.base import Metric
 from ..metrics.score_metric import ScoreMetric
-from .base import Callback, Solution, Solver, stopped
+from .base import Callback, Solution, Solver, stopped, unfinished
 
 
 WEIGHT_FLOOR = 1e-2     # smallest weight in the stiffness matrix, relative to the largest
@@ -152,79 +152,108 @@ class GaussNewton(Solver):
         return self._iterate(metric, path, callback)
 
     def _iterate(self, metric: ScoreMetric, path: Tensor, callback: Callback | None) -> Solution:
-        e, event = elements(path.shape[1], self.degree), path.shape[2:]
-        work = torch.float32 if path.device.type == "mps" else torch.float64
+        with torch.no_grad():
+            return _Run(self, metric, path).solve(callback)
 
-        def scores(x: Tensor) -> Tensor:
-            with torch.no_grad():
-                return metric.score(x.flatten(0, 1).reshape(-1, *event).to(path)).reshape(x.shape).to(work)
 
-        x = path.flatten(2).to(work)
-        s = scores(x)
+class _Run:
+    """A batch of paths on its way: which pairs are still active, their damping, and why the others stopped."""
+
+    def __init__(self, settings: GaussNewton, metric: ScoreMetric, path: Tensor) -> None:
+        self.settings, self.metric, self.path = settings, metric, path
+        self.elements, batch = elements(path.shape[1], settings.degree), len(path)
+        x = path.flatten(2).to(torch.float32 if path.device.type == "mps" else torch.float64)
+        s = self._scores(x)
         if not bool(torch.isfinite(s).all()):
             raise ValueError(f"{metric.score.name} is NaN or infinite on the starting path; start from another path "
                              "(init=...) or a larger noise level")
-        state, batch = _state(metric, e, x, s), len(x)
-        known = metric.alpha > 0 and isinstance(metric.sigma, float) and metric.sigma > 0
-        kappa = x.new_full((batch, x.shape[1] - 2), 1 / metric.sigma**2 if known else 0.0)
-        mu, rejected = x.new_zeros(batch), torch.zeros(batch, dtype=torch.long)
-        reason, converged = ["max_iter reached"] * batch, torch.zeros(batch, dtype=torch.bool)
-        active, history = torch.arange(batch), []
+        self.state = _state(metric, self.elements, x, s)
+        self.known = isinstance(metric.sigma, float) and metric.sigma > 0
+        self.kappa = x.new_full((batch, x.shape[1] - 2), 1 / metric.sigma**2 if self.known else 0.0)
+        self.mu, self.rejected = x.new_zeros(batch), torch.zeros(batch, dtype=torch.long)
+        self.converged, self.reason = unfinished(batch, "max_iter reached")
+        self.active, self.history = torch.arange(batch), []
 
-        def retire(which: Tensor, why: str, success: bool | Tensor) -> Tensor:
-            """Take pairs off the active list."""
-            for i in active[which].tolist():
-                reason[i] = why
-            converged[active[which]] = success if isinstance(success, bool) else success[which]
-            return active[~which]
-
-        for iteration in range(1, self.max_iter + 1):
-            now = state.rows(active)
-            delta, fall = _step(metric, e, now, mu[active], kappa[active])
-            met = ((fall <= self.tol) & (mu[active] <= self.damping)).cpu()
-            active = retire(met, "converged", True)
-            if len(active) == 0:
+    def solve(self, callback: Callback | None) -> Solution:
+        for iteration in range(1, self.settings.max_iter + 1):
+            delta, fall = self._propose()
+            if len(self.active) == 0:
                 break
-            keep = (~met).nonzero().flatten()
-            now, delta, fall = now.rows(keep), delta[keep], fall[keep]
-            trial = now.x.clone()
-            trial[:, 1:-1] += delta
-            s = now.s.clone()                            # the ends keep their scores
-            s[:, 1:-1] = scores(trial[:, 1:-1])
-            new = _state(metric, e, trial, s)
-            if metric.alpha > 0 and not known:           # secant −Δ·(s_new − s)/‖Δ‖²
-                change = ((new.s - now.s)[:, 1:-1] * delta).sum(-1) / delta.pow(2).sum(-1)
-                kappa[active] = (-change).clamp_min(0).where(torch.isfinite(change), kappa[active])
-            gain = (now.log_energy - new.log_energy).expm1().cpu()         # relative fall of the energy
-            better = gain >= 0                                             # False for NaN
-            state = state.replace(active[better], new.rows(better.nonzero().flatten()))
-            rejected[active] = torch.where(better, 0, rejected[active] + 1)
-            mu[active[better]] = torch.where(mu[active[better]] > self.damping, mu[active[better]] / 4, 0.0)
-            mu[active[~better]] = (4 * mu[active[~better]]).clamp_min(self.damping)
-            done = better & (gain <= self.tol)
-            history.append({"iteration": iteration, "energy": state.log_energy.exp().tolist(), "active": len(active)})
-            if stopped(callback, iteration, state.x.reshape(path.shape).to(path), state.log_energy.exp()):
-                active = retire(torch.ones(len(active), dtype=torch.bool), "stopped by the callback", False)
+            self._try(delta, fall)
+            energy = self.state.log_energy.exp()
+            self.history.append({"iteration": iteration, "energy": energy.tolist(), "active": len(self.active)})
+            if stopped(callback, iteration, self._points(), energy):
+                self._close(torch.ones(len(self.active), dtype=torch.bool), "stopped by the callback", False)
                 break
-            if bool(done.any()):
-                active = retire(done, "converged", True)
-                new, fall = new.rows((~done).nonzero().flatten()), fall[~done]
-            stuck = rejected[active] >= self.max_rejections
-            if bool(stuck.any()):
-                blind = (fall <= self._resolution(metric, state.rows(active))).cpu()
-                bad = ~torch.isfinite(new.log_energy).cpu()
-                why = "the score is NaN or infinite beside the path" if bool((bad & stuck).any()) else \
-                    "the energy falls no further at this number of points"
-                active = retire(stuck, why, blind & ~bad)
-        coarse = converged & (self._resolution(metric, state) > TRUSTED).cpu()
-        for i in coarse.nonzero().flatten().tolist():
-            reason[i] = "the score changes faster than the points resolve; raise points= or start at larger noise_levels="
-        converged &= ~coarse
-        points = state.x.reshape(path.shape).to(path)
-        points[:, 0], points[:, -1] = path[:, 0], path[:, -1]
-        return Solution(points, converged, reason, state.s.reshape(path.shape).to(path), history)
+        self._distrust()
+        return Solution(self._points(), self.converged, self.reason, self.state.s.reshape(self.path.shape).to(self.path), self.history)
 
-    def _resolution(self, metric: ScoreMetric, state: _State) -> Tensor:
+    def _propose(self) -> tuple[Tensor, Tensor]:
+        """Steps of the active pairs and the falls they promise; pairs whose undamped step promises too little are done."""
+        mu = self.mu[self.active]
+        delta, fall = _step(self.metric, self.elements, self.state.rows(self.active), mu, self.kappa[self.active])
+        met = ((fall <= self.settings.tol) & (mu <= self.settings.damping)).cpu()
+        self._close(met, "converged", True)
+        self.active = self.active[~met]
+        return delta[~met], fall[~met]
+
+    def _try(self, delta: Tensor, fall: Tensor) -> None:
+        """One score batch: take the step where the energy falls, damp the next one where it does not."""
+        now = self.state.rows(self.active)
+        x, s = now.x.clone(), now.s.clone()
+        x[:, 1:-1] += delta
+        s[:, 1:-1] = self._scores(x[:, 1:-1])                                  # the ends keep their scores
+        new = _state(self.metric, self.elements, x, s)
+        gain = (now.log_energy - new.log_energy).expm1().cpu()                 # relative fall of the energy
+        better = gain >= 0                                                     # False for NaN
+        if self.metric.alpha > 0 and not self.known:
+            self._secant((new.s - now.s)[:, 1:-1], delta)
+        self.state = self.state.replace(self.active[better], new.rows(better.nonzero().flatten()))
+        self._damp(better)
+        done, stuck = better & (gain <= self.settings.tol), self.rejected[self.active] >= self.settings.max_rejections
+        self._close(done, "converged", True)
+        if bool(stuck.any()):
+            self._give_up(stuck, torch.isfinite(new.log_energy).cpu(), fall)
+        self.active = self.active[~(done | stuck)]
+
+    def _damp(self, better: Tensor) -> None:
+        """Levenberg–Marquardt: mu falls by 4 (to zero at last) after success and rises by 4 after failure."""
+        good, poor, least = self.active[better], self.active[~better], self.settings.damping
+        self.mu[good] = torch.where(self.mu[good] > least, self.mu[good] / 4, 0.0)
+        self.mu[poor] = (4 * self.mu[poor]).clamp_min(least)
+        self.rejected[good], self.rejected[poor] = 0, self.rejected[poor] + 1
+
+    def _secant(self, change: Tensor, delta: Tensor) -> None:
+        """kappa = −Δ·(s_new − s)/‖Δ‖², the curvature of −log p along the step."""
+        kappa = -(change * delta).sum(-1) / delta.pow(2).sum(-1)
+        self.kappa[self.active] = kappa.clamp_min(0).where(torch.isfinite(kappa), self.kappa[self.active])
+
+    def _give_up(self, stuck: Tensor, finite: Tensor, fall: Tensor) -> None:
+        """A pair that no damping helps has converged if the fall its step promised is below the quadrature's error."""
+        blind = (fall <= self._resolution(self.state.rows(self.active))).cpu()
+        self._close(stuck & ~finite, "the score is NaN or infinite beside the path", False)
+        self._close(stuck & finite & blind, "the energy falls no further at this number of points", True)
+        self._close(stuck & finite & ~blind, "the energy falls no further at this number of points", False)
+
+    def _distrust(self) -> None:
+        """Nothing has converged whose energy depends on the quadrature."""
+        coarse = self.converged & (self._resolution(self.state) > TRUSTED).cpu()
+        self.active = torch.arange(len(coarse))
+        self._close(coarse, "the score changes faster than the points resolve; raise points= or start at larger noise_levels=", False)
+
+    def _resolution(self, state: _State) -> Tensor:
         """Relative difference of the energy between this degree and the chain of segments: its quadrature error, (batch,)."""
-        other = _state(metric, elements(state.x.shape[1], 1 if self.degree > 1 else 2), state.x, state.s)
-        return (other.log_energy - state.log_energy).exp().sub(1).abs()
+        other = elements(state.x.shape[1], 1 if self.settings.degree > 1 else 2)
+        return (_state(self.metric, other, state.x, state.s).log_energy - state.log_energy).expm1().abs()
+
+    def _close(self, mask: Tensor, why: str, success: bool) -> None:
+        for i in self.active[mask].tolist():
+            self.converged[i], self.reason[i] = success, why
+
+    def _scores(self, x: Tensor) -> Tensor:
+        """Scores at (batch, n, d) in the caller's dtype, returned in the solver's."""
+        return self.metric.score(x.reshape(-1, *self.path.shape[2:]).to(self.path)).reshape(x.shape).to(x)
+
+    def _points(self) -> Tensor:
+        points = self.state.x.reshape(self.path.shape).to(self.path)
+        return torch.cat([self.path[:, :1], points[:, 1:-1], self.path[:, -1:]], 1)    # the ends as they came
