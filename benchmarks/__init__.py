@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lib import paths
 from lib.metrics import ScoreMetric
+from lib.solvers import Geodesic
 
 ANGLE = 2.0     # radians between the ends on the unit sphere, as in all reference numbers
 
@@ -48,7 +49,7 @@ def table(rows: Iterable[dict]) -> pd.DataFrame:
 
 
 def sphere_ends(dim: int, pairs: int = 1, angle: float = ANGLE) -> tuple[Tensor, Tensor]:
-    """`pairs` pairs of points of the unit sphere of R^dim, `angle` apart, the k-th turned by k tenths of a radian: (pairs, dim) each."""
+    """`pairs` pairs of points of the unit sphere, `angle` apart, the k-th turned by k tenths of a radian: (pairs, dim) each."""
     first = 0.1 * torch.arange(pairs, dtype=torch.float64)
     start, end = torch.zeros(2, pairs, dim, dtype=torch.float64)
     for point, phase in ((start, first), (end, first + angle)):
@@ -57,7 +58,7 @@ def sphere_ends(dim: int, pairs: int = 1, angle: float = ANGLE) -> tuple[Tensor,
 
 
 def fine_energy(metric: ScoreMetric, points: Tensor, *, degrees: tuple[int, ...] = (1, 2), segments: int = 500) -> Tensor:
-    """Length² of the curve through `points` (batch, N, *event) by a quadrature on at least `segments` pieces: (batch,), float64.
+    """Length² of the curve through `points` (batch, N, *event) on at least `segments` pieces: (batch,), float64.
 
     The same measure for every solver. Length² is the energy at constant speed, so a path is not blamed for its parameter;
     each pair counts with the better of the curves of these degrees (chain of segments, parabolas). The nodes stay nodes.
@@ -85,6 +86,11 @@ def order(errors: Iterable[float], sizes: Iterable[int]) -> list[float]:
     """Observed order between neighbours: −Δlog(error)/Δlog(size)."""
     errors, sizes = [math.log(abs(e)) for e in errors], [math.log(n) for n in sizes]
     return [-(errors[i + 1] - errors[i]) / (sizes[i + 1] - sizes[i]) for i in range(len(errors) - 1)]
+
+
+def spent(g: Geodesic) -> dict[str, int | bool]:
+    """Columns that say what a solve cost and how it ended."""
+    return {"batches": g.score_batches, "evaluations": g.score_evaluations, "converged": bool(g.converged.all())}
 
 
 def percent(x: float) -> str:

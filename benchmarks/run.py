@@ -37,7 +37,8 @@ def main(only: Annotated[str, typer.Option(help="names of benchmarks, separated 
          out: Annotated[Path, typer.Option(help="folder for the numbers")] = Path("build/benchmarks"),
          threads: Annotated[int, typer.Option(help="threads of torch", min=1)] = 1) -> None:
     """Run the benchmarks and say which promises are kept."""
-    names = [checks.choice("benchmark", name.strip(), BENCHMARKS) for name in only.split(",") if name.strip()] or list(BENCHMARKS)
+    wanted = [name.strip() for name in only.split(",") if name.strip()]
+    names = [checks.choice("benchmark", name, BENCHMARKS) for name in wanted] or list(BENCHMARKS)
     torch.set_num_threads(threads)
     # legible also where the output is no terminal
     console, began, results = Console(width=None if Console().is_terminal else 160), time.perf_counter(), []
@@ -49,7 +50,8 @@ def main(only: Annotated[str, typer.Option(help="names of benchmarks, separated 
     console.rule("promises")
     for target in targets:
         console.print(str(target), style="green" if target.met else "bold red", highlight=False, markup=False)
-    console.print(f"{sum(t.met for t in targets)} of {len(targets)} kept; {time.perf_counter() - began:.0f} s; numbers in {out}", highlight=False)
+    kept, seconds = sum(t.met for t in targets), time.perf_counter() - began
+    console.print(f"{kept} of {len(targets)} kept; {seconds:.0f} s; numbers in {out}", highlight=False)
 
 
 def measure(name: str, quick: bool = False) -> Result:

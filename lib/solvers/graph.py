@@ -30,7 +30,8 @@ def nearest(points: Tensor, k: int, chunk: int = 1024) -> tuple[Tensor, Tensor]:
 def graph_path(start: Tensor, end: Tensor, samples: Tensor, points: int = 33, *, neighbours: int = 8) -> Tensor:
     """Shortest paths through `samples` (m, *event) for pairs (batch, *event) -> (batch, points, *event).
 
-    Raises ValueError if a pair is not connected: more neighbours or more samples are needed.
+    Raises ValueError if a pair is not connected: more neighbours or more samples are needed. Its result serves `geodesic`
+    as `init=`; init="graph" calls it with the default.
     """
     checks.finite("samples", checks.floating("samples", samples))
     if samples.shape[1:] != start.shape[1:]:
@@ -46,7 +47,7 @@ def graph_path(start: Tensor, end: Tensor, samples: Tensor, points: int = 33, *,
     lost = [i for i in range(batch) if not np.isfinite(cost[i, batch + i])]
     if lost:
         raise ValueError(f"pair(s) {lost[:8]} are not connected in the graph of {k} neighbours; "
-                         "raise neighbours= or give more samples")
+                         "give more samples, or the path of graph_path(..., neighbours=...) as init=")
     return torch.cat([_walk(nodes, before[i], i, batch + i, points, start) for i in range(batch)])
 
 
