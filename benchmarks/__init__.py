@@ -71,15 +71,15 @@ def fine_energy(metric: ScoreMetric, points: Tensor, *, degrees: tuple[int, ...]
     return torch.stack(curves).amin(0) ** 2
 
 
-def seconds(run: Callable[[], Any], repeats: int = 5) -> float:
-    """Median time of a call; only ratios of such numbers are ever shown."""
-    run()
-    taken = []
-    for _ in range(repeats):
+def time_ratio(run: Callable[[], Any], other: Callable[[], Any], repeats: int = 5) -> float:
+    """Time of `run` over that of `other`: median of neighbouring measurements, so that a busy machine slows both."""
+    def seconds(call: Callable[[], Any]) -> float:
         begin = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - begin)
-    return statistics.median(taken)
+        call()
+        return time.perf_counter() - begin
+
+    run(), other()
+    return statistics.median(seconds(run) / seconds(other) for _ in range(repeats))
 
 
 def order(errors: Iterable[float], sizes: Iterable[int]) -> list[float]:

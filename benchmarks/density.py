@@ -38,7 +38,8 @@ def on_sphere(quick: bool = False) -> Result:
     prototype = frame[(frame.sigma == 0.1) & (frame.start == "straight")].set_index("alpha").batches
     return Result("density_sphere", "Density metric on the sphere, 2 rad, T = 50", frame, [
         Target("sigma 0.05 solved by annealing (energy within 0.1 %)",
-               f"{percent(worst)}, {int(annealed.batches.max())} batches at most", worst <= 1e-3 and bool(annealed.converged.all()))],
+               f"{percent(worst)}, {int(annealed.batches.max())} batches at most",
+               worst <= 1e-3 and bool(annealed.converged.all()))],
         [f"the prototype of the reference numbers needed 68 and 94 batches at sigma 0.1; here "
          f"{prototype[0.5]} and {prototype[1.0]}"])
 
@@ -91,5 +92,5 @@ def ablation(quick: bool = False) -> Result:
     gain = (wide["neither"] / wide["both"])[solved["neither"]]
     return Result("ablation", "What the curvature term and the weight floor buy (straight start)", frame, [],
                   [f"solved, of 4: {', '.join(f'{name} {int(solved[name].sum())}' for name in variants)}"
-                   + (f"; where neither is needed, both save factors of {gain.min():.2g} to {gain.max():.2g}" if len(gain) else ""),
-                   "converged but not solved: without the floor a singular matrix promises no fall of the energy at a steep start"])
+                   + (f"; where it solves without, both save factors of {gain.min():.2g} to {gain.max():.2g}" if len(gain) else ""),
+                   "converged but not solved: without the floor a singular matrix promises no fall of the energy"])

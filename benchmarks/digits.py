@@ -41,8 +41,9 @@ def alone(quick: bool = False) -> Result:
                      "line / geodesic": line / error, **spent(g)})
     frame = table(rows)
     good = int((frame["line / geodesic"] >= 8).sum())
-    return Result("digits", "Scikit-learn's digits turned by 90°, exact score of their turns: error to the true turn", frame, [
-        Target("error at least 8 times below the line's for ≥ 8 of 10", f"{good} of {len(frame)}", good >= 8)], data=[source.source])
+    target = Target("error at least 8 times below the line's for ≥ 8 of 10", f"{good} of {len(frame)}", good >= 8)
+    title = "Scikit-learn's digits turned by 90°, exact score of their turns: error to the true turn"
+    return Result("digits", title, frame, [target], data=[source.source])
 
 
 def mnist(quick: bool = False) -> Result:
@@ -73,5 +74,5 @@ def mnist(quick: bool = False) -> Result:
     return Result("mnist", f"{len(people)} images of {source.source.name}, turned by 90°: error to the true turn", frame,
                   [Target("the reference errors for 0, 2, 3, 4, 5, 8 to a factor of two, from the graph (either schedule)",
                           reached, max(near.values()) == len(turned) > 0)],
-                  [f"all pairs at once: {batches}; converged: {converged} of {2 * len(first)}, since orientations 7.5° apart are not "
-                   "bridged at sigma 0.6", "1, 7 and 9 go by way of other digits"], [source.source])
+                  [f"all pairs at once: {batches}; converged: {converged} of {2 * len(first)}, since orientations 7.5° apart are "
+                   "not bridged at sigma 0.6", "1, 7 and 9 go by way of other digits"], [source.source])

@@ -54,13 +54,13 @@ class Trace:
         picks = np.unique(np.geomspace(1, len(self.paths), most).round().astype(int)) - 1
         ruler, end = self.problem.metric(), sphere_ends(self.problem.dim)[1]
         arrived = [bool((self.paths[i][-1] - end).norm() < 1e-5) for i in picks]
-        energy = [fine_energy(ruler, self.paths[i][None]).item() if ok else np.inf for i, ok in zip(picks, arrived)]
+        energy = [fine_energy(ruler, self.paths[i][None]).item() if ok else np.inf for i, ok in zip(picks, arrived, strict=True)]
         return np.array([self.spent[i] for i in picks]), np.minimum.accumulate(np.where(np.isfinite(energy), energy, np.inf))
 
     def until(self, level: float) -> float:
         """Cost until the energy is at most `level`; NaN if never."""
         spent, energy = self.curve
-        return next((float(c) for c, e in zip(spent, energy) if e <= level), math.nan)
+        return next((float(c) for c, e in zip(spent, energy, strict=True) if e <= level), math.nan)
 
     @cached_property
     def curve(self) -> tuple[np.ndarray, np.ndarray]:
