@@ -92,5 +92,5 @@ def ablation(quick: bool = False) -> Result:
     gain = (wide["neither"] / wide["both"])[solved["neither"]]
     return Result("ablation", "What the curvature term and the weight floor buy (straight start)", frame, [],
                   [f"solved, of 4: {', '.join(f'{name} {int(solved[name].sum())}' for name in variants)}"
-                   + (f"; where it solves without, both save factors of {gain.min():.2g} to {gain.max():.2g}" if len(gain) else ""),
+                   + (f"; where it solves without, both save {gain.min():.2g} to {gain.max():.2g}" if len(gain) else ""),
                    "converged but not solved: without the floor a singular matrix promises no fall of the energy"])

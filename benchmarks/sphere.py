@@ -68,8 +68,8 @@ def convergence(quick: bool = False) -> Result:
         Target("second order with degree 1 (mean of the last two refinements, lam 1)", f"{last[1.0, 1]:.2f}",
                last[1.0, 1] >= 1.8),
         Target("the aim: fourth order with degree 2 (lam 1)", f"{last[1.0, 2]:.2f}", last[1.0, 2] >= 3.8)],
-        [f"lam 1000: {last[1e3, 1]:.2f} and {last[1e3, 2]:.2f}. The path leaves the sphere in a layer that degree 2 resolves only "
-         "at the finest T, so its order is still rising; its error is below 0.01 % from T = 16 on"])
+        [f"lam 1000: {last[1e3, 1]:.2f} and {last[1e3, 2]:.2f}. The path leaves the sphere in a layer that degree 2 resolves "
+         "only at the finest T, so its order is still rising; its error is below 0.01 % from T = 16 on"])
 
 
 def peak_memory() -> int:
@@ -87,23 +87,23 @@ def memory(quick: bool = False) -> Result:
                "print(before, sphere.peak_memory())")
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     before, peak = map(int, done.stdout.split())
-    d, small, pairs, repeats = (64, 16, 2, 1) if quick else (4096, 512, 8, 5)
+    d, small, pairs, repeats = (16, 16, 1, 1) if quick else (1024, 512, 2, 5)
 
     def growth(large: tuple[int, int], little: tuple[int, int]) -> float:
-        """Per doubling, over two doublings of (dimension, pairs)."""
-        return time_ratio(*(partial(solve, dim, 1e3, 65, pairs=n) for dim, n in (large, little)), repeats) ** 0.5
+        """Per doubling, over four doublings of (dimension, pairs): caches make a single one cost 1.5 to 2.3 times."""
+        return time_ratio(*(partial(solve, dim, 1e3, 65, pairs=n) for dim, n in (large, little)), repeats) ** 0.25
 
-    by_dim, by_pairs = growth((4 * d, 1), (d, 1)), growth((small, 4 * pairs), (small, pairs))
+    by_dim, by_pairs = growth((16 * d, 1), (d, 1)), growth((small, 16 * pairs), (small, pairs))
     rows = [{"quantity": f"peak memory, d = {dim}, T = 64", "value": peak / 1e9, "unit": "GB"},
             {"quantity": "of which imports", "value": before / 1e9, "unit": "GB"},
-            {"quantity": f"d from {d} to {4 * d}, one pair", "value": by_dim, "unit": "times the time a doubling"},
-            {"quantity": f"pairs from {pairs} to {4 * pairs}, d = {small}", "value": by_pairs, "unit": "times the time a doubling"}]
+            {"quantity": f"d from {d} to {16 * d}, one pair", "value": by_dim, "unit": "times a doubling"},
+            {"quantity": f"pairs from {pairs} to {16 * pairs}, d = {small}", "value": by_pairs, "unit": "times a doubling"}]
     worst = max(by_dim, by_pairs)
     return Result("memory", "Memory and cost (one thread, medians of five)", table(rows), [
         Target(f"peak memory below 1.5 GB at d = {dim}, T = 64",
                f"{peak / 1e9:.2f} GB, {(peak - before) / 1e9:.2f} GB above the imports", peak < 1.5e9),
-        Target("linear in d and in pairs: doubling costs at most 2.4 times", f"{by_dim:.2f} and {by_pairs:.2f} times",
-               worst <= 2.4)])
+        Target("linear in d and in pairs: a doubling costs at most 2.3 times, over four of them",
+               f"{by_dim:.2f} and {by_pairs:.2f} times", worst <= 2.3)])
 
 
 def quadrature(quick: bool = False) -> Result:

@@ -16,7 +16,7 @@ INTERPOLATIONS = {"lerp": lerp, "slerp": slerp}
 def straight(start: Tensor, velocity: Tensor, frames: int, time: float = 1.0) -> Tensor:
     """Go straight on: start + t·velocity, t in [0, time]; (batch, *event) -> (batch, frames, *event)."""
     checks.same_layout("start", start, "velocity", velocity)
-    return lerp(start, start + time * velocity, frames)
+    return lerp(start, start + checks.positive("time", time) * velocity, frames)
 
 
 def guided_walk(score: Score, start: Tensor, velocity: Tensor, frames: int, time: float = 1.0, *,
@@ -32,11 +32,13 @@ def guided_walk(score: Score, start: Tensor, velocity: Tensor, frames: int, time
     checks.same_layout("start", start, "velocity", velocity)
     if not isinstance(score.sigma, float):
         raise ValueError("guided_walk needs a score with a noise level (sigma² s is the way back to the data)")
-    step = velocity.flatten(1).norm(dim=1) * time / (checks.count("frames", frames, least=2) - 1)
+    if bool((velocity == 0).flatten(1).all(1).any()):
+        raise ValueError("velocity is zero in some row: the walk has no direction there; drop these rows")
+    step = velocity.flatten(1).norm(dim=1) * checks.positive("time", time) / (checks.count("frames", frames, least=2) - 1)
     x, path = start, [start]
     direction = scale(1 / velocity.flatten(1).norm(dim=1), velocity)
     for _ in range(frames - 1):
-        s = score(x)
+        s = checks.finite("the score on the walk", score(x))
         tangent = direction - scale(dot(direction, s) / dot(s, s).clamp_min(torch.finfo(x.dtype).tiny), s)
         new = x + scale(step / tangent.flatten(1).norm(dim=1).clamp_min(1e-12), tangent) + pull * score.sigma**2 * s
         made = new - x

@@ -104,8 +104,10 @@ def end_points(start: Tensor, end: Tensor, event_shape: Sequence[int] | None) ->
 
 def noise_schedule(levels: Sequence[float] | None, final: float | Tensor | None) -> tuple[float, ...]:
     """Check an annealing schedule: positive and strictly falling, down to the score's own level `final`."""
-    if levels is None or len(levels) == 0:
+    if levels is None:
         return ()
+    if isinstance(levels, (int, float)):
+        raise TypeError(f"noise_levels must be a sequence of falling noise levels, got the number {levels}")
     levels = tuple(positive("noise_levels", s) for s in levels)
     if any(b >= a for a, b in zip(levels, levels[1:])):
         raise ValueError(f"noise_levels must fall strictly (large noise first), got {levels}")

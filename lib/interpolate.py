@@ -59,7 +59,8 @@ def interpolate(model: Score | Callable[[Tensor], Tensor], start: Tensor, end: T
                 frames: int = 17, sigma: float | None = None, **settings) -> Frames:
     """Frames from `start` to `end` (batch, *event), or one pair (*event), both ends included.
 
-    model: a score, or a function x -> grad log p(x). method: a name of METHODS or a baseline ("lerp", "slerp").
+    model: a score, or a function x -> grad log p(x) of vectors (a function of images: FunctionScore(f, event_shape=(c, h, w)),
+    which tells one image from a batch). method: a name of METHODS or a baseline ("lerp", "slerp").
     frames: how many (≥ 2). sigma: noise level to work at (the model's own by default).
     settings: of the metric (lam, alpha, …), a `solver`, and of `geodesic` (points, noise_levels, init, samples, tol, …);
     an unknown name raises TypeError. Frames lie at equal steps of the path's parameter, equal Riemannian distances for a
@@ -89,18 +90,21 @@ def extrapolate(model: Score | Callable[[Tensor], Tensor], start: Tensor, veloci
                 frames: int = 17, time: float = 1.0, sigma: float | None = None, **settings) -> Frames:
     """Frames that leave `start` with `velocity` (batch, *event) and run for `time`, the first of them the start.
 
-    method: "stein", "density" or "both" (exponential map of that metric), or a baseline ("straight", "guided_walk").
-    settings: of the metric, and of `shoot` (steps, method as `ode`, form, radius, …) or of the baseline.
+    method: "stein", "density", "both" or "yu2025" (exponential map of that metric), or a baseline ("straight", "guided_walk").
+    settings: of the metric, and of `shoot` (steps, form, radius, …; its method, rk4 or dopri5, as `ode`) or of the baseline.
     """
     score, frames = _at(model, sigma), checks.count("frames", frames, least=2)
     known = ["stein", "density", "both", "yu2025"]
     checks.choice("method", method, [*known, *baselines.EXTRAPOLATIONS])
     start, velocity = (checks.batched(n, x, score.event_shape) for n, x in (("start", start), ("velocity", velocity)))
+    checks.positive("time", time)
     before = score.counter.evaluations
     if method in baselines.EXTRAPOLATIONS:
         shown, path = baselines.EXTRAPOLATIONS[method](score, start, velocity, frames, time, **settings), None
     else:
         metric, rest = _metric(METHODS[method], score, settings)
+        if "ode" in rest:
+            rest["method"] = rest.pop("ode")
         form = {"form": "yu2025"} if method == "yu2025" else {}
         path = shoot(metric, start, velocity, time=time, **{**form, **rest})
         shown = paths.evaluate(path.points, torch.linspace(0, 1, frames, dtype=torch.float64))

@@ -228,12 +228,13 @@ STEIN = SteinMetric(SphereScore(), 10.0)
     (dict(init="graph"), ValueError, "samples"), (dict(init="graph", samples=torch.zeros(5, 4).double()), ValueError, "samples"),
     (dict(init=torch.zeros(1, 5, 3).double()), ValueError, "init"), (dict(noise_levels=(0.1, 0.2)), ValueError, "fall"),
     (dict(noise_levels=(0.2, 0.2)), ValueError, "fall"), (dict(noise_levels=(0.2, 0.0)), ValueError, "noise_levels"),
-    (dict(noise_levels=(0.2, 0.01)), ValueError, "below"), (dict(solver="portfolio"), ValueError, "noise_levels"),
+    (dict(noise_levels=(0.2, 0.01)), ValueError, "below"), (dict(noise_levels=0.5), TypeError, "sequence"),
+    (dict(init=[[0.0]]), TypeError, "init"), (dict(metric=lambda x: -x), TypeError, "SteinMetric"), (dict(solver="portfolio"), ValueError, "noise_levels"),
 ])
 def test_bad_input_is_refused_with_its_reason(change, error, message):
     a, b = ends()
     with pytest.raises(error, match=message):
-        geodesic(STEIN, **{"start": a, "end": b, **change})
+        geodesic(**{"metric": STEIN, "start": a, "end": b, **change})
 
 
 @pytest.mark.parametrize("make", [
@@ -257,3 +258,9 @@ def test_gauss_newton_names_the_solver_for_other_metrics():
 
 def test_every_solver_has_its_name():
     assert all(SOLVERS[name].name == name for name in SOLVERS) and "gauss_newton" in SOLVERS
+
+
+@pytest.mark.parametrize("settings", [dict(tol=-1.0), dict(tol=math.nan), dict(damping=-1.0), dict(max_iter=0), dict(max_rejections=0)])
+def test_settings_of_the_solver_are_checked(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        GaussNewton(**settings)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lib import METHODS, ConvergenceWarning, GaussianMixtureScore, SphereScore, baselines, extrapolate, interpolate, paths
+from lib import METHODS, ConvergenceWarning, FunctionScore, GaussianMixtureScore, SphereScore, baselines, extrapolate, interpolate, paths
 from lib.exact import sphere_geodesic
 from lib.gallery import frame_rows
 from lib.solvers import Relaxation
@@ -66,6 +66,19 @@ def test_every_extrapolation_starts_at_the_start(method):
     assert (result.path is None) == (method in baselines.EXTRAPOLATIONS)
 
 
+def test_the_adaptive_integrator_is_reached_by_name():
+    start, velocity = ends()[0], torch.tensor([[0.0, 0.5, 0.0]], dtype=torch.float64)
+    fixed, adaptive = (extrapolate(SphereScore(), start, velocity, lam=10.0, ode=ode).frames for ode in ("rk4", "dopri5"))
+    torch.testing.assert_close(fixed, adaptive, atol=1e-6, rtol=0)
+
+
+def test_an_own_function_works_at_one_noise_level_a_point():
+    score = FunctionScore(lambda x, sigma: -x / (1 + sigma**2), sigma=0.1)
+    torch.testing.assert_close(score.at(torch.tensor([0.0 + 1, 2.0]))(torch.ones(2, 2)), -torch.ones(2, 2) / torch.tensor([[2.0], [5.0]]))
+    start, end = torch.tensor([[0.1, 0.2]]).double(), torch.tensor([[0.9, 1.2]]).double()
+    assert interpolate(score, start, end, method="spacetime", frames=3, points=5).frames.shape == (1, 3, 2)
+
+
 def test_stein_extrapolation_stays_nearer_to_the_sphere_than_the_straight_one():
     start, velocity = ends()[0], torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64)
     off = {m: float((extrapolate(SphereScore(), start, velocity, method=m).frames.norm(dim=2) - 1).abs().max())
@@ -98,6 +111,9 @@ def test_baselines_are_the_paths_module():
     (lambda a, b: extrapolate(SphereScore(), a, b, method="georce"), ValueError, "unknown method"),
     (lambda a, b: extrapolate(SphereScore(), a, b[:, :2]), ValueError, "shape"),
     (lambda a, b: extrapolate(lambda x: -x, a, b, method="guided_walk"), ValueError, "noise level"),
+    (lambda a, b: extrapolate(SphereScore(), a, 0 * b, method="guided_walk"), ValueError, "zero"),
+    (lambda a, b: extrapolate(SphereScore(), a, b, method="straight", time=math.nan), ValueError, "time"),
+    (lambda a, b: extrapolate(FunctionScore(lambda x, s: x * math.nan, sigma=0.1), a, b, method="guided_walk"), ValueError, "NaN"),
 ])
 def test_bad_input_is_refused_with_its_reason(call, error, message):
     with pytest.raises(error, match=message):

@@ -47,8 +47,8 @@ class Score:
         self.counter.evaluations += x.shape[0]
         self.counter.batches += 1
         s = self._score(x)
-        if not isinstance(s, Tensor) or s.shape != x.shape:
-            got = tuple(s.shape) if isinstance(s, Tensor) else type(s).__name__
+        if not isinstance(s, Tensor) or s.shape != x.shape or not s.is_floating_point():
+            got = f"{s.dtype} of shape {tuple(s.shape)}" if isinstance(s, Tensor) else type(s).__name__
             raise ValueError(f"{self.name} returned {got} for points of shape {tuple(x.shape)}; a score keeps the shape")
         return s
 

@@ -13,7 +13,8 @@ from .base import Score
 class FunctionScore(Score):
     """Wrap a function.
 
-    function: x (n, *event) -> (n, *event); with `sigma` it is called as function(x, sigma) and `at` works.
+    function: x (n, *event) -> (n, *event); with `sigma` it is called as function(x, sigma) and `at` works; its
+    sigma is a number, or a tensor (n, 1, …) of one level a point that multiplies x.
     log_density: optional, the same arguments -> (n,).
     """
 
@@ -33,7 +34,7 @@ class FunctionScore(Score):
         return self.density is not None
 
     def _arguments(self, x: Tensor) -> tuple:
-        return (x,) if self.sigma is None else (x, self.sigma)
+        return (x,) if self.sigma is None else (x, self._level(x))
 
     def _score(self, x: Tensor) -> Tensor:
         return self.function(*self._arguments(x))

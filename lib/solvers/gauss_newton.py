@@ -16,7 +16,8 @@ For a step Δ of the interior points let y = rowsum(S∘Δ), z = rowsum(U∘DΔ)
 
 Cost O(T² d + T³) a pair beside the T − 1 scores of one batch. Levenberg–Marquardt damping mu makes the energy fall.
 
-Two things beyond plain Gauss–Newton make the density metric (alpha > 0) four to eight times cheaper (notebook 09):
+Two things beyond plain Gauss–Newton make the density metric (alpha > 0) several times cheaper
+(`python -m benchmarks.run --only ablation`):
 * curvature: the Hessian of E also holds −alpha (M^T wq)_k Δ_k·H Δ_k with H = Hess log p. For any density convolved with
   noise sigma, H ⪰ −I/sigma², with equality across a thin manifold; so kappa = 1/sigma² times the square of the step along
   s/‖s‖ is added to C_yy. Where sigma is unknown kappa is the secant of the last step.
@@ -32,7 +33,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .. import paths
+from .. import checks, paths
 from ..elements import Elements, elements
 from ..metrics.base import Metric
 from ..metrics.score_metric import ScoreMetric
@@ -137,6 +138,12 @@ class GaussNewton(Solver):
     coarse: tuple[int, ...] = ()
     damping: float = 1e-3       # first Levenberg–Marquardt parameter after a rejected step
     max_rejections: int = 12
+
+    def __post_init__(self) -> None:
+        for name in ("tol", "level_tol", "damping"):
+            checks.positive(name, getattr(self, name))
+        for name in ("max_iter", "max_rejections"):
+            checks.count(name, getattr(self, name))
 
     def solve(self, metric: Metric, path: Tensor, callback: Callback | None = None) -> Solution:
         """See `Solver.solve`. Raises TypeError for a metric outside the family exp(−2 alpha f)(I + lam s s^T)."""

@@ -79,9 +79,9 @@ class Portfolio(Solver):
         solution = inner.solve(metric, every.flatten(0, 1), callback)
         measured = describe(metric, solution.points, scores=solution.scores, degree=self.degree,
                             converged=solution.converged, reason=solution.reason)
-        # a path that the quadrature does not resolve may look short: it wins only if nothing else is there
-        energy = measured.energy.where(solution.converged.to(measured.energy.device), 1e6 * measured.energy)
-        best = energy.reshape(batch, k).argmin(1).cpu()
+        # a path that the quadrature does not resolve may look short: it wins only where none has converged
+        energy, sound = measured.energy.nan_to_num(nan=torch.inf).cpu().reshape(batch, k), solution.converged.reshape(batch, k)
+        best = energy.where(sound | ~sound.any(1, keepdim=True), torch.inf).argmin(1)
         rows = torch.arange(batch) * k + best
         return Solution(solution.points[rows], solution.converged[rows], [solution.reason[i] for i in rows.tolist()],
                         None if solution.scores is None else solution.scores[rows],

@@ -37,6 +37,8 @@ def geodesic(metric: Metric, start: Tensor, end: Tensor, *, points: int = 33, so
 
     Returns a `Geodesic`; warns `ConvergenceWarning` where a pair did not converge. Raises ValueError or TypeError for bad input.
     """
+    if not isinstance(metric, Metric):
+        raise TypeError(f"metric must be a Metric, for instance SteinMetric(score), got {type(metric).__name__}")
     solver = _solver(solver, tol, max_iter)
     checks.count("points", points, least=3)
     start, end = checks.end_points(start, end, metric.event_shape)
@@ -61,6 +63,8 @@ def start_path(start: Tensor, end: Tensor, points: int, init: str | Tensor = "le
         path = checks.finite("init", path).to(start).clone()
         path[:, 0], path[:, -1] = start, end
         return path
+    if not isinstance(init, str):
+        raise TypeError(f"init must be one of {', '.join(STARTS)} or a torch.Tensor, got {type(init).__name__}")
     checks.choice("init", init, STARTS)
     if init == "graph":
         if samples is None:
