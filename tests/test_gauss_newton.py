@@ -139,7 +139,7 @@ def test_graph_says_which_pairs_it_cannot_connect():
 
 
 def test_portfolio_finds_the_deeper_basin_and_keeps_the_least_energy():
-    """A ring of points with a heavier half: the straight start runs through the middle or the wrong side."""
+    """On a ring of points the least energy wins: the short way round, for a pair alone and in a batch."""
     t = torch.linspace(0, 2 * math.pi, 181)[:-1].double()
     ring = EmpiricalScore(2 * torch.stack([t.cos(), t.sin()], -1), sigma=0.3)
     a, b = torch.tensor([[2.0, 0.0]]).double(), torch.tensor([[2 * math.cos(2.5), 2 * math.sin(2.5)]]).double()
