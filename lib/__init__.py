@@ -1,7 +1,8 @@
 """Riemannian geometry from the score of a diffusion model: what a notebook needs first."""
 
-from .interpolate import METHODS, Frames, extrapolate, interpolate
+from .interpolate import Frames, extrapolate, interpolate
 from .metrics import DensityMetric, EuclideanMetric, JacobianMetric, Metric, ScoreMetric, SpaceTimeMetric, SteinMetric
+from .presets import METHODS
 from .scores import EmpiricalScore, FunctionScore, GaussianMixtureScore, GaussianScore, Score, SphereScore
 from .solvers import SOLVERS, ConvergenceWarning, Geodesic, distance, geodesic, shoot
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -10,7 +14,56 @@ from .metrics.base import dot, scale
 from .paths import lerp, slerp
 from .scores.base import Score
 
-INTERPOLATIONS = {"lerp": lerp, "slerp": slerp}
+CLIP = 2.0          # NoiseDiffusion: largest number in a latent
+BOOST = 1.2         # NoiseDiffusion: μ + ν, how much of both images
+
+
+def noisediffusion(a: Tensor, b: Tensor, frames: int, clean_a: Tensor, clean_b: Tensor) -> Tensor:
+    """NoiseDiffusion (Zheng et al., ICLR 2024, with no fresh noise): (batch, *event) each -> (batch, frames, *event).
+
+    Of the inverted ends z_a, z_b, clipped to ±2, and the clean ends √ᾱ y_a, √ᾱ y_b in the same coordinates, for t in [0, 1]
+
+        z = a z_a + b z_b + (μ − a) √ᾱ y_a + (ν − b) √ᾱ y_b,  clipped to ±2,
+        a = cos(πt/2),  b = sin(πt/2),  μ = 1.2 a/(a + b),  ν = 1.2 b/(a + b).
+
+    The first and last frame follow the formula too (z_a + 0.2 √ᾱ y_a); the released code shows the given images there.
+    """
+    for name, x in (("b", b), ("clean_a", clean_a), ("clean_b", clean_b)):
+        checks.same_layout("a", a, name, x)
+    t = torch.linspace(0, 1, checks.count("frames", frames, least=2), dtype=torch.float64).reshape(-1, *[1] * (a.ndim - 1))
+    wa, wb = (w.to(a) for w in ((math.pi * t / 2).cos(), (math.pi * t / 2).sin()))
+    mu, nu = BOOST * wa / (wa + wb), BOOST * wb / (wa + wb)
+    za, zb, ya, yb = (x[:, None] for x in (a.clamp(-CLIP, CLIP), b.clamp(-CLIP, CLIP), clean_a, clean_b))
+    return (wa * za + wb * zb + (mu - wa) * ya + (nu - wb) * yb).clamp(-CLIP, CLIP)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """An interpolation without a metric. path(a, b, frames, clean_a, clean_b) -> (batch, frames, *event) in `space` (lib.spaces),
+    at the noise level of `time`, a fraction of the model's time steps; clean_a, clean_b: the given ends in its coordinates."""
+
+    path: Callable[..., Tensor]
+    summary: str
+    space: str = "clean"
+    time: float | None = None
+
+
+def _lerp(a: Tensor, b: Tensor, frames: int, *clean: Tensor) -> Tensor:
+    return lerp(a, b, frames)
+
+
+def _slerp(a: Tensor, b: Tensor, frames: int, *clean: Tensor) -> Tensor:
+    return slerp(a, b, frames)
+
+
+INTERPOLATIONS: dict[str, Baseline] = {
+    "lerp": Baseline(_lerp, "straight line"),
+    "slerp": Baseline(_slerp, "great circle about the origin"),
+    "shared_noise_lerp": Baseline(_lerp, "straight line between ends with the same noise, t = 400", "shared_noise", 0.4),
+    "shared_noise_slerp": Baseline(_slerp, "great circle between ends with the same noise, t = 400", "shared_noise", 0.4),
+    "ddim_slerp": Baseline(_slerp, "DDIM inversion to noise alone, great circle there (Song, Meng & Ermon 2021)", "ddim", 1.0),
+    "noisediffusion": Baseline(noisediffusion, "DDIM inversion to t = 700, clipped and mixed (Zheng et al. 2024)", "ddim", 0.7),
+}
 
 
 def straight(start: Tensor, velocity: Tensor, frames: int, time: float = 1.0) -> Tensor:

@@ -130,6 +130,8 @@ def _state(name: str) -> str:
 
 
 def _folders(entry: dict[str, Any]) -> list[Path]:
+    if "bundled" in entry:
+        return [REGISTRY.parent / entry["bundled"]]
     if "package" in entry:
         return [Path(str(importlib.resources.files(entry["package"])))]
     local = os.environ.get("GEODESICS_DATA")

@@ -4,86 +4,111 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from . import baselines, checks, paths
-from .metrics import DensityMetric, JacobianMetric, Metric, ScoreMetric, SpaceTimeMetric, SteinMetric
-from .scores import Score, as_score
-from .solvers import FunctionalGradient, Geodesic, Georce, Relaxation, Shooting, geodesic, shoot
-from .solvers.base import Solver
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A method: its metric with default settings, and defaults of `geodesic`. summary: what it is, with its source."""
-
-    metric: type[Metric]
-    summary: str
-    metric_settings: dict = field(default_factory=dict)
-    solver: str | Solver = "gauss_newton"
-    settings: dict = field(default_factory=dict)
-
-
-METHODS: dict[str, Preset] = {
-    "stein": Preset(SteinMetric, "Stein score metric, Gauss–Newton", {"lam": 1000.0}),
-    "density": Preset(DensityMetric, "probability density metric, Gauss–Newton", {"alpha": 1.0}),
-    "both": Preset(ScoreMetric, "both metrics multiplied, Gauss–Newton", {"lam": 10.0, "alpha": 0.2}),
-    "azeglio2025": Preset(SteinMetric, "arXiv 2505.11128: SLERP start, 10 points, Adam, score derivative frozen at −I/sigma²",
-                          {"lam": 1000.0}, Relaxation(optimizer="adam", derivative="frozen"), {"points": 10, "init": "slerp"}),
-    "yu2025": Preset(DensityMetric, "arXiv 2504.06675: density metric, functional gradient on spherical control points",
-                     {"alpha": 0.002}, FunctionalGradient(), {"points": 17, "init": "slerp"}),
-    "jacobian": Preset(JacobianMetric, "arXiv 2510.05509: pullback by the score; L-BFGS", {},
-                       Relaxation(optimizer="lbfgs"), {"points": 17}),
-    "spacetime": Preset(SpaceTimeMetric, "arXiv 2505.17517: Fisher–Rao metric on (x, sigma); L-BFGS", {},
-                        Relaxation(optimizer="lbfgs"), {"points": 17}),
-    "georce": Preset(SteinMetric, "Stein metric by GEORCE, arXiv 2505.05961", {"lam": 1000.0}, Georce()),
-    "shooting": Preset(SteinMetric, "Stein metric by shooting", {"lam": 1000.0}, Shooting()),
-}
+from .metrics import JacobianMetric, Metric, SpaceTimeMetric
+from .presets import METHODS, Preset
+from .scores import Counter, Score, as_score
+from .solvers import Geodesic, geodesic, shoot
+from .spaces import Space, working_space
 
 
 @dataclass
 class Frames:
-    """frames (batch, frames, *event); path: the Geodesic behind them, or None for a baseline; evaluations of the score."""
+    """frames (batch, frames, *event); path: the Geodesic behind them in the space the method works in, None for a baseline.
+
+    evaluations: points at which the score was computed for all of it, noising and denoising too; batches: calls.
+    settings: what was used; its "ends" says whether the first and last frame are "given" or "reconstructed".
+    """
 
     frames: Tensor
     method: str
     path: Geodesic | None
     evaluations: int
     settings: dict
+    batches: int = 0
 
 
 def interpolate(model: Score | Callable[[Tensor], Tensor], start: Tensor, end: Tensor, *, method: str = "stein",
-                frames: int = 17, sigma: float | None = None, **settings) -> Frames:
+                frames: int = 17, sigma: float | None = None, space: str | None = None, seed: int = 0, flow_steps: int = 30,
+                flow_method: str = "ddim", **settings) -> Frames:
     """Frames from `start` to `end` (batch, *event), or one pair (*event), both ends included.
 
     model: a score, or a function x -> grad log p(x) of vectors (a function of images: FunctionScore(f, event_shape=(c, h, w)),
-    which tells one image from a batch). method: a name of METHODS or a baseline ("lerp", "slerp").
-    frames: how many (≥ 2). sigma: noise level to work at (the model's own by default).
-    settings: of the metric (lam, alpha, …), a `solver`, and of `geodesic` (points, noise_levels, init, samples, tol, …);
-    an unknown name raises TypeError. Frames lie at equal steps of the path's parameter, equal Riemannian distances for a
-    converged geodesic.
+    which tells one image from a batch). method: a name of METHODS or of baselines.INTERPOLATIONS. frames: how many (≥ 2).
+    sigma: noise level to work at, in the units of x (the method's, else the model's own, by default).
+    space: "clean", the points as they are; "shared_noise", both ends with the same noise (of `seed`) of level sigma; "ddim", both
+    ends inverted to sigma. There the method runs in the model's variance-preserving coordinates (lib.spaces), which its lam,
+    alpha and solver settings then belong to; frames come back by the probability flow (flow_steps, flow_method: lib.flow),
+    the ends among them, so that these are reconstructions. By default a learned score is met where the method's paper does
+    (METHODS, INTERPOLATIONS), any other in the clean space.
+    settings: of the metric (lam, alpha, …), a `solver`, and of `geodesic` (points, noise_levels, init, samples, tol, …), lengths
+    and points among them those of the clean space; an unknown name raises TypeError. Frames lie at equal steps of the path's
+    parameter, equal Riemannian distances for a converged geodesic.
     """
-    score, frames = _at(model, sigma), checks.count("frames", frames, least=2)
+    score, frames = as_score(model), checks.count("frames", frames, least=2)
     checks.choice("method", method, [*METHODS, *baselines.INTERPOLATIONS])
     start, end = checks.end_points(start, end, score.event_shape)
-    if method in baselines.INTERPOLATIONS:
-        _no_settings(method, settings)
-        return Frames(baselines.INTERPOLATIONS[method](start, end, frames), method, None, 0, {})
-    preset = METHODS[method]
-    if preset.metric is SpaceTimeMetric and score.event_shape is None:
+    if score.event_shape is None:
         score = copy.copy(score)
         score.event_shape = tuple(start.shape[1:])
-    metric, rest = _metric(preset, score, settings)
-    rest = {"solver": preset.solver, **preset.settings, **rest}
+    before = replace(score.counter)
+    room = working_space(score, _space(method, score, space), sigma, _plan(method).time,
+                         seed=seed, steps=flow_steps, method=flow_method)
+    run = _baseline if method in baselines.INTERPOLATIONS else _geodesic
+    points, path = run(method, room, start, end, frames, settings)
+    shown = room.leave(points.flatten(0, 1)).reshape(points.shape)
+    used = {**({} if path is None else path.settings), **room.settings}
+    return Frames(shown, method, path, settings=used, **_spent(score, before))
+
+
+def _plan(method: str) -> Preset | baselines.Baseline:
+    return METHODS[method] if method in METHODS else baselines.INTERPOLATIONS[method]
+
+
+def _space(method: str, score: Score, asked: str | None) -> str:
+    """The space asked for, else the method's: a baseline's own, a preset's where the score is learned."""
+    fixed = method in baselines.INTERPOLATIONS and _plan(method).space != "clean"
+    if asked is None:
+        return _plan(method).space if fixed or hasattr(score, "noise_range") else "clean"
+    if (fixed and asked != _plan(method).space) or (method == "spacetime" and asked != "clean"):
+        raise ValueError(f"method {method!r} works in the space {_plan(method).space!r} alone, got {asked!r}; leave space= out")
+    return asked
+
+
+def _baseline(method: str, room: Space, start: Tensor, end: Tensor, frames: int, settings: dict) -> tuple[Tensor, None]:
+    if settings:
+        raise TypeError(f"method {method!r} takes no settings, got {', '.join(sorted(settings))}")
+    clean = [room.score.encode(x) for x in (start, end)] if room.kind != "clean" else []
+    return _plan(method).path(room.enter(start), room.enter(end), frames, *clean), None
+
+
+def _geodesic(method: str, room: Space, start: Tensor, end: Tensor, frames: int, settings: dict) -> tuple[Tensor, Geodesic]:
+    """Points of the method's geodesic (batch, frames, *event) in the working space, and the geodesic."""
+    preset = METHODS[method]
+    metric, rest = _metric(preset, room.score, {**(preset.learned if room.learned else {}), **settings})
+    rest = _carried(room, start, {"solver": preset.solver, **preset.settings, **rest})
+    a, b = room.enter(start), room.enter(end)
     lifted = isinstance(metric, SpaceTimeMetric)
-    a, b = (metric.lift(x, score.sigma) if lifted else x for x in (start, end))
-    path = geodesic(metric, a, b, **rest)
+    path = geodesic(metric, *(metric.lift(x, room.score.sigma) if lifted else x for x in (a, b)), **rest)
     points = paths.evaluate(path.points, torch.linspace(0, 1, frames, dtype=torch.float64))
-    shown = metric.project(points.flatten(0, 1))[0].reshape(*points.shape[:2], *start.shape[1:]) if lifted else points
-    return Frames(shown, method, path, path.score_evaluations, path.settings)
+    return (metric.project(points)[0] if lifted else points), path
+
+
+def _carried(room: Space, start: Tensor, settings: dict) -> dict:
+    """Lengths and points among the settings, in the working space."""
+    if room.kind == "clean":
+        return settings
+    levels = checks.noise_schedule(settings.get("noise_levels"), room.level)
+    carried = {**settings, "noise_levels": [room.score.unit * s for s in levels] or None}
+    for name in ("init", "samples"):
+        if isinstance(x := settings.get(name), Tensor):
+            carried[name] = room.enter(x.reshape(-1, *start.shape[1:])).reshape(x.shape)
+    return carried
 
 
 def extrapolate(model: Score | Callable[[Tensor], Tensor], start: Tensor, velocity: Tensor, *, method: str = "stein",
@@ -98,7 +123,7 @@ def extrapolate(model: Score | Callable[[Tensor], Tensor], start: Tensor, veloci
     checks.choice("method", method, [*known, *baselines.EXTRAPOLATIONS])
     start, velocity = (checks.batched(n, x, score.event_shape) for n, x in (("start", start), ("velocity", velocity)))
     checks.positive("time", time)
-    before = score.counter.evaluations
+    before = replace(score.counter)
     if method in baselines.EXTRAPOLATIONS:
         shown, path = baselines.EXTRAPOLATIONS[method](score, start, velocity, frames, time, **settings), None
     else:
@@ -108,7 +133,11 @@ def extrapolate(model: Score | Callable[[Tensor], Tensor], start: Tensor, veloci
         form = {"form": "yu2025"} if method == "yu2025" else {}
         path = shoot(metric, start, velocity, time=time, **{**form, **rest})
         shown = paths.evaluate(path.points, torch.linspace(0, 1, frames, dtype=torch.float64))
-    return Frames(shown, method, path, score.counter.evaluations - before, {} if path is None else path.settings)
+    return Frames(shown, method, path, settings={} if path is None else path.settings, **_spent(score, before))
+
+
+def _spent(score: Score, before: Counter) -> dict[str, int]:
+    return {name: getattr(score.counter, name) - getattr(before, name) for name in ("evaluations", "batches")}
 
 
 def _at(model: Score | Callable[[Tensor], Tensor], sigma: float | None) -> Score:
@@ -127,8 +156,3 @@ def _metric(preset: Preset, score: Score, settings: dict) -> tuple[Metric, dict]
         raise TypeError(f"{', '.join(sorted(foreign))} is no setting of {preset.metric.__name__}; "
                         "use method='both' for lam and alpha")
     return preset.metric(score, **{**preset.metric_settings, **own}), rest
-
-
-def _no_settings(method: str, settings: dict) -> None:
-    if settings:
-        raise TypeError(f"method {method!r} takes no settings, got {', '.join(sorted(settings))}")

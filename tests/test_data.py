@@ -155,6 +155,21 @@ def test_bad_arguments_of_digits(given, words):
         data.digits(**given)
 
 
+def test_bundled_files_lie_beside_the_registry_and_are_checked(tmp_path, monkeypatch):
+    file = {"name": "model.bin", "size": 3, "sha256": hashlib.sha256(b"abc").hexdigest()}
+    monkeypatch.setattr(data, "REGISTRY", tmp_path / "registry.toml")
+    monkeypatch.setattr(data, "registry", lambda: {"model": {"bundled": "models/one", "files": [file]}})
+    monkeypatch.setenv("GEODESICS_DATA", str(tmp_path / "not consulted"))
+    assert data.locate("model", download=True) is None
+    path = tmp_path / "models" / "one" / "model.bin"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"abc")
+    assert data.locate("model") == {"model.bin": path}
+    path.write_bytes(b"abd")
+    with pytest.raises(ValueError, match="sha256"):
+        data.locate("model")
+
+
 def test_an_unknown_registry_name_lists_the_known_ones():
     with pytest.raises(KeyError, match="mnist-test"):
         data.locate("minst")

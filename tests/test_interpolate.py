@@ -4,11 +4,14 @@ import math
 
 import pytest
 import torch
+from networks import EVENT, gaussian_denoiser, moments
 
-from lib import METHODS, ConvergenceWarning, FunctionScore, GaussianMixtureScore, SphereScore, baselines, extrapolate, interpolate, paths
+from lib import (METHODS, ConvergenceWarning, FunctionScore, GaussianMixtureScore, GaussianScore, SphereScore, SteinMetric,
+                 baselines, extrapolate, flow, geodesic, interpolate, paths)
 from lib.exact import sphere_geodesic
 from lib.gallery import frame_rows
-from lib.solvers import Relaxation
+from lib.scores import VariancePreservingScore
+from lib.solvers import GaussNewton, Portfolio, Relaxation
 
 
 def ends(angle=1.0):
@@ -21,8 +24,9 @@ def mixture():
     return GaussianMixtureScore(means, 0.6, sigma=0.3)
 
 
-SMALL = {"azeglio2025": dict(solver=Relaxation(optimizer="adam", derivative="frozen", max_iter=20)), "shooting": dict(points=17, lam=10.0, max_iter=10),
-         "georce": dict(lam=10.0, points=9), "spacetime": dict(points=7), "jacobian": dict(points=7)}
+SMALL = {"azeglio2025": dict(solver=Relaxation(optimizer="adam", derivative="frozen", max_iter=20)),
+         "shooting": dict(points=17, lam=10.0, max_iter=10), "georce": dict(lam=10.0, points=9),
+         "spacetime": dict(points=7), "jacobian": dict(points=7)}
 
 
 @pytest.mark.filterwarnings("ignore::lib.solvers.geodesic.ConvergenceWarning")
@@ -31,6 +35,10 @@ def test_every_method_gives_frames_between_the_ends(method):
     start, end = torch.tensor([[0.1, 0.2]]).double(), torch.tensor([[1.9, 1.2]]).double()
     result = interpolate(mixture(), start, end, method=method, frames=5, **SMALL.get(method, {}))
     assert result.frames.shape == (1, 5, 2) and torch.isfinite(result.frames).all() and result.method == method
+    if method in baselines.INTERPOLATIONS and baselines.INTERPOLATIONS[method].space != "clean":
+        assert result.path is None and result.evaluations > 0 and result.settings["ends"] == "reconstructed"
+        return
+    assert result.settings["space"] == "clean" and result.settings["ends"] == "given"
     torch.testing.assert_close(result.frames[:, 0], start, atol=1e-6, rtol=0)
     if result.path is None or bool(result.path.converged) or method != "shooting":     # a shot that missed ends where it landed
         torch.testing.assert_close(result.frames[:, -1], end, atol=1e-6, rtol=0)
@@ -74,7 +82,8 @@ def test_the_adaptive_integrator_is_reached_by_name():
 
 def test_an_own_function_works_at_one_noise_level_a_point():
     score = FunctionScore(lambda x, sigma: -x / (1 + sigma**2), sigma=0.1)
-    torch.testing.assert_close(score.at(torch.tensor([0.0 + 1, 2.0]))(torch.ones(2, 2)), -torch.ones(2, 2) / torch.tensor([[2.0], [5.0]]))
+    each = score.at(torch.tensor([1.0, 2.0]))(torch.ones(2, 2))
+    torch.testing.assert_close(each, -torch.ones(2, 2) / torch.tensor([[2.0], [5.0]]))
     start, end = torch.tensor([[0.1, 0.2]]).double(), torch.tensor([[0.9, 1.2]]).double()
     assert interpolate(score, start, end, method="spacetime", frames=3, points=5).frames.shape == (1, 3, 2)
 
@@ -107,17 +116,144 @@ def test_baselines_are_the_paths_module():
     (lambda a, b: interpolate(SphereScore(), a, b, pionts=9), TypeError, "pionts"),
     (lambda a, b: interpolate(SphereScore(), a, b, sigma=-1.0), ValueError, "sigma"),
     (lambda a, b: interpolate("model", a, b), TypeError, "callable"),
+    (lambda a, b: interpolate(SphereScore(), a, b, space="noise"), ValueError, "unknown space"),
+    (lambda a, b: interpolate(SphereScore(), a, b, space="ddim", flow_steps=1), ValueError, "flow_steps"),
+    (lambda a, b: interpolate(SphereScore(), a, b, space="ddim", flow_method="euler"), ValueError, "flow_method"),
+    (lambda a, b: interpolate(SphereScore(), a, b, space="ddim", sigma=0.0), ValueError, "sigma"),
+    (lambda a, b: interpolate(lambda x: -x, a, b, space="shared_noise"), ValueError, "one fixed density"),
+    (lambda a, b: interpolate(lambda x: -x, a, b, method="ddim_slerp"), ValueError, "one fixed density"),
+    (lambda a, b: interpolate(SphereScore(), a, b, method="ddim_slerp", space="clean"), ValueError, "leave space= out"),
+    (lambda a, b: interpolate(SphereScore(), a, b, method="ddim_slerp", lam=2.0), TypeError, "no settings"),
+    (lambda a, b: interpolate(SphereScore(), a, b, method="spacetime", space="ddim"), ValueError, "leave space= out"),
+    (lambda a, b: interpolate(SphereScore(), a, b, space="ddim", sigma=0.5, noise_levels=(0.6, 0.4)), ValueError, "below"),
+    (lambda a, b: baselines.noisediffusion(a, b, 5, a, b[:, :2]), ValueError, "clean_b"),
     (lambda a, b: extrapolate(SphereScore(), a, 0 * b), ValueError, "zero"),
     (lambda a, b: extrapolate(SphereScore(), a, b, method="georce"), ValueError, "unknown method"),
     (lambda a, b: extrapolate(SphereScore(), a, b[:, :2]), ValueError, "shape"),
     (lambda a, b: extrapolate(lambda x: -x, a, b, method="guided_walk"), ValueError, "noise level"),
     (lambda a, b: extrapolate(SphereScore(), a, 0 * b, method="guided_walk"), ValueError, "zero"),
     (lambda a, b: extrapolate(SphereScore(), a, b, method="straight", time=math.nan), ValueError, "time"),
-    (lambda a, b: extrapolate(FunctionScore(lambda x, s: x * math.nan, sigma=0.1), a, b, method="guided_walk"), ValueError, "NaN"),
+    (lambda a, b: extrapolate(FunctionScore(lambda x, s: x * math.nan, sigma=0.1), a, b, method="guided_walk"), ValueError,
+     "NaN"),
 ])
 def test_bad_input_is_refused_with_its_reason(call, error, message):
     with pytest.raises(error, match=message):
         call(*ends())
+
+
+def network_and_ends(pairs=2):
+    """A Gaussian "network" on images (1, 3, 4) and draws from its data."""
+    score, g = gaussian_denoiser(), torch.Generator().manual_seed(0)
+    mean, std = moments(score)
+    return score, *(mean + std * torch.randn(2, pairs, *EVENT, generator=g, dtype=torch.float64))
+
+
+QUICK = {"stein": dict(lam=1.0), "azeglio2025": dict(solver=Relaxation(optimizer="adam", derivative="frozen", max_iter=30)),
+         "jacobian": dict(solver=Relaxation(optimizer="adam", max_iter=30)), "georce": dict(lam=0.01, points=9),
+         "spacetime": dict(points=7), "shooting": dict(lam=0.01, points=9, max_iter=10)}
+PIPELINES = {"azeglio2025": "shared_noise", "yu2025": "ddim", "jacobian": "ddim", "shared_noise_lerp": "shared_noise",
+             "shared_noise_slerp": "shared_noise", "ddim_slerp": "ddim", "noisediffusion": "ddim"}
+
+
+@pytest.mark.filterwarnings("ignore::lib.solvers.geodesic.ConvergenceWarning")
+@pytest.mark.parametrize("method", [*METHODS, *baselines.INTERPOLATIONS])
+def test_every_method_runs_its_pipeline_on_a_network_and_a_batch_is_its_pairs_one_by_one(method):
+    score, start, end = network_and_ends()
+    both, single = (interpolate(score, a, b, method=method, frames=5, flow_steps=12, **QUICK.get(method, {}))
+                    for a, b in ((start, end), (start[1], end[1])))
+    space = PIPELINES.get(method, "clean")
+    assert both.frames.shape == (2, 5, *EVENT) and single.frames.shape == (1, 5, *EVENT) and torch.isfinite(both.frames).all()
+    torch.testing.assert_close(both.frames[1:], single.frames, atol=1e-6, rtol=0)
+    assert both.settings["space"] == space and both.settings["ends"] == ("given" if space == "clean" else "reconstructed")
+    carrying = {"clean": 0, "shared_noise": 2 * 5 * 12, "ddim": 2 * 5 * 12 + 2 * 2 * 11}[space]
+    assert both.evaluations == carrying + (0 if both.path is None else both.path.score_evaluations)
+    calls = {"clean": 0, "shared_noise": 12, "ddim": 12 + 2 * 11}[space]
+    assert both.batches == calls + (0 if both.path is None else both.path.score_batches)
+    if space == "clean":
+        torch.testing.assert_close(both.frames[:, 0], start, atol=1e-6, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore::lib.solvers.geodesic.ConvergenceWarning")
+@pytest.mark.parametrize("space", ["shared_noise", "ddim"])
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "spacetime"] + ["lerp", "slerp"])
+def test_every_method_works_in_both_noised_spaces_of_a_closed_form(method, space):
+    score = GaussianScore(torch.tensor([1.0, 0.5]).double(), 0.7, sigma=0.3)
+    start, end = torch.tensor([[0.1, 0.2]]).double(), torch.tensor([[1.9, 1.2]]).double()
+    settings = dict(frames=3, flow_steps=5, **QUICK.get(method, {}))
+    result = interpolate(score, start, end, method=method, space=space, sigma=0.5, **settings)
+    assert result.frames.shape == (1, 3, 2) and torch.isfinite(result.frames).all()
+    assert result.settings["space"] == space and result.settings["sigma"] == 0.5
+
+
+def test_paper_a_starts_from_the_same_noise_at_t_400_in_variance_preserving_coordinates():
+    score, start, end = network_and_ends()
+    noise = torch.randn(EVENT, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    solver = Relaxation(optimizer="adam", derivative="frozen", max_iter=2)
+    with pytest.warns(ConvergenceWarning):
+        path = interpolate(score, start, end, method="azeglio2025", seed=7, solver=solver).path
+    kept = score.scheduler.alphas_cumprod[400].double()
+    for x, z in ((start, path.points[:, 0]), (end, path.points[:, -1])):
+        torch.testing.assert_close(z, kept.sqrt() * (2 * x - 1) + (1 - kept).sqrt() * noise, atol=1e-6, rtol=0)
+    assert path.settings["metric"] == "stein(lam=1000, alpha=0)" and path.points.shape[1] == 10
+
+
+def test_lam_of_the_noised_space_is_lam_over_alpha_bar_and_the_pixel_scale_squared():
+    score, start, end = network_and_ends()
+    sigma, lam = 0.6, 3.0
+    kept, noise = 1 / (1 + (2 * sigma) ** 2), torch.randn(EVENT, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    settings = dict(lam=lam, points=9, frames=9, tol=1e-12)
+    ours = interpolate(score, start, end, method="stein", space="shared_noise", sigma=sigma, **settings)
+    metric = SteinMetric(score.at(sigma), lam=lam / (kept * 4))
+    pixels = geodesic(metric, start + sigma * noise, end + sigma * noise, points=9, tol=1e-12)
+    torch.testing.assert_close(ours.path.energy, kept * 4 * pixels.energy, rtol=1e-8, atol=0)
+    torch.testing.assert_close(VariancePreservingScore(metric.score).decode(ours.path.points), pixels.points, atol=1e-5, rtol=0)
+    shown = flow.denoise(score, pixels.points.flatten(0, 1), sigma, steps=30).reshape(pixels.points.shape)
+    torch.testing.assert_close(ours.frames, shown, atol=1e-5, rtol=0)
+
+
+def test_a_line_through_inverted_ends_of_a_gaussian_comes_back_as_the_line():
+    score, start, end = network_and_ends()
+    result = interpolate(score, start, end, method="lerp", space="ddim", sigma=1.0, flow_steps=150, flow_method="heun", frames=5)
+    torch.testing.assert_close(result.frames, paths.lerp(start, end, 5), atol=2e-3, rtol=0)
+
+
+def test_ddim_slerp_is_a_great_circle_in_the_model_s_coordinates():
+    """Against y centred and z = √ᾱ y by hand; in pixels, whose origin is black and not grey, the arc is another one."""
+    score, start, end = network_and_ends()
+    sigma = flow.noise_at(score, 1.0)
+    noisy = [flow.diffuse(score, x, sigma) for x in (start, end)]
+    arc = (paths.slerp(*(2 * x - 1 for x in noisy), 5) + 1) / 2
+    shown = flow.denoise(score, arc.flatten(0, 1), sigma).reshape(arc.shape)
+    torch.testing.assert_close(interpolate(score, start, end, method="ddim_slerp", frames=5).frames, shown, atol=1e-8, rtol=0)
+
+
+def test_noisediffusion_by_hand():
+    a, b, ya, yb = torch.tensor([[3.0, 1.0]]), torch.tensor([[-1.0, 2.5]]), torch.tensor([[0.5, 0.0]]), torch.tensor([[0.0, 1.0]])
+    z = baselines.noisediffusion(a, b, 3, ya, yb)
+    half = math.sqrt(0.5)
+    torch.testing.assert_close(z[0, 1], torch.tensor([half * (2 - 1) + (0.6 - half) * 0.5, 2.0]))       # half·3 + … is clipped
+    torch.testing.assert_close(z[0, [0, 2]], torch.tensor([[2.0, 1.0], [-1.0, 2.0]]))          # 2 + 0.1 and 2 + 0.2 are clipped
+
+
+def test_points_and_levels_among_the_settings_are_those_of_the_clean_space():
+    score, start, end = network_and_ends()
+    common = dict(method="stein", space="ddim", sigma=0.5, lam=1.0, points=9, flow_steps=10)
+    plain = interpolate(score, start, end, init=paths.lerp(start, end, 9), noise_levels=(1.0, 0.5), **common)
+    unit = 2 / math.sqrt(1 + (2 * 0.5) ** 2)
+    assert plain.path.settings["noise_levels"] == pytest.approx([unit, unit / 2]) and bool(plain.path.converged.all())
+    g = torch.Generator().manual_seed(1)
+    samples = (moments(score)[0] + moments(score)[1] * torch.randn(60, *EVENT, generator=g, dtype=torch.float64))
+    graph = interpolate(score, start, end, init="graph", samples=samples, **common)
+    torch.testing.assert_close(graph.path.energy, plain.path.energy, rtol=0.05, atol=0)
+
+
+def test_a_portfolio_is_a_solver_in_every_space():
+    score, start, end = network_and_ends()
+    solver = Portfolio(starts=2, solver=GaussNewton())
+    for space in ("clean", "ddim"):
+        result = interpolate(score, start, end, method="stein", space=space, sigma=0.5, lam=1.0, points=9, solver=solver,
+                             noise_levels=(1.0, 0.7, 0.5), flow_steps=10, frames=5)
+        assert bool(result.path.converged.all()) and result.settings["starts"] == 2 and "energies" in result.path.history[-1]
 
 
 def test_not_converged_is_a_warning():

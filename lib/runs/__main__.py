@@ -4,6 +4,7 @@
     python -m lib.runs run 01 -p points=65        one notebook with other parameters, into build/runs
     python -m lib.runs figures                    every notebook, figures into figures/ (what `make figures` calls)
     python -m lib.runs refresh                    re-execute the committed notebooks in place (`make notebooks`)
+    python -m lib.runs train rotated-mnist        train the bundled score again (`make train`)
 """
 
 import hashlib
@@ -11,12 +12,14 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from tqdm import tqdm
 
+from lib.checks import choice as check_choice
 from lib.figures import ROOT, plain
 from lib.runs import NOTEBOOKS, Outcome, execute, find, notebooks, parameters, parse, refresh, smoke_parameters
 
@@ -66,6 +69,32 @@ def refresh_command(only: Annotated[list[str] | None, typer.Argument()] = None, 
     """Re-execute the committed notebooks in place, metadata noise stripped."""
     chosen = [find(name, folder) for name in only] if only else notebooks(folder)
     _report([refresh(notebook) for notebook in tqdm(chosen, desc="refreshing", unit="notebook", disable=None)])
+
+
+@app.command("train")
+def train_command(
+        name: Annotated[str, typer.Argument(help="rotated-mnist")],
+        out: Annotated[Path | None, typer.Option(help="the model is written here", show_default="build/models/NAME")] = None,
+        work: Annotated[Path | None, typer.Option(help="the checkpoint is kept here; a training that was cut short goes on",
+                                                  show_default="build/training/NAME")] = None,
+        images: Annotated[Path | None, typer.Option(help="train on the images of this folder, as they are")] = None,
+        digits: Annotated[str, typer.Option(help="mnist, sklearn, or auto (what is there)")] = "mnist",
+        download: Annotated[bool, typer.Option(help="MNIST may be downloaded")] = False,
+        steps: int = 9000, seed: int = 0, device: str = "cpu",
+        samples: Annotated[int, typer.Option(help="draws for samples.png")] = 100,
+        machine: Annotated[str | None, typer.Option(help="in words, for the model card")] = None) -> None:
+    """Train a bundled model again, or on other images; measures it and writes it with its model card."""
+    from lib import models
+
+    check_choice("model", name, [models.NAME])
+    label = images.resolve().name if images else name
+    out, work = out or ROOT / "build" / "models" / label, work or ROOT / "build" / "training" / label
+    models.train_rotated_mnist(out, work, replace(models.SETTINGS, steps=steps, seed=seed), source=digits, download=download,
+                               pictures=images, samples=samples, device=device, machine=machine)
+    for path in sorted(path for path in out.rglob("*") if path.is_file()):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()      # a line of data/registry.toml
+        print(f'    {{ name = "{path.relative_to(out).as_posix()}", size = {path.stat().st_size}, sha256 = "{digest}" }},')
+    print(f"model: {os.path.relpath(out)}")
 
 
 def _report(outcomes: list[Outcome]) -> None:

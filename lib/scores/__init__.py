@@ -1,10 +1,14 @@
 """Where s = grad log p comes from: known shapes, Gaussian mixtures, a data set, a user's function."""
 
 from .base import Counter, Score
+from .denoiser import DenoiserScore
 from .empirical import EmpiricalScore
 from .function import FunctionScore, as_score
 from .gaussian import GaussianMixtureScore, GaussianScore
+from .loading import load
 from .manifold import SphereScore, TubeScore, circle, curve, helix, helix_point, torus
+from .variance_preserving import VariancePreservingScore
 
-__all__ = ["Counter", "Score", "EmpiricalScore", "FunctionScore", "as_score", "GaussianMixtureScore", "GaussianScore",
-           "SphereScore", "TubeScore", "circle", "curve", "helix", "helix_point", "torus"]
+__all__ = ["Counter", "Score", "DenoiserScore", "load", "EmpiricalScore", "FunctionScore", "as_score",
+           "GaussianMixtureScore", "GaussianScore", "SphereScore", "TubeScore", "VariancePreservingScore", "circle",
+           "curve", "helix", "helix_point", "torus"]

@@ -43,14 +43,18 @@ class Score:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Score at x (n, *event) -> (n, *event). Raises ValueError or TypeError for what is no batch of points."""
-        self._check(x)
-        self.counter.evaluations += x.shape[0]
-        self.counter.batches += 1
+        self._count(x)
         s = self._score(x)
         if not isinstance(s, Tensor) or s.shape != x.shape or not s.is_floating_point():
             got = f"{s.dtype} of shape {tuple(s.shape)}" if isinstance(s, Tensor) else type(s).__name__
             raise ValueError(f"{self.name} returned {got} for points of shape {tuple(x.shape)}; a score keeps the shape")
         return s
+
+    def denoise(self, x: Tensor) -> Tensor:
+        """Posterior mean E[x_0 | x] = x + sigma² s(x) (Tweedie's formula), (n, *event) -> (n, *event). Needs a sigma."""
+        if self.sigma is None:
+            raise ValueError(f"{self.name} is the score of one fixed density: nothing there is noise to be taken away")
+        return x + self._level(x) ** 2 * self(x)
 
     def log_density(self, x: Tensor) -> Tensor:
         """log p_sigma(x), (n,), up to a constant that does not depend on x. Raises NotImplementedError without a closed form."""
@@ -80,6 +84,11 @@ class Score:
 
     def _log_density(self, x: Tensor) -> Tensor:
         raise NotImplementedError(f"{self.name} knows no log-density; use lib.density for differences along a path")
+
+    def _count(self, x: Tensor) -> None:
+        self._check(x)
+        self.counter.evaluations += x.shape[0]
+        self.counter.batches += 1
 
     def _check(self, x: Tensor) -> None:
         checks.floating("x", x)

@@ -1,0 +1,152 @@
+"""Methods × pairs → one tidy table; its summary with intervals; comparisons of methods on the same pairs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..classifier import DigitClassifier, Reference, load_classifier
+from ..scores import Score
+from .bootstrap import Interval, bootstrap
+from .frames import Distance, adjacent_distances, mse, path_log_density, pdv, ppl, psnr, ssim
+from .sets import fid_of_pairs, kid_of_pairs
+
+_INNER = "mean over the frames between first and last (given or reconstructed: not counted), against the true frames"
+_DEFINITIONS = {
+    "mse": f"mean squared error a pixel, {_INNER}; lower is better",
+    "psnr": f"−10 log10 of a frame's mean squared error, dB, {_INNER}; higher is better",
+    "ssim": f"structural similarity, 11×11 Gaussian window (sigma 1.5), range 1, {_INNER}; higher is better",
+    "perceptual": f"LPIPS's form on the bundled digit classifier, unweighted, {_INNER}; lower is better",
+    "lpips": f"LPIPS v0.1 with published weights, small images enlarged to 64 pixels, {_INNER}; lower is better",
+    "log_density_mean": "nats: mean of log p_sigma over all frames less its mean over the two ends, line integral of the score",
+    "log_density_dip": "nats ≥ 0: how far log p_sigma of the lowest frame lies below the lower end; lower is better",
+    "evaluations": "network (score) evaluations a pair: points at which the score was computed",
+    "seconds": "wall-clock seconds a pair, all pairs in one batch",
+    "fid": "Fréchet distance of the bundled classifier's features, frames between first and last of all pairs against "
+           "turned held-out digits; lower is better, comparable at equal numbers of frames only",
+    "kid": "unbiased squared MMD, kernel (x·y/k + 1)³, same features and frames; lower is better",
+}
+_PATH = {"ppl": "sum of the {} distances of adjacent frames, end points among them",
+         "pdv": "standard deviation (divisor: their number) of the {} distances of adjacent frames, end points among them"}
+
+
+def definition(measure: str) -> str:
+    """What a column of the tables means, in one line; KeyError for a column that is no measure."""
+    if found := re.fullmatch("(ppl|pdv)_(.+)", measure):
+        return _PATH[found[1]].format(found[2]) + "; lower is better"
+    return _DEFINITIONS[measure]
+
+
+def evaluate(frames: Mapping[str, Any], truth: Tensor | None = None, *, distances: Mapping[str, Distance] | None = None,
+             score: Score | None = None, evaluations: Mapping[str, float | Tensor] | None = None,
+             seconds: Mapping[str, float | Tensor] | None = None, about: Mapping[str, Sequence] | None = None) -> pd.DataFrame:
+    """One row a (method, pair): mse, psnr, ssim (with `truth`), ppl and pdv, log density (with `score`), evaluations, seconds.
+
+    frames: method → (pairs, N ≥ 3, c, h, w) in [0, 1], or a result of `lib.interpolate`; clamped to [0, 1], as they would be
+    shown (not for the log density). truth: the true frames, same shape; first and last frame do not count against it.
+    distances: name → images twice -> (n,), for the columns name (with truth), ppl_name and pdv_name; by default "perceptual",
+    that of the bundled digit classifier. evaluations, seconds: method → total over the pairs, or (pairs,); evaluations default
+    to the result's own. about: further columns, one entry a pair (digit, angle). Definitions: `definition(column)`.
+    """
+    if not frames:
+        raise ValueError("evaluate needs the frames of at least one method")
+    sets = {method: getattr(value, "frames", value) for method, value in frames.items()}
+    known = {m: value.evaluations for m, value in frames.items() if hasattr(value, "evaluations")} | dict(evaluations or {})
+    like = next(iter(sets.values())) if truth is None else truth
+    distances = {"perceptual": load_classifier().perceptual_distance} if distances is None else distances
+    parts = []
+    for method, x in sets.items():
+        _check(method, x, like)
+        columns = {"method": method, "pair": range(len(x)), **(about or {})}
+        columns |= _image_columns(x.clamp(0, 1), truth, distances)
+        if score is not None:
+            columns |= {f"log_density_{name}": v.cpu() for name, v in path_log_density(score, x)._asdict().items()}
+        columns |= {name: _each(given[method], len(x)) for name, given in (("evaluations", known), ("seconds", seconds or {}))
+                    if method in given}
+        parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True)
+
+
+def summary(table: pd.DataFrame, by: Sequence[str] = ("method",), **settings: Any) -> pd.DataFrame:
+    """Mean over pairs of every measure with its bootstrap interval: columns `by`, measure, estimate, low, high, pairs.
+
+    settings: of `bootstrap` (level, draws, generator). low and high are NaN for one pair, or where a value is infinite (psnr).
+    """
+    rows = []
+    for key, group in table.groupby(list(by), sort=False):
+        for measure in filter(_is_measure, table.columns):
+            values = group[measure].dropna().to_numpy(float)
+            if len(values):
+                usable = len(values) > 1 and np.isfinite(values).all()
+                found = bootstrap(torch.from_numpy(values.copy()), **settings) if usable else (values.mean(), np.nan, np.nan)
+                rows.append((*key, measure, *found, len(values)))
+    return pd.DataFrame(rows, columns=[*by, "measure", "estimate", "low", "high", "pairs"])
+
+
+def set_summary(frames: Mapping[str, Any], reference: Reference, *, classifier: DigitClassifier | None = None,
+                **settings: Any) -> pd.DataFrame:
+    """FID and KID of each method's frames between first and last against `reference`; rows as `summary`'s, to be put below them.
+
+    Intervals by drawing pairs with all their frames, the draws' mean moved onto the estimate (`bootstrap`, centre): they show the
+    spread over pairs. Frames, clamping and settings as in `evaluate` and `summary`.
+    """
+    classifier, rows = classifier or load_classifier(), []
+    if classifier.sha256 != reference.model:
+        raise ValueError("the reference holds the features of another classifier; make it anew with make_reference")
+    for method, value in frames.items():
+        x = getattr(value, "frames", value)
+        _check(method, x, x)
+        features = classifier.features(x[:, 1:-1].flatten(0, 1).clamp(0, 1)).unflatten(0, (len(x), -1))
+        for measure, of_pairs in (("fid", fid_of_pairs), ("kid", kid_of_pairs)):
+            found = bootstrap(torch.arange(len(x)), of_pairs(features, reference), centre=True, **settings)
+            rows.append((method, measure, *found, len(x)))
+    return pd.DataFrame(rows, columns=["method", "measure", "estimate", "low", "high", "pairs"])
+
+
+def paired_ratio(table: pd.DataFrame, method: str, baseline: str, measure: str, **settings: Any) -> Interval:
+    """Mean of a measure over pairs, method's over baseline's, with its bootstrap interval over the same pairs of both."""
+    for name in (method, baseline):
+        checks.choice("method", name, table["method"].unique())
+    rows = table[table["method"].isin([method, baseline])]
+    if rows.duplicated(["method", "pair"]).any():
+        raise ValueError("the table has several rows for one method and pair; pick the rows to compare first")
+    both = rows.pivot(index="method", columns="pair", values=measure).loc[[method, baseline]].to_numpy(float)
+    if np.isnan(both).any():
+        raise ValueError(f"{method!r} and {baseline!r} do not both have a {measure} for every pair; compare on common pairs")
+    return bootstrap(torch.tensor(both), lambda v: v[0].mean(-1) / v[1].mean(-1), **settings)
+
+
+def _image_columns(x: Tensor, truth: Tensor | None, distances: Mapping[str, Distance]) -> dict[str, Tensor]:
+    found = {}
+    if truth is not None:
+        a, b = (y[:, 1:-1].flatten(0, 1) for y in (x, truth.to(x)))
+        against = {"mse": mse, "psnr": psnr, "ssim": ssim, **distances}
+        found = {name: measure(a, b).double().unflatten(0, (len(x), -1)).mean(1) for name, measure in against.items()}
+    for name, distance in distances.items():
+        steps = adjacent_distances(x, distance).double()
+        found |= {f"ppl_{name}": ppl(steps), f"pdv_{name}": pdv(steps)}
+    return {name: values.cpu() for name, values in found.items()}
+
+
+def _each(total: float | Tensor, pairs: int) -> np.ndarray:
+    """(pairs,) of a total over all pairs (shared evenly) or of one number a pair."""
+    numbers = np.asarray(total, dtype=float)
+    return np.full(pairs, numbers / pairs) if numbers.ndim == 0 else numbers
+
+
+def _check(method: str, x: Tensor, like: Tensor) -> None:
+    checks.finite(method, checks.floating(method, x))
+    if x.ndim != 5 or x.shape[1] < 3 or x.shape != like.shape:
+        raise ValueError(f"frames of {method!r} must have shape (pairs, N ≥ 3, c, h, w), all methods and the truth the same; got "
+                         f"{tuple(x.shape)} and {tuple(like.shape)}")
+
+
+def _is_measure(column: str) -> bool:
+    return column in _DEFINITIONS or re.match("(ppl|pdv)_", column) is not None

@@ -1,0 +1,166 @@
+"""Learned scores by name: what is bundled, a folder in diffusers' layout, or a model hub's id. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import data
+from .denoiser import DenoiserScore
+
+BUNDLED = ("rotated-mnist",)
+FILES = ("model_index.json", "config.json", "scheduler_config.json", "*.safetensors", "*.safetensors.index.json")
+FILES += tuple(f"{part}/{name}" for part in ("unet", "scheduler") for name in FILES[1:])
+
+
+def load(name: str | Path, *, sigma: float | None = None, revision: str | None = None, variant: str | None = None,
+         label: int | None = None, device: str | torch.device | None = None, dtype: torch.dtype | None = None,
+         micro_batch: int = 64, scale: float = 2.0, shift: float = -1.0) -> DenoiserScore:
+    """The score of a trained diffusion model, in evaluation mode, without gradients for its weights.
+
+    name: "rotated-mnist" (bundled; event (1, 28, 28), pixels in [0, 1]); a folder as `DiffusionPipeline.save_pretrained`
+    writes it, or with config.json, weights and scheduler_config.json side by side; or a hub id "owner/model" (downloaded
+    by huggingface_hub if it is not in its cache), with revision (branch, tag or commit). variant: of the weight files,
+    "fp16" for instance. dtype: of the network, float32 if None. sigma, label, micro_batch, scale, shift: as for
+    `DenoiserScore`. `origin` of the result names model, revision and sha256 of each file read, for result files.
+    ValueError: unknown name, damaged, incomplete or superfluous weights, another kind of network, only pickled weights.
+    FileNotFoundError: no such folder, or a file is missing. ConnectionError: the hub did not deliver.
+    """
+    folder, origin = _folder(str(name), revision, variant)
+    unet, scheduler = _part(folder, "unet", "config.json"), _part(folder, "scheduler", "scheduler_config.json")
+    weights = _weights(unet, variant)
+    sums = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in (unet / "config.json", *weights, scheduler / "scheduler_config.json")}
+    model = _model(unet, variant, dtype or torch.float32).to(device)
+    score = DenoiserScore(model, _scheduler(scheduler), sigma=sigma, label=label, micro_batch=micro_batch,
+                          scale=scale, shift=shift)
+    score.origin = origin | {"sha256": sums}
+    return score
+
+
+def _folder(name: str, revision: str | None, variant: str | None) -> tuple[Path, dict[str, Any]]:
+    """Where the files are, and what names them; no path of this machine goes into the name."""
+    path, hub = Path(name).expanduser(), bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not name.startswith(".")
+    if revision is not None and (name in BUNDLED or path.is_dir() or not hub):
+        raise ValueError(f"revision names a state of a model on the hub, and {name!r} is none; leave revision=None")
+    if name in BUNDLED:
+        return _bundled(name), {"name": name, "revision": None}
+    if path.is_dir():
+        return path, {"name": path.resolve().name, "revision": None}
+    if hub:
+        folder = _snapshot(name, revision, variant)
+        return folder, {"name": name, "revision": folder.name}    # the cache names a snapshot by its commit
+    if path.exists() or len(path.parts) > 1:
+        raise FileNotFoundError(f"{name} is no folder; name the folder that holds model_index.json or config.json")
+    raise ValueError(f"{name!r} is no bundled model ({', '.join(BUNDLED)}), no folder and no hub id (owner/model)")
+
+
+def _bundled(name: str) -> Path:
+    entry = data.registry().get(name)
+    found = data.locate(name) if entry else None
+    if not found:
+        raise FileNotFoundError(f"the bundled model {name!r} is missing; restore data/ from the repository, or train it: "
+                                f"python -m lib.runs train {name}")
+    return data.REGISTRY.parent / entry["bundled"]
+
+
+def _snapshot(name: str, revision: str | None, variant: str | None) -> Path:
+    from httpx import HTTPError
+    from huggingface_hub import snapshot_download
+
+    wanted = [file.replace("*.safetensors", f"*.{variant}.safetensors") if variant else file for file in FILES]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except (OSError, HTTPError, ValueError) as error:    # not there, not allowed, no network, a bad name
+        raise ConnectionError(f"could not get {name!r} (revision {revision or 'main'}) from the hub ({type(error).__name__}); "
+                              "check name, revision and network, or download it elsewhere and load its folder") from error
+
+
+def _part(folder: Path, part: str, config: str) -> Path:
+    """The subfolder of one part, or the folder itself where all parts lie side by side."""
+    for place in (folder / part, folder):
+        if (place / config).is_file():
+            return place
+    raise FileNotFoundError(f"{folder.name} holds neither {part}/{config} nor {config}; copy it from the model's source"
+                            + (", or write it: scheduler.save_pretrained(folder)" if part == "scheduler" else ""))
+
+
+def _weights(unet: Path, variant: str | None) -> list[Path]:
+    stem = "diffusion_pytorch_model" + (f".{variant}" if variant else "")      # "-00001-of-00002" follows in shards
+    found = sorted(path for path in unet.glob(f"{stem}*.safetensors")
+                   if "." not in path.name.removeprefix(stem).removesuffix(".safetensors"))
+    if found:
+        return found
+    others = sorted(path.name for ending in ("safetensors", "bin", "pt", "pth", "ckpt") for path in unet.glob(f"*.{ending}"))
+    raise FileNotFoundError(
+        f"{unet.name} holds no {stem}.safetensors, only {', '.join(others) or 'no weights at all'}; "
+        "other variants load with variant=…; pickled weights are never opened here: convert them where you trust them "
+        "(model.save_pretrained(folder, safe_serialization=True)) or take a revision with safetensors")
+
+
+def _model(unet: Path, variant: str | None, dtype: torch.dtype) -> Any:
+    from diffusers import UNet2DModel
+
+    kind = _json(unet / "config.json").get("_class_name")
+    if kind != "UNet2DModel":
+        raise ValueError(f"{unet.name} holds a {kind}, not a UNet2DModel: an unconditional or class-conditional image model "
+                         "is wanted here; for another network with the same call use DenoiserScore(model, scheduler)")
+    try:
+        model, found = UNet2DModel.from_pretrained(unet, variant=variant, use_safetensors=True, local_files_only=True,
+                                                   torch_dtype=dtype, low_cpu_mem_usage=False, output_loading_info=True)
+    except Exception as error:    # of safetensors, torch, diffusers or the constructor: each says by another class what is wrong
+        raise ValueError(f"the weights or the config.json of {unet.name} are damaged or belong to another network: "
+                         f"{_short(error)}; copy both again from the model's source") from error
+    wrong = [f"{len(keys)} {what} ({', '.join(map(str, sorted(keys)[:3]))}{', …' * (len(keys) > 3)})"
+             for what, keys in ((key.replace("_keys", " weights"), found[key]) for key in
+                                ("missing_keys", "unexpected_keys", "mismatched_keys")) if keys]
+    if wrong:   # diffusers would go on with random numbers in their place
+        raise ValueError(f"the weights of {unet.name} do not fit its config.json: {'; '.join(wrong)}; copy both from one source")
+    bad = [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]
+    if bad:
+        raise ValueError(f"the weights of {unet.name} are not all finite ({', '.join(bad[:3])}); copy them again from the source")
+    _check_call(model.config)
+    return model.eval().requires_grad_(False)
+
+
+def _check_call(config: Any) -> None:
+    """Refuse a UNet2DModel that cannot be asked as a denoiser of its own input."""
+    if config.out_channels not in (config.in_channels, 2 * config.in_channels):
+        raise ValueError(f"this network makes {config.out_channels} channels of {config.in_channels}; a denoiser keeps their "
+                         "number, or doubles it for a learned variance")
+    if config.time_embedding_type == "learned":
+        raise ValueError("this network knows whole time steps only (time_embedding_type 'learned'), "
+                         "but a score is asked at noise levels between them")
+
+
+def _scheduler(folder: Path) -> Any:
+    import diffusers
+
+    kind = _json(folder / "scheduler_config.json").get("_class_name")
+    found = getattr(diffusers, str(kind), None)
+    if not (isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)):
+        raise ValueError(f"scheduler_config.json names {kind!r}, which is no scheduler of diffusers {diffusers.__version__}")
+    try:
+        return found.from_pretrained(folder, local_files_only=True)
+    except (ValueError, TypeError, OSError, NotImplementedError) as error:
+        raise ValueError(f"scheduler_config.json is damaged: {_short(error)}; copy it again from the model's source") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.name} of {path.parent.name} is no JSON ({error}); copy it again from its source") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} of {path.parent.name} holds no settings; copy it again from the model's source")
+    return found
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:300] + " …"

@@ -1,0 +1,64 @@
+"""A score in the variance-preserving coordinates of its model, z = √ᾱ y: where the papers' solvers and settings live."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+from torch import Tensor
+
+from .. import checks
+from .base import Score
+
+
+class VariancePreservingScore(Score):
+    """The score of z = √ᾱ y at one noise level, for points x in the user's units with y = scale·x + shift (Song et al. 2021).
+
+        z = √ᾱ y_0 + √(1−ᾱ) noise,   ᾱ = 1/(1 + (scale·sigma_x)²),   s_z(z) = s_x(x)/(√ᾱ scale).
+
+    (s·v) is the same number in both coordinates and ‖dz‖ = √ᾱ scale ‖dx‖, so that lam in z does what lam/(ᾱ scale²) does in x.
+    The coordinates stay when `at(sigma)` changes the noise level. sigma: of the noise in z, √(1−ᾱ) at first.
+
+    score: at a single noise level > 0; calls go on its counter. scale, shift: the score's own, as a `DenoiserScore` has them,
+    else 1 and 0. alpha_bar: ᾱ. Raises ValueError for a score without a noise level, or with one level a point.
+    """
+
+    def __init__(self, score: Score, scale: float | None = None, shift: float | None = None) -> None:
+        if score.sigma is None or isinstance(score.sigma, Tensor):
+            raise ValueError(f"variance-preserving coordinates belong to one noise level: give {score.name}.at(a number)")
+        self.score, self.counter, self.event_shape = score, score.counter, score.event_shape
+        self.name = f"{score.name}, variance preserving"
+        scale = checks.positive("scale", getattr(score, "scale", 1.0) if scale is None else scale)
+        shift = getattr(score, "shift", 0.0) if shift is None else shift
+        self.alpha_bar = 1 / (1 + (scale * checks.positive("sigma", score.sigma)) ** 2)
+        self.unit, self.offset = math.sqrt(self.alpha_bar) * scale, math.sqrt(self.alpha_bar) * shift
+        self.sigma = self.unit * score.sigma
+
+    def encode(self, x: Tensor) -> Tensor:
+        """x (…) -> z = √ᾱ (scale·x + shift)."""
+        return self.unit * x + self.offset
+
+    def decode(self, z: Tensor) -> Tensor:
+        """z (…) -> x, the inverse of `encode`."""
+        return (z - self.offset) / self.unit
+
+    def at(self, sigma: float | Tensor) -> VariancePreservingScore:
+        """The score at another noise level of z, in the same coordinates."""
+        other = copy.copy(self)
+        other.sigma = checks.noise_level(sigma)
+        other.score = self.score.at(sigma / self.unit)
+        return other
+
+    def derivative(self, z: Tensor, v: Tensor) -> Tensor:
+        """See `Score.derivative`: J_z v = J_x (v/(√ᾱ scale))/(√ᾱ scale), as the wrapped score takes it."""
+        return self.score.derivative(self.decode(z), v / self.unit) / self.unit
+
+    @property
+    def has_log_density(self) -> bool:
+        return self.score.has_log_density
+
+    def _score(self, z: Tensor) -> Tensor:
+        return self.score._score(self.decode(z)) / self.unit
+
+    def _log_density(self, z: Tensor) -> Tensor:
+        return self.score._log_density(self.decode(z)) - z[0].numel() * math.log(self.unit)

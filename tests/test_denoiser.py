@@ -1,0 +1,304 @@
+"""Diffusion models as scores, against networks whose perfect answer is known: those of a Gaussian."""
+
+import copy
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UNet2DModel,
+)
+
+from lib.scores.denoiser import DenoiserScore, NoiseSchedule
+from lib.scores.gaussian import GaussianScore
+
+SHAPE, SCALE, SHIFT = (1, 2, 2), 2.0, -1.0
+SCHEDULES = {
+    "linear": {}, "scaled_linear": {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+    "cosine": {"beta_schedule": "squaredcos_cap_v2"}, "zero terminal SNR": {"rescale_betas_zero_snr": True},
+    "100 steps": {"num_train_timesteps": 100, "beta_end": 0.2},
+}
+CASES = [(f"{name}, {prediction}", DDPMScheduler(prediction_type=prediction, clip_sample=False, **settings))
+         for name, settings in SCHEDULES.items() for prediction in ("epsilon", "v_prediction", "sample")]
+CASES += [(f"{kind.__name__}, {prediction}", kind(prediction_type=prediction, sigma_data=0.6))
+          for kind in (EDMEulerScheduler, EDMDPMSolverMultistepScheduler) for prediction in ("epsilon", "v_prediction")]
+every_case = pytest.mark.parametrize("scheduler", [case[1] for case in CASES], ids=[case[0] for case in CASES])
+
+
+class PerfectNetwork(torch.nn.Module):
+    """What a network that has learned N(mean, covariance) perfectly answers, by the scheduler's definition of its task."""
+
+    def __init__(self, mean, covariance, scheduler, learned_variance=False):
+        super().__init__()
+        self.mean, self.covariance, self.scheduler = mean, covariance, scheduler
+        self.learned_variance, self.asked = learned_variance, []
+        self.weight = torch.nn.Parameter(torch.zeros(1, dtype=mean.dtype))
+
+    def forward(self, sample, timestep, class_labels=None):
+        self.asked.append((len(sample), timestep.clone(), class_labels))
+        sigma = self.sigma(timestep.double()).to(sample)[:, None]
+        z, kept = sample.flatten(1), 1 / (1 + sigma**2)
+        edm = hasattr(self.scheduler, "precondition_inputs")
+        y = z / (self.scheduler.precondition_inputs(torch.ones_like(z), sigma) if edm else kept.sqrt())
+        clean = self.posterior_mean(y, sigma)
+        if edm:      # F from D = c_skip y + c_out F, with the coefficients that diffusers itself uses
+            rest = self.scheduler.precondition_outputs(y, torch.zeros_like(y), sigma)
+            out = (clean - rest) / self.scheduler.precondition_outputs(torch.zeros_like(y), torch.ones_like(y), sigma)
+        else:
+            noise = (y - clean) / sigma
+            out = {"epsilon": noise, "sample": clean, "v_prediction": kept.sqrt() * noise - (1 - kept).sqrt() * clean}[
+                self.scheduler.config.prediction_type]
+        out = out.reshape(sample.shape) + 0 * self.weight
+        return SimpleNamespace(sample=torch.cat([out, torch.full_like(out, 7.0)], 1) if self.learned_variance else out)
+
+    def sigma(self, time):
+        if hasattr(self.scheduler, "precondition_inputs"):
+            return (4 * time).exp()
+        kept = self.scheduler.alphas_cumprod.double().clamp(1e-12, 1 - 1e-12)
+        levels, low = (1 / kept - 1).sqrt().log(), time.floor().long().clamp(max=len(kept) - 2)
+        return torch.lerp(levels[low], levels[low + 1], time - low).exp()
+
+    def posterior_mean(self, y, sigma):
+        mean, covariance = self.mean.to(y), self.covariance.to(y)
+        total = covariance + sigma[..., None] ** 2 * torch.eye(len(mean)).to(y)
+        gain = torch.linalg.solve(total, covariance.expand(len(y), -1, -1))
+        return mean + ((y - mean)[:, None] @ gain)[:, 0]
+
+
+def gaussian(dtype=torch.float64):
+    """Mean (4,) and covariance (4, 4) in the model's units."""
+    root = torch.tensor([[0.5, 0, 0, 0], [0.2, 0.3, 0, 0], [0, -0.2, 0.4, 0], [0.1, 0, 0.1, 0.2]], dtype=dtype)
+    return torch.tensor([0.3, -0.6, 0.1, 0.8], dtype=dtype), root @ root.T
+
+
+def pair(scheduler, **settings):
+    """The adapter of the perfect network, and the truth in the units of x (y = 2x − 1)."""
+    mean, covariance = gaussian()
+    network = PerfectNetwork(mean, covariance, scheduler, settings.pop("learned_variance", False))
+    score = DenoiserScore(network, scheduler, event_shape=SHAPE, **settings)
+    return score, GaussianScore((mean - SHIFT) / SCALE, covariance / SCALE**2)
+
+
+def points(n=5, dtype=torch.float64):
+    return torch.randn(n, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=dtype) + 0.5
+
+
+@pytest.fixture(scope="module")
+def unet():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return UNet2DModel(sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8, 16),
+                           norm_num_groups=4, num_class_embeds=4, attention_head_dim=8,
+                           down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+                           up_block_types=("AttnUpBlock2D", "UpBlock2D")).eval()
+
+
+@every_case
+def test_the_score_of_a_perfect_network_is_the_exact_one(scheduler):
+    score, exact = pair(scheduler)
+    lowest, highest = score.noise_range
+    for sigma in torch.logspace(math.log10(lowest), math.log10(min(highest, 200.0)), 9, dtype=torch.float64).tolist():
+        x = 0.5 + sigma * (points() - 0.5)
+        sigma = min(max(sigma, lowest), highest)
+        torch.testing.assert_close(score.at(sigma)(x).flatten(1), exact.at(sigma)(x.flatten(1)), rtol=1e-7, atol=1e-9 / sigma**2)
+
+
+@every_case
+def test_tweedie_and_one_level_a_point(scheduler):
+    score, exact = pair(scheduler)
+    sigma, x = torch.tensor([0.05, 0.3, 1.0, 2.0, 3.0], dtype=torch.float64), points()
+    torch.testing.assert_close(score.at(sigma)(x).flatten(1), exact.at(sigma)(x.flatten(1)), rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(score.at(0.3).denoise(x), x + 0.3**2 * score.at(0.3)(x), rtol=1e-12, atol=1e-12)
+
+
+@every_case
+def test_timestep_and_sigma_are_inverse_of_each_other(scheduler):
+    schedule = NoiseSchedule(scheduler)
+    sigma = torch.logspace(math.log10(schedule.lowest), math.log10(schedule.highest), 50, dtype=torch.float64)
+    time = schedule.timestep(sigma)
+    assert bool((time.diff() > 0).all())
+    back = torch.tensor([schedule.sigma(t) for t in time.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(back, sigma, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_whole_timesteps_are_those_of_the_scheduler(name):
+    scheduler = DDPMScheduler(**SCHEDULES[name])
+    schedule, kept = NoiseSchedule(scheduler), scheduler.alphas_cumprod.double()
+    for t in (0, 1, 37, len(kept) // 2, len(kept) - 2):
+        sigma = math.sqrt((1 - kept[t]) / kept[t])
+        assert schedule.sigma(t) == pytest.approx(sigma, rel=1e-12)
+        assert float(schedule.timestep(torch.tensor([sigma], dtype=torch.float64))) == pytest.approx(t, abs=1e-6)
+    with pytest.raises(ValueError, match="timestep must lie in"):
+        schedule.sigma(len(kept))
+
+
+@pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_denoised_points_are_those_of_diffusers_own_step(kind, prediction, unet):
+    scheduler, double = kind(prediction_type=prediction, clip_sample=False), copy.deepcopy(unet).double()
+    scheduler.set_timesteps(1000)
+    score = DenoiserScore(double, scheduler, label=1)
+    y = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for t in (0, 400, 998):
+        with torch.no_grad():
+            out = double(y, torch.tensor(t), class_labels=torch.ones(3, dtype=torch.long)).sample
+            expected = scheduler.step(out, t, y).pred_original_sample
+        sigma = score.schedule.sigma(t)
+        x = (y * math.sqrt(1 + sigma**2) - SHIFT) / SCALE
+        torch.testing.assert_close(SCALE * score.at(sigma / SCALE).denoise(x) + SHIFT, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_edm_denoised_points_are_those_of_diffusers_own_step(prediction, unet):
+    scheduler, double = EDMEulerScheduler(prediction_type=prediction, sigma_data=0.6), copy.deepcopy(unet).double()
+    scheduler.set_timesteps(5)
+    score, index = DenoiserScore(double, scheduler, label=2), 2
+    sigma, t = scheduler.sigmas[index].double().item(), scheduler.timesteps[index]
+    y = sigma * torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    with torch.no_grad():
+        out = double(scheduler.scale_model_input(y, t), t, class_labels=torch.full((3,), 2)).sample
+        expected = scheduler.step(out, t, y, s_churn=0.0).pred_original_sample
+    found = SCALE * score.at(sigma / SCALE).denoise((y - SHIFT) / SCALE) + SHIFT
+    torch.testing.assert_close(found, expected.double(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_learned_variance_is_left_aside():
+    scheduler = DDPMScheduler(variance_type="learned_range", clip_sample=False)
+    plain, learned = pair(scheduler)[0], pair(scheduler, learned_variance=True)[0]
+    assert torch.equal(plain.at(0.4)(points()), learned.at(0.4)(points()))
+
+
+def test_micro_batches_change_nothing_but_their_size():
+    scheduler = EDMEulerScheduler()
+    whole, parts = pair(scheduler)[0], pair(scheduler, micro_batch=2)[0]
+    sigma = torch.tensor([0.1, 0.2, 0.4, 0.8, 1.6], dtype=torch.float64)
+    torch.testing.assert_close(parts.at(sigma)(points()), whole.at(sigma)(points()), rtol=1e-12, atol=1e-12)
+    assert [asked[0] for asked in parts.model.asked] == [2, 2, 1] and [asked[0] for asked in whole.model.asked] == [5]
+    assert (parts.counter.evaluations, parts.counter.batches) == (5, 1)
+
+
+@pytest.mark.parametrize("model, told", [(torch.float64, torch.float64), (torch.float32, torch.float32),
+                                         (torch.float16, torch.float32), (torch.bfloat16, torch.float32)])
+def test_dtype_follows_the_points_and_time_stays_fine(model, told):
+    scheduler, x = DDPMScheduler(clip_sample=False), points()
+    score, exact = pair(scheduler)
+    score.model.weight.data = score.model.weight.data.to(model)
+    seen = []
+    perfect = score.model.forward
+
+    def forward(sample, timestep, class_labels=None):
+        seen.append((sample.dtype, timestep.dtype))
+        return SimpleNamespace(sample=perfect(sample.double(), timestep).sample.to(sample.dtype))
+
+    score.model.forward = forward
+    found = score.at(0.6)(x)
+    assert found.dtype == torch.float64 and seen == [(model, told)]
+    assert score.at(0.6)(x.float()).dtype == torch.float32
+    tolerance = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}[model]
+    torch.testing.assert_close(found.flatten(1), exact.at(0.6)(x.flatten(1)), rtol=tolerance, atol=tolerance)
+
+
+def test_a_half_precision_network_answers_nearly_the_same(unet):
+    x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    full, half = (DenoiserScore(copy.deepcopy(unet).to(kind), EDMEulerScheduler()) for kind in (torch.float32, torch.float16))
+    torch.testing.assert_close(half.at(0.5).denoise(x), full.at(0.5).denoise(x), rtol=0.02, atol=0.02)
+
+
+def test_no_gradient_unless_asked_and_then_the_right_one(unet):
+    score = DenoiserScore(copy.deepcopy(unet).double(), EDMEulerScheduler(sigma_data=0.6), sigma=0.5)
+    x, v, w = torch.randn(3, 2, 1, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    assert not score(x).requires_grad
+    asked = x.clone().requires_grad_()
+    gradient, = torch.autograd.grad((score(asked) * w).sum(), asked)
+    assert float((gradient * v).sum()) == pytest.approx(float((w * score.derivative(x, v)).sum()), rel=1e-9)
+    with torch.no_grad():
+        assert not score(asked).requires_grad
+    assert all(p.grad is None for p in score.model.parameters())
+
+
+def test_the_directional_derivative_is_that_of_a_difference_quotient(unet):
+    score = DenoiserScore(copy.deepcopy(unet).double(), EDMEulerScheduler(sigma_data=0.6), sigma=0.5, micro_batch=2)
+    x, v = torch.randn(2, 3, 1, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    quotient = (score(x + 1e-5 * v) - score(x - 1e-5 * v)) / 2e-5
+    torch.testing.assert_close(score.derivative(x, v), quotient, rtol=1e-5, atol=1e-6)
+    assert score.counter.derivatives == 3
+
+
+def test_the_derivative_of_a_perfect_network_is_the_exact_one():
+    (score, exact), x, v = pair(EDMEulerScheduler()), points(), points().flip(0)
+    torch.testing.assert_close(score.at(0.4).derivative(x, v).flatten(1),
+                               exact.at(0.4).derivative(x.flatten(1), v.flatten(1)), rtol=1e-7, atol=1e-9)
+
+
+def test_classes(unet):
+    score = DenoiserScore(unet, EDMEulerScheduler(), sigma=0.5)
+    x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    two = score.conditioned(2)
+    assert (score.label, two.label, two.conditioned(None).label) == (3, 2, 3)       # the last class is "no class"
+    assert torch.equal(two(x), DenoiserScore(unet, EDMEulerScheduler(), sigma=0.5, label=2)(x))
+    assert not torch.equal(two(x), score(x))
+    assert score.counter is two.counter
+    for label in (4, -1):
+        with pytest.raises(ValueError, match=r"label must lie in 0\.\.3"):
+            score.conditioned(label)
+    plain = pair(DDPMScheduler())[0]
+    with pytest.raises(ValueError, match="without classes"):
+        plain.conditioned(0)
+    plain(points())
+    assert plain.model.asked[-1][2] is None
+
+
+def test_calls_are_counted_once_for_all_levels():
+    score = pair(EDMEulerScheduler())[0]
+    score(points())
+    score.at(0.2).denoise(points(3))
+    assert (score.counter.evaluations, score.counter.batches, score.counter.derivatives) == (8, 2, 0)
+
+
+def test_units_range_and_shape_come_from_the_model(unet):
+    score = DenoiserScore(unet, EDMEulerScheduler(sigma_min=0.02, sigma_max=40))
+    assert score.noise_range == (0.01, 20) and score.event_shape == (1, 8, 8) and score.sigma == pytest.approx(math.sqrt(0.2))
+    assert DenoiserScore(unet, EDMEulerScheduler(sigma_min=0.02), scale=1, shift=0).noise_range[0] == 0.02
+    assert score.at(0.01).sigma == 0.01 and score.at(20.0).sigma == 20.0
+
+
+@pytest.mark.parametrize("sigma", [0.0099, 20.5, torch.tensor([0.5, 30.0])])
+def test_noise_it_was_not_trained_for_is_refused(unet, sigma):
+    scheduler = EDMEulerScheduler(sigma_min=0.02, sigma_max=40)
+    with pytest.raises(ValueError, match=r"sigma must lie in \[0.01, 20\]"):
+        DenoiserScore(unet, scheduler).at(sigma)
+    with pytest.raises(ValueError, match=r"sigma must lie in \[0.01, 20\]"):
+        DenoiserScore(unet, scheduler, sigma=sigma)
+
+
+@pytest.mark.parametrize("bad", [math.nan, -1.0, 0.0, math.inf])
+def test_a_level_that_is_none_is_refused(unet, bad):
+    with pytest.raises(ValueError, match="sigma must be"):
+        DenoiserScore(unet, EDMEulerScheduler()).at(bad)
+
+
+def test_points_of_another_shape_or_kind_are_refused(unet):
+    score = DenoiserScore(unet, EDMEulerScheduler(), sigma=0.5)
+    for shape in ((8, 8), (1, 8, 8), (2, 3, 8, 8), (2, 1, 16, 16)):
+        with pytest.raises(ValueError, match=r"takes points of shape \(n, 1, 8, 8\)"):
+            score(torch.zeros(shape))
+    with pytest.raises(TypeError, match="floating"):
+        score.denoise(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+
+
+def test_schedulers_that_say_too_little_are_refused(unet):
+    with pytest.raises(TypeError, match="neither alphas_cumprod nor EDM"):
+        DenoiserScore(unet, FlowMatchEulerDiscreteScheduler())
+    unknown = DDPMScheduler()
+    unknown.register_to_config(prediction_type="velocity")
+    with pytest.raises(ValueError, match="unknown prediction_type"):
+        DenoiserScore(unet, unknown)
+    with pytest.raises(ValueError, match="micro_batch"):
+        DenoiserScore(unet, DDPMScheduler(), micro_batch=0)
