@@ -74,26 +74,27 @@ class State:
 
 
 def fit(model: nn.Module, loss: Loss, folder: str | Path, settings: Settings, *, data: str = "",
-        progress: bool = True) -> State:
+        until: int | None = None, progress: bool = True) -> State:
     """Train `model` in place, from the checkpoint in `folder` if there is one; returns the last `State`.
 
     loss(model, generator) -> scalar draws its batch from the CPU generator and nothing else. The checkpoint
     (checkpoint.safetensors: weights, averaged weights, optimiser, generator, losses) is replaced as a whole at the start,
     every `settings.every` steps, at the end, and on an interrupt (Ctrl-C or SIGTERM, which wait for the end of the step and
-    are then passed on); nothing is ever unpickled. data: what it is trained on, in words, kept in the checkpoint.
+    are then passed on); nothing is ever unpickled. until: stop after this step of the schedule, to go on another time.
+    data: what it is trained on, in words, kept in the checkpoint.
     ValueError: the checkpoint belongs to other settings, data or another network, or is damaged. FloatingPointError: loss or
     gradient is not finite (the last good checkpoint stays). OSError: the folder cannot be written.
     """
-    path = Path(folder) / "checkpoint.safetensors"
+    path, last = Path(folder) / "checkpoint.safetensors", min(settings.steps, until or settings.steps)
     state = State(model, copy.deepcopy(model).requires_grad_(False).eval(),
                   torch.optim.AdamW(model.parameters(), settings.rate), torch.Generator().manual_seed(settings.seed), 0, [], data)
     if path.exists():
         _restore(state, path, settings)
     else:
         _store(state, path, settings)       # a folder that cannot be written is better known before the work
-    with _interrupts_wait() as interrupts, tqdm(total=settings.steps, initial=state.step, desc="training",
+    with _interrupts_wait() as interrupts, tqdm(total=last, initial=state.step, desc="training",
                                                 disable=not progress, mininterval=5) as bar:
-        while state.step < settings.steps and not interrupts:
+        while state.step < last and not interrupts:
             try:
                 _step(state, loss, settings)
             except KeyboardInterrupt:       # raised by the loss itself: nothing has changed since the last step
@@ -101,7 +102,7 @@ def fit(model: nn.Module, loss: Loss, folder: str | Path, settings: Settings, *,
                 raise
             bar.update()
             bar.set_postfix(loss=f"{sum(state.losses[-100:]) / len(state.losses[-100:]):.4f}", refresh=False)
-            if state.step % settings.every == 0 or state.step == settings.steps or interrupts:
+            if state.step % settings.every == 0 or state.step == last or interrupts:
                 _store(state, path, settings)
     return state
 

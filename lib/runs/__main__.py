@@ -80,7 +80,9 @@ def train_command(
         images: Annotated[Path | None, typer.Option(help="train on the images of this folder, as they are")] = None,
         digits: Annotated[str, typer.Option(help="mnist, sklearn, or auto (what is there)")] = "mnist",
         download: Annotated[bool, typer.Option(help="MNIST may be downloaded")] = False,
-        steps: int = 9000, seed: int = 0, device: str = "cpu",
+        steps: Annotated[int, typer.Option(help="length of the learning-rate schedule")] = 9000,
+        until: Annotated[int | None, typer.Option(help="stop after this step of it", show_default="7250 of 9000")] = None,
+        seed: int = 0, device: str = "cpu",
         samples: Annotated[int, typer.Option(help="draws for samples.png")] = 100,
         machine: Annotated[str | None, typer.Option(help="in words, for the model card")] = None) -> None:
     """Train a bundled model again, or on other images; measures it and writes it with its model card."""
@@ -89,8 +91,10 @@ def train_command(
     check_choice("model", name, [models.NAME])
     label = images.resolve().name if images else name
     out, work = out or ROOT / "build" / "models" / label, work or ROOT / "build" / "training" / label
-    models.train_rotated_mnist(out, work, replace(models.SETTINGS, steps=steps, seed=seed), source=digits, download=download,
-                               pictures=images, samples=samples, device=device, machine=machine)
+    settings = replace(models.SETTINGS, steps=steps, seed=seed)
+    until = until or (models.UNTIL if steps == models.SETTINGS.steps else None)
+    models.train_rotated_mnist(out, work, settings, until=until, source=digits, download=download, pictures=images,
+                               samples=samples, device=device, machine=machine)
     for path in sorted(path for path in out.rglob("*") if path.is_file()):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()      # a line of data/registry.toml
         print(f'    {{ name = "{path.relative_to(out).as_posix()}", size = {path.stat().st_size}, sha256 = "{digest}" }},')

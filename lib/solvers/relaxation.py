@@ -56,6 +56,8 @@ class Relaxation(Solver):
     one score batch each for Adam.
     lr → lr_end: Adam's learning rate, cosine, in the units of the points. derivative: "exact" back-propagates through the
     score, "frozen" takes ds/dx = −I/sigma² (see `FrozenScore`; its gradient is not that of the energy).
+    preconditioned: L-BFGS in coordinates in which the Euclidean energy of the path is the unit quadratic (a Sobolev gradient), so
+    that the number of points no longer spoils the conditioning.
     At these defaults Adam rarely converges, and says so.
     """
 
@@ -67,6 +69,7 @@ class Relaxation(Solver):
     lr: float = 1e-3
     lr_end: float = 1e-4
     window: int = 50
+    preconditioned: bool = False
 
     def __post_init__(self) -> None:
         checks.choice("optimizer", self.optimizer, ("adam", "lbfgs"))
@@ -169,15 +172,26 @@ class _Descent:
             if self._lbfgs(rows[i:i + 1], rows[i:]):
                 break
 
+    def _coordinates(self) -> Tensor:
+        """P in x = P z, (n, n): the identity, or the inverse root of the stiffness matrix T D^T D of the chain of segments."""
+        n = self.path.shape[1] - 2
+        if not self.settings.preconditioned:
+            return torch.eye(n).to(self.path)
+        stiffness = 2 * torch.eye(n) - torch.ones(n - 1).diag(1) - torch.ones(n - 1).diag(-1)
+        return torch.linalg.inv(torch.linalg.cholesky((n + 1) * stiffness.double())).T.to(self.path)
+
     def _lbfgs(self, row: Tensor, rest: Tensor) -> bool:
         """One pair; True if the callback asked to stop."""
-        o, x, slope = self.settings, self.path[row, 1:-1].clone().requires_grad_(), []
-        chunk = min(o.window, o.max_iter)
-        optimizer = torch.optim.LBFGS([x], max_iter=chunk, max_eval=4 * chunk, history_size=20, tolerance_grad=0,
+        o, slope, chunk = self.settings, [], min(self.settings.window, self.settings.max_iter)
+        P = self._coordinates()
+        z = torch.einsum("ij,bj...->bi...", torch.linalg.inv(P), self.path[row, 1:-1]).contiguous().requires_grad_()
+        optimizer = torch.optim.LBFGS([z], max_iter=chunk, max_eval=4 * chunk, history_size=20, tolerance_grad=0,
                                       tolerance_change=0, line_search_fn="strong_wolfe")
 
         def closure() -> Tensor:
+            x = torch.einsum("ij,bj...->bi...", P, z.detach()).requires_grad_()
             energy, relative = self.gradient(x, row, torch.zeros(1, dtype=torch.long))
+            z.grad = torch.einsum("ji,bj...->bi...", P, x.grad).contiguous()
             slope.append(relative.item())
             return energy.sum()
 
