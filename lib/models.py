@@ -31,6 +31,8 @@ SIZE = 28
 NO_CLASS = 10                                                  # beside the digits 0 … 9
 LEVELS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)         # noise of the held-out errors, pixels in [0, 1]
 HELD_OUT = 500
+WRITTEN = {"README.md", "losses.csv", "samples.png", "model_index.json", "scheduler/scheduler_config.json", "unet/config.json",
+           "unet/diffusion_pytorch_model.safetensors"}
 
 
 def rotated_mnist_network(seed: int = 0) -> tuple[nn.Module, Any]:
@@ -150,9 +152,13 @@ def save_model(folder: str | Path, score: DenoiserScore, card: str,
 
 
 def _replaceable(folder: Path) -> None:
-    empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    if not empty and not (folder / "model_index.json").is_file():
-        raise ValueError(f"{folder} is there and holds no model in diffusers' layout; choose another folder")
+    """Only a folder with nothing but files this module writes may be replaced."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; choose a folder")
+    foreign = [path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).as_posix() not in WRITTEN]
+    if foreign:
+        raise ValueError(f"{folder} holds files that are not of such a model ({foreign[0].name}, …) and would be lost; "
+                         "choose another folder")
 
 
 def card(score: DenoiserScore, settings: Settings, errors: dict[float, float], losses: list[float], about: dict[str, Any]) -> str:

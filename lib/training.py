@@ -85,7 +85,9 @@ def fit(model: nn.Module, loss: Loss, folder: str | Path, settings: Settings, *,
     ValueError: the checkpoint belongs to other settings, data or another network, or is damaged. FloatingPointError: loss or
     gradient is not finite (the last good checkpoint stays). OSError: the folder cannot be written.
     """
-    path, last = Path(folder) / "checkpoint.safetensors", min(settings.steps, until or settings.steps)
+    path, last = Path(folder) / "checkpoint.safetensors", settings.steps
+    if until is not None:
+        last = min(last, checks.count("until", until))
     state = State(model, copy.deepcopy(model).requires_grad_(False).eval(),
                   torch.optim.AdamW(model.parameters(), settings.rate), torch.Generator().manual_seed(settings.seed), 0, [], data)
     if path.exists():

@@ -57,6 +57,22 @@ def test_lbfgs_finds_the_exact_sphere_geodesic(lam):
     assert float(found.energy) == pytest.approx(sphere_geodesic(ANGLE, lam=lam).energy, rel=1e-3)
 
 
+def test_preconditioned_lbfgs_needs_no_more_evaluations_for_more_points():
+    """The chain's stiffness spoils plain L-BFGS as points are added (it gives up here); in its own coordinates it does not."""
+    metric, batches = SteinMetric(SphereScore(1.0, 0.1), 1.0), []
+    for points in (33, 129):
+        bent = paths.slerp(A, B, points) * 1.1
+        bent[:, 0], bent[:, -1] = A, B
+        solve = lambda p, points=points, bent=bent: geodesic(metric, A, B, points=points, init=bent, solver=Relaxation(
+            optimizer="lbfgs", preconditioned=p, window=10))
+        found = solve(True)
+        batches.append(found.score_batches)
+    with pytest.warns(ConvergenceWarning):
+        plain = solve(False)
+    assert float(found.energy) == pytest.approx(sphere_geodesic(ANGLE, lam=1.0).energy, rel=1e-5)
+    assert batches[1] <= 1.2 * batches[0] and batches[1] < plain.score_batches / 2 and found.energy < plain.energy
+
+
 def test_georce_is_of_first_order():
     """The left-point energy is off by about 1/T, where the ends differ (between equal ends its error cancels)."""
     score, a, b = mixture()

@@ -365,7 +365,7 @@ def test_the_command_refuses_what_makes_no_sense(tmp_path, pictures):
                              (["rotated-mnist", "--steps", 0], "steps must be"),
                              (["rotated-mnist", "--device", "abacus"], "device 'abacus' cannot be used here"),
                              (["rotated-mnist", "--images", tmp_path / "typo"], "is no folder"),
-                             (["rotated-mnist", "--out", pictures], "holds no model"),
+                             (["rotated-mnist", "--out", pictures], "would be lost"),
                              (["rotated-mnist"], "GEODESICS_DATA")):
         done = command(*arguments, "--work", tmp_path / "work")
         assert done.exit_code != 0 and words in str(done.exception)
@@ -388,5 +388,5 @@ def test_a_model_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch
     assert (tmp_path / "model" / "README.md").read_text() == "third" and len(list(tmp_path.iterdir())) == 1
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds no model"):
+    with pytest.raises(ValueError, match="would be lost"):
         models.save_model(tmp_path / "own", score, "card")

@@ -74,6 +74,8 @@ class Relaxation(Solver):
     def __post_init__(self) -> None:
         checks.choice("optimizer", self.optimizer, ("adam", "lbfgs"))
         checks.choice("derivative", self.derivative, ("exact", "frozen"))
+        if self.preconditioned and self.optimizer != "lbfgs":
+            raise ValueError("preconditioned=True is for optimizer='lbfgs'; leave it out with adam")
         checks.positive("lr", self.lr), checks.positive("lr_end", self.lr_end), checks.count("window", self.window)
 
     def solve(self, metric: Metric, path: Tensor, callback: Callback | None = None) -> Solution:
