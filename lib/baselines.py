@@ -39,30 +39,24 @@ def noisediffusion(a: Tensor, b: Tensor, frames: int, clean_a: Tensor, clean_b: 
 
 @dataclass(frozen=True)
 class Baseline:
-    """An interpolation without a metric. path(a, b, frames, clean_a, clean_b) -> (batch, frames, *event) in `space` (lib.spaces),
-    at the noise level of `time`, a fraction of the model's time steps; clean_a, clean_b: the given ends in its coordinates."""
+    """An interpolation without a metric. path(a, b, frames) -> (batch, frames, *event) in `space` (lib.spaces), at the noise
+    level of `time`, a fraction of the model's time steps. mixes: it takes clean_a, clean_b, the given ends there, too."""
 
     path: Callable[..., Tensor]
     summary: str
     space: str = "clean"
     time: float | None = None
-
-
-def _lerp(a: Tensor, b: Tensor, frames: int, *clean: Tensor) -> Tensor:
-    return lerp(a, b, frames)
-
-
-def _slerp(a: Tensor, b: Tensor, frames: int, *clean: Tensor) -> Tensor:
-    return slerp(a, b, frames)
+    mixes: bool = False
 
 
 INTERPOLATIONS: dict[str, Baseline] = {
-    "lerp": Baseline(_lerp, "straight line"),
-    "slerp": Baseline(_slerp, "great circle about the origin"),
-    "shared_noise_lerp": Baseline(_lerp, "straight line between ends with the same noise, t = 400", "shared_noise", 0.4),
-    "shared_noise_slerp": Baseline(_slerp, "great circle between ends with the same noise, t = 400", "shared_noise", 0.4),
-    "ddim_slerp": Baseline(_slerp, "DDIM inversion to noise alone, great circle there (Song, Meng & Ermon 2021)", "ddim", 1.0),
-    "noisediffusion": Baseline(noisediffusion, "DDIM inversion to t = 700, clipped and mixed (Zheng et al. 2024)", "ddim", 0.7),
+    "lerp": Baseline(lerp, "straight line"),
+    "slerp": Baseline(slerp, "great circle about the origin"),
+    "shared_noise_lerp": Baseline(lerp, "straight line between ends with the same noise, t = 400", "shared_noise", 0.4),
+    "shared_noise_slerp": Baseline(slerp, "great circle between ends with the same noise, t = 400", "shared_noise", 0.4),
+    "ddim_slerp": Baseline(slerp, "DDIM inversion to noise alone, great circle there (Song, Meng & Ermon 2021)", "ddim", 1.0),
+    "noisediffusion": Baseline(noisediffusion, "DDIM inversion to t = 700, clipped and mixed (Zheng et al. 2024)", "ddim", 0.7,
+                               mixes=True),
 }
 
 

@@ -44,6 +44,14 @@ def choice(name: str, value: str, known: Iterable[str]) -> str:
     raise ValueError(f"unknown {name} {value!r}{hint} (known: {', '.join(known)})")
 
 
+def device(name: str | torch.device) -> torch.device:
+    """Return the torch device of that name if it can be used here, else raise ValueError."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {str(name)!r} cannot be used here ({str(error).splitlines()[0]}); use device='cpu'") from error
+
+
 def finite(name: str, x: Tensor) -> Tensor:
     """Return the tensor if every entry is finite, else raise ValueError that counts the others."""
     bad = int((~torch.isfinite(x)).sum())

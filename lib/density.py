@@ -24,6 +24,8 @@ DIVERGENCES = ("auto", "exact", "hutchinson")
 class LogDensity:
     """value (n,): log p_sigma_min(x) in nats. standard_error (n,): of the random probes alone, zero for the exact divergence.
 
+    by_probe (n, probes): the value by each probe alone, (n, 1) for the exact divergence. All points share the probes, so a
+    difference of two points has the standard error of the differences in its columns, not that of two independent values.
     score_evaluations: points at which the score was computed; derivative_evaluations: at which it was differentiated.
     """
 
@@ -32,6 +34,7 @@ class LogDensity:
     score_evaluations: int
     derivative_evaluations: int
     settings: dict
+    by_probe: Tensor
 
 
 def along_path(score: Score | Callable[[Tensor], Tensor], points: Tensor, degree: int = 2) -> Tensor:
@@ -75,12 +78,13 @@ def log_density(score: Score, x: Tensor, *, sigma_max: float, sigma_min: float |
         if not bool(torch.isfinite(y).all()):
             raise ArithmeticError("the probability-flow ODE ran into NaN or infinity; raise sigma_min= or steps=")
         end, integrals = y[:, :event.numel()], y[:, event.numel():]
-        value = _gaussian(end.reshape(x.shape), high, prior) - integrals.mean(1)
+        by_probe = _gaussian(end.reshape(x.shape), high, prior)[:, None] - integrals
+        value = by_probe.mean(1)
     error = torch.zeros_like(value) if exact else integrals.std(1) / math.sqrt(probes)
     after, settings = score.counter, {
         "sigma_min": low, "sigma_max": high, "divergence": "exact" if exact else f"hutchinson, {probes} probes",
         "prior": "N(0, sigma_max²)" if prior is None else "N(mean, variance + sigma_max²)", "method": method, "steps": steps}
-    return LogDensity(value, error, after.evaluations - before.evaluations, after.derivatives - before.derivatives, settings)
+    return LogDensity(value, error, after.evaluations - before.evaluations, after.derivatives - before.derivatives, settings, by_probe)
 
 
 def _checked(score: Score, x: Tensor, sigma_min: float | None, sigma_max: float) -> tuple[Tensor, float, float]:

@@ -24,12 +24,11 @@ from torch import Tensor
 
 from . import checks
 from .scores.base import Score
-from .scores.denoiser import NoiseSchedule
+from .scores.denoiser import CEILING, NoiseSchedule
 
 METHODS = ("ddim", "heun")
 GRIDS = ("karras", "time")
 RHO = 7             # Karras et al. 2022, table 1
-CEILING = 200.0     # largest noise level of y: schedules of zero final signal end at infinity, where float32 loses the image
 
 
 def diffuse(score: Score, x: Tensor, sigma: float, *, steps: int = 30, method: str = "ddim", grid: str = "karras",

@@ -14,7 +14,7 @@ from .metrics import JacobianMetric, Metric, SpaceTimeMetric
 from .presets import METHODS, Preset
 from .scores import Counter, Score, as_score
 from .solvers import Geodesic, geodesic, shoot
-from .spaces import Space, working_space
+from .spaces import SPACES, Space, working_space
 
 
 @dataclass
@@ -22,7 +22,8 @@ class Frames:
     """frames (batch, frames, *event); path: the Geodesic behind them in the space the method works in, None for a baseline.
 
     evaluations: points at which the score was computed for all of it, noising and denoising too; batches: calls.
-    settings: what was used; its "ends" says whether the first and last frame are "given" or "reconstructed".
+    settings: what was used; its "ends" (beyond one point, "start") says whether the first and last frame (the first) are
+    "given" or "reconstructed".
     """
 
     frames: Tensor
@@ -47,8 +48,8 @@ def interpolate(model: Score | Callable[[Tensor], Tensor], start: Tensor, end: T
     the ends among them, so that these are reconstructions. By default a learned score is met where the method's paper does
     (METHODS, INTERPOLATIONS), any other in the clean space.
     settings: of the metric (lam, alpha, …), a `solver`, and of `geodesic` (points, noise_levels, init, samples, tol, …), lengths
-    and points among them those of the clean space; an unknown name raises TypeError. Frames lie at equal steps of the path's
-    parameter, equal Riemannian distances for a converged geodesic.
+    and points among them those of the clean space; an unknown name raises TypeError, images far outside [0, 1] ValueError.
+    Frames lie at equal steps of the path's parameter, equal Riemannian distances for a converged geodesic.
     """
     score, frames = as_score(model), checks.count("frames", frames, least=2)
     checks.choice("method", method, [*METHODS, *baselines.INTERPOLATIONS])
@@ -59,6 +60,7 @@ def interpolate(model: Score | Callable[[Tensor], Tensor], start: Tensor, end: T
     before = replace(score.counter)
     room = working_space(score, _space(method, score, space), sigma, _plan(method).time,
                          seed=seed, steps=flow_steps, method=flow_method)
+    _in_units(room, score, start=start, end=end)
     run = _baseline if method in baselines.INTERPOLATIONS else _geodesic
     points, path = run(method, room, start, end, frames, settings)
     shown = room.leave(points.flatten(0, 1)).reshape(points.shape)
@@ -83,7 +85,7 @@ def _space(method: str, score: Score, asked: str | None) -> str:
 def _baseline(method: str, room: Space, start: Tensor, end: Tensor, frames: int, settings: dict) -> tuple[Tensor, None]:
     if settings:
         raise TypeError(f"method {method!r} takes no settings, got {', '.join(sorted(settings))}")
-    clean = [room.score.encode(x) for x in (start, end)] if room.kind != "clean" else []
+    clean = [room.score.encode(x) for x in (start, end)] if _plan(method).mixes else []
     return _plan(method).path(room.enter(start), room.enter(end), frames, *clean), None
 
 
@@ -112,37 +114,58 @@ def _carried(room: Space, start: Tensor, settings: dict) -> dict:
 
 
 def extrapolate(model: Score | Callable[[Tensor], Tensor], start: Tensor, velocity: Tensor, *, method: str = "stein",
-                frames: int = 17, time: float = 1.0, sigma: float | None = None, **settings) -> Frames:
+                frames: int = 17, time: float = 1.0, sigma: float | None = None, space: str = "clean", seed: int = 0,
+                flow_steps: int = 30, flow_method: str = "ddim", **settings) -> Frames:
     """Frames that leave `start` with `velocity` (batch, *event) and run for `time`, the first of them the start.
 
     method: "stein", "density", "both" or "yu2025" (exponential map of that metric), or a baseline ("straight", "guided_walk").
-    settings: of the metric, and of `shoot` (steps, form, radius, …; its method, rk4 or dopri5, as `ode`) or of the baseline.
+    space, seed, flow_steps, flow_method: as for `interpolate`, with the same noise; the velocity is carried by the scale of
+    the coordinates. "ddim" raises ValueError: an inversion would carry the velocity by its derivative.
+    settings: of the metric, and of `shoot` (steps, form, radius, …; its method, rk4 or dopri5, as `ode`) or of the baseline,
+    all of that space.
     """
-    score, frames = _at(model, sigma), checks.count("frames", frames, least=2)
+    score, frames = as_score(model), checks.count("frames", frames, least=2)
     known = ["stein", "density", "both", "yu2025"]
     checks.choice("method", method, [*known, *baselines.EXTRAPOLATIONS])
+    if checks.choice("space", space, SPACES) == "ddim":
+        raise ValueError("space='ddim' is for end points: an inversion carries no velocity here; use space='shared_noise'")
     start, velocity = (checks.batched(n, x, score.event_shape) for n, x in (("start", start), ("velocity", velocity)))
     checks.positive("time", time)
     before = replace(score.counter)
+    room = working_space(score, space, sigma, seed=seed, steps=flow_steps, method=flow_method)
+    _in_units(room, score, start=start)
+    x, v = room.enter(start), velocity if space == "clean" else room.score.unit * velocity
     if method in baselines.EXTRAPOLATIONS:
-        shown, path = baselines.EXTRAPOLATIONS[method](score, start, velocity, frames, time, **settings), None
+        walk, path = baselines.EXTRAPOLATIONS[method], None
+        used = {"time": time, **(walk.__kwdefaults__ or {}), **settings}
+        points = walk(room.score, x, v, frames, time, **settings)
     else:
-        metric, rest = _metric(METHODS[method], score, settings)
+        metric, rest = _metric(METHODS[method], room.score, settings)
         if "ode" in rest:
             rest["method"] = rest.pop("ode")
         form = {"form": "yu2025"} if method == "yu2025" else {}
-        path = shoot(metric, start, velocity, time=time, **{**form, **rest})
-        shown = paths.evaluate(path.points, torch.linspace(0, 1, frames, dtype=torch.float64))
-    return Frames(shown, method, path, settings={} if path is None else path.settings, **_spent(score, before))
+        path = shoot(metric, x, v, time=time, **{**form, **rest})
+        points, used = paths.evaluate(path.points, torch.linspace(0, 1, frames, dtype=torch.float64)), path.settings
+    shown = room.leave(points.flatten(0, 1)).reshape(points.shape)
+    used = {**used, **room.settings}
+    used["start"] = used.pop("ends")
+    return Frames(shown, method, path, settings=used, **_spent(score, before))
+
+
+def _in_units(room: Space, score: Score, **points: Tensor) -> None:
+    """Refuse images in 0..255 for a model of pixels in [0, 1], y = 2x − 1: more than 1 outside, what a model may overshoot, and
+    in the clean space 6 sigma, for points as noisy as the level they are met at (one pixel in 10⁹ has more)."""
+    if (getattr(score, "scale", None), getattr(score, "shift", None)) != (2.0, -1.0):
+        return
+    slack = 1 + 6 * float(torch.as_tensor(room.score.sigma).max()) if room.kind == "clean" else 1.0
+    for name, x in points.items():
+        if x.min() < -slack or x.max() > 1 + slack:
+            raise ValueError(f"{name} has values from {x.min():.4g} to {x.max():.4g}, but this model's pixels lie in [0, 1]: "
+                             "divide images in 0..255 by 255 (a model in other units has another scale= and shift=)")
 
 
 def _spent(score: Score, before: Counter) -> dict[str, int]:
     return {name: getattr(score.counter, name) - getattr(before, name) for name in ("evaluations", "batches")}
-
-
-def _at(model: Score | Callable[[Tensor], Tensor], sigma: float | None) -> Score:
-    score = as_score(model)
-    return score if sigma is None else score.at(sigma)
 
 
 def _metric(preset: Preset, score: Score, settings: dict) -> tuple[Metric, dict]:

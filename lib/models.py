@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import csv
-import math
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.utils import save_image
 
-from . import data, flow, images
+from . import checks, data, flow, images
+from .classifier import turned
 from .figures import writing
 from .scores.denoiser import DenoiserScore
-from .training import Settings, denoising_error, denoising_loss, fit
+from .training import Settings, State, denoising_error, denoising_loss, fit, made_how
 
 Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 
 NAME = "rotated-mnist"
 SETTINGS = Settings(steps=9000, batch=64, rate=2e-3, warmup=200, ema=0.999, every=250)
-UNTIL = 7250                                                   # where the bundled one was stopped, at a tenth of the peak rate
 SIZE = 28
 NO_CLASS = 10                                                  # beside the digits 0 … 9
 LEVELS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)         # noise of the held-out errors, pixels in [0, 1]
@@ -45,6 +43,7 @@ def rotated_mnist_network(seed: int = 0) -> tuple[nn.Module, Any]:
                             norm_num_groups=8, num_class_embeds=NO_CLASS + 1, attention_head_dim=32,
                             down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
                             up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"))
+    model.register_to_config(_no_class=NO_CLASS)               # written to config.json: DenoiserScore asks for it
     return model, EDMEulerScheduler(sigma_min=0.02, sigma_max=40.0, sigma_data=0.6)
 
 
@@ -58,7 +57,7 @@ def train_rotated_mnist(folder: str | Path, work: str | Path, settings: Settings
     machine: in words, for the model card.
     Raises ValueError and OSError for bad input before any step is made, and as `fit` and `save_model` do.
     """
-    device = _device(device)
+    device = checks.device(device)
     _replaceable(Path(folder))
     draw, held_out, about = turned_digits(source, download) if pictures is None else folder_images(pictures)
     if progress:
@@ -69,13 +68,13 @@ def train_rotated_mnist(folder: str | Path, work: str | Path, settings: Settings
                 progress=progress)
     score.model = state.average
     errors = denoising_error(score, held_out, LEVELS)
-    about |= {"name": Path(folder).resolve().name, "seconds": state.seconds, "machine": machine or _machine(device),
-              "held_out": len(held_out), "samples": samples, "step": state.step}
+    about |= {"name": Path(folder).resolve().name, "machine": machine or "", "held_out": len(held_out), "samples": samples}
     extra = {"losses.csv": lambda path: _write_losses(path, state.losses)}
     if samples:
         drawn = flow.sample(score, samples, torch.Generator().manual_seed(settings.seed))
-        extra["samples.png"] = lambda path: _write_grid(path, drawn)
-    save_model(folder, score, card(score, settings, errors, state.losses, about), extra)
+        ink = 1 - F.interpolate(drawn.clamp(0, 1), scale_factor=2)      # dark on white, enlarged
+        extra["samples.png"] = lambda path: save_image(ink, path, nrow=10, padding=0, pad_value=1.0)
+    save_model(folder, score, card(score, state, settings, errors, about), extra)
     return score
 
 
@@ -86,18 +85,14 @@ def turned_digits(source: str = "mnist", download: bool = False) -> tuple[Draw, 
 
     def draw(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         chosen = torch.randint(len(digits), (n,), generator=generator)
-        return _turned(digits.images[chosen], generator), digits.labels[chosen]
+        return turned(digits.images[chosen], generator), digits.labels[chosen]
 
     spread = test.images[::max(1, len(test) // HELD_OUT)][:HELD_OUT]   # MNIST's first ones are easy
     about = {"data": f"{digits.source.name}, {len(digits):,} digits, turned by a new uniform random angle at each draw",
              "test": f"of {test.source.name}, spread over its file, each turned once by a uniform random angle (seed 0)",
              "licence": digits.source.licence, "origin": digits.source.origin, "fallback": digits.source.fallback,
              "options": f" --digits {source}" * (source != "mnist")}
-    return draw, _turned(spread, torch.Generator().manual_seed(0)), about
-
-
-def _turned(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    return data.rotate(pictures, 360 * torch.rand(len(pictures), generator=generator, dtype=torch.float64))
+    return draw, turned(spread, torch.Generator().manual_seed(0)), about
 
 
 def folder_images(folder: str | Path) -> tuple[Draw, Tensor, dict[str, Any]]:
@@ -161,13 +156,12 @@ def _replaceable(folder: Path) -> None:
                          "choose another folder")
 
 
-def card(score: DenoiserScore, settings: Settings, errors: dict[float, float], losses: list[float], about: dict[str, Any]) -> str:
+def card(score: DenoiserScore, state: State, settings: Settings, errors: dict[float, float], about: dict[str, Any]) -> str:
     """The model card: data, steps, time, machine, held-out errors, licence, use, limits."""
     rows = "\n".join(f"| {sigma:g} | {error:.5f} |" for sigma, error in errors.items())
-    seconds, options = about["seconds"], ", ".join(f"{name} {value:g}" for name, value in asdict(settings).items())
-    spent = "time not recorded" if math.isnan(seconds) else f"{seconds / 60:.1f} minutes"
-    parameters, last = sum(p.numel() for p in score.model.parameters()), sum(losses[-100:]) / len(losses[-100:])
-    fallback = "\n| fallback | MNIST was not on the machine; these are scikit-learn's digits |" * about["fallback"]
+    parameters = sum(p.numel() for p in score.model.parameters())
+    more = f"\n| its licence | {about['licence']} ({about['origin']}) |"
+    more += "\n| fallback | MNIST was not on the machine; these are scikit-learn's digits |" * about["fallback"]
     picture = f"`samples.png`: {about['samples']} draws (`lib.flow.sample`, 24 Heun steps, seed {settings.seed}), not chosen.\n"
     return f"""# {about["name"]}
 
@@ -176,14 +170,7 @@ A denoiser of small grey images, {parameters:,} parameters: a diffusers `UNet2DM
 are the averaged ones. `lib.scores.load` makes a score of it: s(x) = (D(x) − x)/sigma² on (n, 1, 28, 28) in [0, 1], for sigma from
 {score.noise_range[0]:g} to {score.noise_range[1]:g}.
 
-| | |
-|---|---|
-| training data | {about["data"]} |
-| licence of the data | {about["licence"]} ({about["origin"]}) |{fallback}
-| settings | {options} |
-| steps made | {about["step"]:,} of {settings.steps:,} |
-| time, machine | {spent}, {about["machine"]} |
-| last training loss | {last:.4f}, mean of 100 steps (`losses.csv`: the curve) |
+{made_how(state, settings, about["machine"], more)}
 
 Held-out mean squared denoising error per pixel, {about["held_out"]} images {about["test"]}, without class,
 one noise draw (seed 0):
@@ -202,19 +189,6 @@ only: with an EDM scheduler, draw with `lib.flow.sample`, not by calling that pi
 """
 
 
-def _device(device: str | torch.device) -> torch.device:
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {str(device)!r} cannot be used here ({str(error).splitlines()[0]}); use 'cpu'") from error
-
-
-def _machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"one {torch.cuda.get_device_name(device)}"
-    return f"{torch.get_num_threads()} CPU thread(s), no GPU" if device.type == "cpu" else device.type
-
-
 def _write_losses(path: Path, losses: list[float], every: int = 25) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
@@ -222,11 +196,3 @@ def _write_losses(path: Path, losses: list[float], every: int = 25) -> None:
         for i in range(0, len(losses), every):
             part = losses[i:i + every]
             rows.writerow([i + len(part), f"{sum(part) / len(part):.6f}"])
-
-
-def _write_grid(path: Path, drawn: Tensor, columns: int = 10) -> None:
-    """Images (n, 1, h, w) in [0, 1], ten to a row, dark ink on white, enlarged twice."""
-    pixels = (255 * (1 - drawn.detach().cpu().clamp(0, 1))).round().byte()[:, 0]
-    blank = pixels.new_full((-len(pixels) % columns, *pixels.shape[1:]), 255)
-    grid = torch.cat([pixels, blank]).unflatten(0, (-1, columns)).permute(0, 2, 1, 3).flatten(2).flatten(0, 1)
-    Image.fromarray(np.kron(grid.numpy(), np.ones((2, 2), np.uint8))).save(path)

@@ -109,6 +109,24 @@ def fit(model: nn.Module, loss: Loss, folder: str | Path, settings: Settings, *,
     return state
 
 
+def made_how(state: State, settings: Settings, machine: str = "", more: str = "") -> str:
+    """The table of a model card: data, settings, steps, time, machine (in words; this one's by default), loss.
+
+    more: rows after the first.
+    """
+    device, said = next(state.model.parameters()).device, [f"{name} {value:g}" for name, value in asdict(settings).items()]
+    here = {"cuda": lambda: f"one {torch.cuda.get_device_name(device)}",
+            "cpu": lambda: f"{torch.get_num_threads()} CPU thread(s), no GPU"}.get(device.type, lambda: device.type)()
+    last, spent = state.losses[-100:], "time not recorded" if math.isnan(state.seconds) else f"{state.seconds / 60:.1f} minutes"
+    return f"""| | |
+|---|---|
+| training data | {state.data} |{more}
+| settings | AdamW, half a cosine, {", ".join(said)} |
+| steps made | {state.step:,} of {settings.steps:,} |
+| time, machine | {spent}, {machine or here} |
+| last training loss | {sum(last) / len(last):.4f}, mean of {len(last)} steps |"""
+
+
 @contextmanager
 def _interrupts_wait() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM while a step changes the weights, and raise them at the end of the block."""

@@ -2,7 +2,9 @@
 
 import copy
 import math
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -14,9 +16,14 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     UNet2DModel,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lib.scores.denoiser import DenoiserScore, NoiseSchedule
 from lib.scores.gaussian import GaussianScore
+
+with patch.dict(sys.modules, {"torchsde": ModuleType("torchsde")}):     # only its random steps want it, and none is made here
+    from diffusers.schedulers.scheduling_cosine_dpmsolver_multistep import CosineDPMSolverMultistepScheduler
 
 SHAPE, SCALE, SHIFT = (1, 2, 2), 2.0, -1.0
 SCHEDULES = {
@@ -26,8 +33,9 @@ SCHEDULES = {
 }
 CASES = [(f"{name}, {prediction}", DDPMScheduler(prediction_type=prediction, clip_sample=False, **settings))
          for name, settings in SCHEDULES.items() for prediction in ("epsilon", "v_prediction", "sample")]
-CASES += [(f"{kind.__name__}, {prediction}", kind(prediction_type=prediction, sigma_data=0.6))
-          for kind in (EDMEulerScheduler, EDMDPMSolverMultistepScheduler) for prediction in ("epsilon", "v_prediction")]
+CASES += [(f"{kind.__name__}, {prediction}", kind(prediction_type=prediction, sigma_data=0.6, sigma_min=0.002))
+          for kind in (EDMEulerScheduler, EDMDPMSolverMultistepScheduler, CosineDPMSolverMultistepScheduler)
+          for prediction in ("epsilon", "v_prediction")]
 every_case = pytest.mark.parametrize("scheduler", [case[1] for case in CASES], ids=[case[0] for case in CASES])
 
 
@@ -58,6 +66,8 @@ class PerfectNetwork(torch.nn.Module):
         return SimpleNamespace(sample=torch.cat([out, torch.full_like(out, 7.0)], 1) if self.learned_variance else out)
 
     def sigma(self, time):
+        if isinstance(self.scheduler, CosineDPMSolverMultistepScheduler):
+            return (math.pi / 2 * time).tan()
         if hasattr(self.scheduler, "precondition_inputs"):
             return (4 * time).exp()
         kept = self.scheduler.alphas_cumprod.double().clamp(1e-12, 1 - 1e-12)
@@ -89,14 +99,20 @@ def points(n=5, dtype=torch.float64):
     return torch.randn(n, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=dtype) + 0.5
 
 
-@pytest.fixture(scope="module")
-def unet():
+def network(**settings):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return UNet2DModel(sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8, 16),
-                           norm_num_groups=4, num_class_embeds=4, attention_head_dim=8,
-                           down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-                           up_block_types=("AttnUpBlock2D", "UpBlock2D")).eval()
+                           norm_num_groups=4, attention_head_dim=8, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+                           up_block_types=("AttnUpBlock2D", "UpBlock2D"), **settings).eval()
+
+
+@pytest.fixture(scope="module")
+def unet():
+    """Four classes, the last of them "no class"."""
+    model = network(num_class_embeds=4)
+    model.register_to_config(_no_class=3)
+    return model
 
 
 @every_case
@@ -125,6 +141,33 @@ def test_timestep_and_sigma_are_inverse_of_each_other(scheduler):
     assert bool((time.diff() > 0).all())
     back = torch.tensor([schedule.sigma(t) for t in time.tolist()], dtype=torch.float64)
     torch.testing.assert_close(back, sigma, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("kind", [EDMEulerScheduler, EDMDPMSolverMultistepScheduler, CosineDPMSolverMultistepScheduler])
+def test_preconditioning_is_the_scheduler_s_own(kind, prediction):
+    scheduler = kind(prediction_type=prediction, sigma_data=0.7)
+    schedule, sigma = NoiseSchedule(scheduler), torch.logspace(-2, 2, 30, dtype=torch.float64)
+    one, none = torch.ones_like(sigma), torch.zeros_like(sigma)
+    own = (scheduler.precondition_inputs(one, sigma), scheduler.precondition_outputs(one, none, sigma),
+           scheduler.precondition_outputs(none, one, sigma))
+    torch.testing.assert_close(schedule.coefficients(sigma), own, rtol=1e-12, atol=0)
+    torch.testing.assert_close(schedule.timestep(sigma), scheduler.precondition_noise(sigma), rtol=1e-12, atol=1e-15)
+
+
+def test_another_noise_conditioning_is_refused():
+    scheduler = EDMEulerScheduler()
+    scheduler.precondition_noise = lambda sigma: sigma.log() / 2
+    with pytest.raises(TypeError, match="EDMEulerScheduler tells its network the noise level in a way unknown here"):
+        NoiseSchedule(scheduler)
+
+
+@pytest.mark.parametrize("scheduler, top", [
+    (DDPMScheduler(rescale_betas_zero_snr=True), 200), (DDPMScheduler(beta_schedule="squaredcos_cap_v2"), 200),
+    (EDMEulerScheduler(sigma_max=500.0), 200), (EDMEulerScheduler(), 80.0)])
+def test_the_default_level_leaves_out_noise_where_nothing_of_the_image_is_left(scheduler, top):
+    score = pair(scheduler)[0]
+    assert score.sigma == pytest.approx(math.sqrt(score.schedule.lowest * top) / 2, rel=1e-9) and score.sigma < 2
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -241,7 +284,7 @@ def test_classes(unet):
     score = DenoiserScore(unet, EDMEulerScheduler(), sigma=0.5)
     x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     two = score.conditioned(2)
-    assert (score.label, two.label, two.conditioned(None).label) == (3, 2, 3)       # the last class is "no class"
+    assert (score.label, two.label, two.conditioned(None).label) == (3, 2, 3)       # class 3 is "no class"
     assert torch.equal(two(x), DenoiserScore(unet, EDMEulerScheduler(), sigma=0.5, label=2)(x))
     assert not torch.equal(two(x), score(x))
     assert score.counter is two.counter
@@ -253,6 +296,71 @@ def test_classes(unet):
         plain.conditioned(0)
     plain(points())
     assert plain.model.asked[-1][2] is None
+
+
+def test_a_foreign_network_s_last_class_is_a_class_like_any_other():
+    model, x = network(num_class_embeds=4), torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=r"give label= \(0\.\.3\), or say which of them means \"no class\""):
+        DenoiserScore(model, EDMEulerScheduler())
+    third = DenoiserScore(model, EDMEulerScheduler(), label=3, sigma=0.5)
+    with pytest.raises(ValueError, match="class-conditional"):
+        third.conditioned(None)
+    for bad in (1.5, "cat", 4):
+        with pytest.raises(ValueError, match=r"label must lie in 0\.\.3"):
+            third.conditioned(bad)
+    model.register_to_config(_no_class=3)
+    assert torch.equal(DenoiserScore(model, EDMEulerScheduler(), sigma=0.5)(x), third(x))
+    model.register_to_config(_no_class=4)
+    with pytest.raises(ValueError, match=r"label must lie in 0\.\.3, got 4"):
+        DenoiserScore(model, EDMEulerScheduler())
+
+
+def test_classes_on_a_scale_take_a_number():
+    model, x = network(class_embed_type="timestep"), torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    score = DenoiserScore(model, DDPMScheduler(prediction_type="sample", clip_sample=False), label=2.5)
+    time = score.schedule.timestep(torch.tensor([1.0], dtype=torch.float64))          # sigma 0.5 in x is 1 in y
+    with torch.no_grad():
+        expected = model((2 * x - 1) / math.sqrt(2), time.float().expand(2), class_labels=torch.full((2,), 2.5)).sample
+    torch.testing.assert_close(score.at(0.5).denoise(x), (expected + 1) / 2, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(score(x), score.conditioned(0)(x))
+    for bad, words in ((None, r"give label= \(a number ≥ 0\)"), (-1.0, "a finite number ≥ 0"), (math.nan, "finite")):
+        with pytest.raises(ValueError, match=words):
+            score.conditioned(bad)
+    with pytest.raises(ValueError, match=r"float32 alone: use model\.float"):
+        DenoiserScore(copy.deepcopy(model).double(), EDMEulerScheduler(), label=1)
+
+
+@pytest.mark.parametrize("settings, words", [
+    (dict(time_embedding_type="fourier"), "'fourier'"), (dict(class_embed_type="identity"), "class as an embedding"),
+    (dict(time_embedding_type="learned", num_train_timesteps=9), "whole time steps only")])
+def test_networks_that_cannot_be_asked_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        DenoiserScore(network(**settings), DDPMScheduler())
+
+
+class NoDouble(TorchDispatchMode):
+    """A device without float64, played by "meta": counts what is computed there, and fails on a float64 tensor."""
+
+    seen = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == "meta":
+                self.seen += 1
+                assert tensor.dtype != torch.float64, f"{function} makes float64 on the device"
+        return out
+
+
+@pytest.mark.parametrize("scheduler", [DDPMScheduler(), EDMEulerScheduler(), CosineDPMSolverMultistepScheduler()],
+                         ids=lambda s: type(s).__name__)
+def test_a_device_without_double_precision_sees_none(unet, scheduler):
+    score = DenoiserScore(copy.deepcopy(unet).to("meta"), scheduler, sigma=0.5, micro_batch=2)
+    with NoDouble() as device:
+        x = torch.rand(3, 1, 8, 8, device="meta")
+        for s in (score, score.at(torch.tensor([0.4, 0.5, 0.6]))):
+            assert s(x).device.type == "meta" and s.denoise(x).shape == x.shape and s(x).dtype == torch.float32
+    assert device.seen > 100
 
 
 def test_calls_are_counted_once_for_all_levels():

@@ -122,6 +122,16 @@ def test_probes_fall_as_their_root_and_repeat(mixture, x):
     assert torch.equal(few.value, log_density(mixture, x, probes=32, **settings).value)
 
 
+def test_differences_are_paired_over_the_same_probes(mixture, x):
+    near = torch.cat([x[:1], x[:1] + 1e-3])          # almost the same point: almost the same error of every probe
+    found = log_density(mixture, near, sigma_max=20.0, steps=20, divergence="hutchinson")
+    torch.testing.assert_close(found.by_probe.mean(1), found.value)
+    torch.testing.assert_close(found.by_probe.std(1) / 4, found.standard_error)
+    paired = (found.by_probe[1] - found.by_probe[0]).std() / 4
+    assert found.by_probe.shape == (2, 16) and paired < 0.02 * found.standard_error.min()
+    assert log_density(mixture, x, sigma_max=20.0, steps=20).by_probe.shape == (len(x), 1)
+
+
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
 def test_batch_is_one_by_one(mixture, x, divergence):
     settings = {"sigma_max": 20.0, "steps": 20, "divergence": divergence}

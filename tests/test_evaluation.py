@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -315,6 +316,30 @@ def test_summary_and_ratio(turns):
         evaluation.paired_ratio(table, "harf", "lerp", "mse")
 
 
+def test_summary_groups_by_one_name_or_several():
+    table = pd.DataFrame({"method": list("aabb"), "angle": [45, 90, 45, 90], "pair": [0, 1, 0, 1], "mse": [1.0, 3.0, 2.0, 6.0]})
+    one, several = evaluation.summary(table, by="method"), evaluation.summary(table, by=["method"])
+    pd.testing.assert_frame_equal(one, several)
+    assert one[["method", "measure", "estimate", "pairs"]].values.tolist() == [["a", "mse", 2.0, 2], ["b", "mse", 4.0, 2]]
+    assert evaluation.summary(table, by="angle")["estimate"].tolist() == [1.5, 4.5]
+    assert evaluation.summary(table, by=("method", "angle"))["estimate"].tolist() == [1.0, 3.0, 2.0, 6.0]
+    with pytest.raises(ValueError, match="unknown column 'angel'; did you mean 'angle'"):
+        evaluation.summary(table, by="angel")
+    lost = evaluation.summary(table.assign(angle=[45, None, 45, None]), by="angle")        # a row without a group stays in
+    assert lost["estimate"].tolist() == [1.5, 4.5] and math.isnan(lost["angle"].iloc[1])
+
+
+def test_nan_is_never_averaged_away(turns):
+    table = pd.DataFrame({"method": list("aabb"), "pair": [0, 1, 0, 1], "mse": [1.0, 3, 2, 6], "seconds": [1.0, 2, None, None]})
+    assert evaluation.summary(table).groupby("method")["measure"].apply(list).tolist() == [["mse", "seconds"], ["mse"]]
+    with pytest.raises(ValueError, match="mse is NaN in 1 of 2 rows of b; .*drop the rows"):
+        evaluation.summary(table.assign(mse=[1.0, 3.0, math.nan, 6.0]))
+    with pytest.raises(ValueError, match="'m' has NaN among its ppl_odd, pdv_odd in up to 6 of 6 pairs; mend"):
+        evaluation.evaluate({"m": turns[0]}, distances={"odd": lambda a, b: a.mean((1, 2, 3)) * math.nan})
+    with pytest.raises(ValueError, match="NaN among its seconds in up to 1 of 6"):
+        evaluation.evaluate({"m": turns[0]}, distances={}, seconds={"m": torch.tensor([1.0, 2, 3, 4, 5, math.nan])})
+
+
 def test_true_turns_are_nearer_to_turned_digits_than_straight_lines(turns, network, reference):
     truth, straight = turns
     rows = evaluation.set_summary({"exact": truth, "lerp": straight}, reference, draws=100).set_index(["measure", "method"])
@@ -375,11 +400,12 @@ def test_classifier_refuses_other_images(network, images, error, words):
 
 def test_training_repeats_itself_and_leaves_the_global_seed(tmp_path):
     before = torch.get_rng_state()
-    trained = [classifier.train_classifier(tmp_path / name, steps=4, batch=32, source="sklearn") for name in "ab"]
+    short = replace(classifier.SETTINGS, steps=4, batch=32)
+    trained = [classifier.train_classifier(tmp_path / name, short, source="sklearn") for name in "ab"]
     assert torch.equal(torch.get_rng_state(), before)
     assert trained[0].sha256 == trained[1].sha256 == classifier.load_classifier(tmp_path / "a").sha256
     card = (tmp_path / "a" / "README.md").read_text()
-    assert trained[0].sha256 in card and "4 steps of 32" in card and "held-out accuracy" in card
+    assert trained[0].sha256 in card and "steps 4, batch 32" in card and "held-out accuracy" in card
     images = data.digits(limit=3).images
     assert torch.equal(classifier.load_classifier(tmp_path / "a").features(images), trained[0].features(images))
     path = classifier.make_reference(tmp_path / "a", trained[0], source="sklearn", rows=50)
@@ -389,6 +415,26 @@ def test_training_repeats_itself_and_leaves_the_global_seed(tmp_path):
     frames = data.digits(limit=6).images.reshape(2, 3, 1, 28, 28)
     with pytest.raises(ValueError, match="another classifier"):
         evaluation.set_summary({"m": frames}, made)
+
+
+def test_training_is_plain_adamw(tmp_path):
+    """The recipe of the bundled weights by hand: AdamW and a cosine rate, without averaging or clipping."""
+    short, digits = replace(classifier.SETTINGS, steps=3, batch=16, seed=7), data.digits("sklearn", split="train")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(7)
+        model = classifier.DigitClassifier()
+    optimizer, draw = torch.optim.AdamW(model.parameters(), short.rate), torch.Generator().manual_seed(7)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)
+    for _ in range(3):
+        pick = torch.randint(len(digits), (16,), generator=draw)
+        images, labels = classifier.turned(digits.images[pick], draw), classifier.to_class(digits.labels[pick])
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        schedule.step()
+    trained = classifier.train_classifier(tmp_path, short, source="sklearn").state_dict()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(trained[name], value, rtol=1e-5, atol=1e-6)
 
 
 @needs_mnist

@@ -148,6 +148,7 @@ def test_portfolio_finds_the_deeper_basin_and_keeps_the_least_energy():
     energies = found.history[-1]["energies"][0]
     assert abs(float(found.energy) / min(energies) - 1) < 1e-12 and len(energies) == 7
     assert abs(float(found.length) / 5.0 - 1) < 0.05                       # the short way round, 2 · 2.5
+    assert found.settings["solver"] == "portfolio" and found.settings["inner"] == GaussNewton()
     pair = geodesic(metric, a.repeat(2, 1), torch.cat([b, -b]), points=25, noise_levels=levels, solver=Portfolio(starts=6))
     torch.testing.assert_close(pair.points[:1], found.points, rtol=0, atol=1e-6)
 

@@ -1,6 +1,7 @@
 """`interpolate` and `extrapolate` by the name of every method, the baselines, and the rows of frames."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,6 +73,64 @@ def test_every_extrapolation_starts_at_the_start(method):
     assert result.frames.shape == (1, 6, 3) and torch.isfinite(result.frames).all()
     torch.testing.assert_close(result.frames[:, 0], start)
     assert (result.path is None) == (method in baselines.EXTRAPOLATIONS)
+    assert result.settings["space"] == "clean" and result.settings["start"] == "given" and "ends" not in result.settings
+
+
+def test_the_settings_of_an_extrapolation_are_kept():
+    x, v = ends()[0], torch.tensor([[0.0, 0.5, 0.0]], dtype=torch.float64)
+    walk = extrapolate(SphereScore(), x, v, method="guided_walk", pull=0.2, time=2.0, sigma=0.2, frames=4).settings
+    assert walk == {"time": 2.0, "pull": 0.2, "momentum": 1.0, "space": "clean", "sigma": 0.2, "start": "given"}
+    assert extrapolate(SphereScore(), x, v, method="straight", time=3.0, frames=4).settings["time"] == 3.0
+    kept = extrapolate(SphereScore(), x, v, lam=10.0, steps=20, sigma=0.2, frames=4).settings
+    assert (kept["metric"], kept["steps"], kept["sigma"]) == ("stein(lam=10, alpha=0)", 20, 0.2)
+
+
+@pytest.mark.parametrize("method", ["stein", "density", "both", "yu2025", *baselines.EXTRAPOLATIONS])
+def test_extrapolation_in_the_noised_space_is_that_of_its_coordinates(method):
+    """By hand in z = √ᾱ (2x − 1), from the same noised point as an interpolation's; the velocity is carried by 2 √ᾱ."""
+    score, start, end = network_and_ends()
+    velocity, common = (end - start) / 2, dict(space="shared_noise", sigma=0.6, seed=7, frames=5, flow_steps=12)
+    solve = {} if method in baselines.EXTRAPOLATIONS else dict(steps=16, **({"lam": 1.0} if method in ("stein", "both") else {}))
+    found = extrapolate(score, start, velocity, method=method, **common, **solve)
+    first = interpolate(score, start, end, method="lerp", **common).frames[:, 0]
+    torch.testing.assert_close(found.frames[:, 0], first, atol=1e-6, rtol=0)
+    room = VariancePreservingScore(score.at(0.6))
+    noise = torch.randn(EVENT, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    z, v = room.encode(start + 0.6 * noise), room.unit * velocity
+    by_hand = (extrapolate(room, z, v, method=method, frames=5, **solve) if method != "straight" else
+               SimpleNamespace(frames=paths.lerp(z, z + v, 5))).frames
+    shown = flow.denoise(score, room.decode(by_hand).flatten(0, 1), 0.6, steps=12).reshape(found.frames.shape)
+    torch.testing.assert_close(found.frames, shown, atol=1e-6, rtol=0)
+    about = found.settings
+    assert (about["space"], about["sigma"], about["noise_seed"], about["start"]) == ("shared_noise", 0.6, 7, "reconstructed")
+    assert found.evaluations == 2 * 5 * 12 + (found.path.score_evaluations if found.path else 2 * 4 * (method == "guided_walk"))
+    single = extrapolate(score, start[1], velocity[1], method=method, **common, **solve)
+    torch.testing.assert_close(found.frames[1:], single.frames, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("space", ["clean", "shared_noise"])
+def test_images_in_0_to_255_are_refused_for_a_model_of_pixels(space):
+    score, start, end = network_and_ends()
+    start, end, common = start.clamp(0, 1), end.clamp(0, 1), dict(space=space, sigma=0.2, frames=3, flow_steps=5)
+    for call in (lambda a, b: interpolate(score, a, b, method="lerp", **common),
+                 lambda a, b: extrapolate(score, a, b, method="straight", **common)):
+        with pytest.raises(ValueError, match=r"start has values from 0 to .*lie in \[0, 1\]: divide images in 0\.\.255 by 255"):
+            call(255 * start, 255 * end)
+        with pytest.raises(ValueError, match="divide"):
+            call(-2 * torch.ones_like(start) - 1, end)
+    with pytest.raises(ValueError, match="end has values"):
+        interpolate(score, start, 255 * end, method="lerp", **common)
+    assert score.counter.batches == 0
+
+
+def test_noisy_end_points_and_other_units_are_no_images_in_0_to_255():
+    score, start, end = network_and_ends()
+    noise = torch.randn(EVENT, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for sigma in (0.5, 10.0):                     # points as noisy as the level they are met at
+        assert interpolate(score, start + sigma * noise, end + sigma * noise, method="lerp", sigma=sigma).frames.shape[1] == 17
+    latents = gaussian_denoiser(scale=1.0, shift=0.0)
+    assert interpolate(latents, 20 * start, 20 * end, method="lerp").frames.abs().max() > 5
+    assert interpolate(SphereScore(radius=300.0), *(300 * x for x in ends()), method="lerp").frames.abs().max() > 250
 
 
 def test_the_adaptive_integrator_is_reached_by_name():
@@ -128,6 +187,9 @@ def test_baselines_are_the_paths_module():
     (lambda a, b: interpolate(SphereScore(), a, b, space="ddim", sigma=0.5, noise_levels=(0.6, 0.4)), ValueError, "below"),
     (lambda a, b: baselines.noisediffusion(a, b, 5, a, b[:, :2]), ValueError, "clean_b"),
     (lambda a, b: extrapolate(SphereScore(), a, 0 * b), ValueError, "zero"),
+    (lambda a, b: extrapolate(SphereScore(), a, b, space="ddim"), ValueError, "use space='shared_noise'"),
+    (lambda a, b: extrapolate(SphereScore(), a, b, space="clear"), ValueError, "did you mean 'clean'"),
+    (lambda a, b: extrapolate(lambda x: -x, a, b, space="shared_noise"), ValueError, "one fixed density"),
     (lambda a, b: extrapolate(SphereScore(), a, b, method="georce"), ValueError, "unknown method"),
     (lambda a, b: extrapolate(SphereScore(), a, b[:, :2]), ValueError, "shape"),
     (lambda a, b: extrapolate(lambda x: -x, a, b, method="guided_walk"), ValueError, "noise level"),
@@ -249,7 +311,7 @@ def test_points_and_levels_among_the_settings_are_those_of_the_clean_space():
 
 def test_a_portfolio_is_a_solver_in_every_space():
     score, start, end = network_and_ends()
-    solver = Portfolio(starts=2, solver=GaussNewton())
+    solver = Portfolio(starts=2, inner=GaussNewton())
     for space in ("clean", "ddim"):
         result = interpolate(score, start, end, method="stein", space=space, sigma=0.5, lam=1.0, points=9, solver=solver,
                              noise_levels=(1.0, 0.7, 0.5), flow_steps=10, frames=5)

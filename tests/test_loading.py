@@ -92,10 +92,15 @@ def test_settings_reach_the_score(folder):
 
 def test_a_class_conditional_model_takes_its_label(tmp_path):
     unet = network(num_class_embeds=5)
-    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path)
-    assert torch.equal(answers(load(tmp_path, label=2)), answers(DenoiserScore(unet, DDPMScheduler(), label=2)))
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "foreign")
+    assert torch.equal(answers(load(tmp_path / "foreign", label=2)), answers(DenoiserScore(unet, DDPMScheduler(), label=2)))
     with pytest.raises(ValueError, match="label must lie"):
-        load(tmp_path, label=5)
+        load(tmp_path / "foreign", label=5)
+    with pytest.raises(ValueError, match=r"give label= \(0\.\.4\)"):      # its last class is a class like any other
+        load(tmp_path / "foreign")
+    unet.register_to_config(_no_class=3)
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "declared")
+    assert torch.equal(answers(load(tmp_path / "declared")), answers(load(tmp_path / "foreign", label=3)))
 
 
 def test_a_learned_variance_is_left_aside(tmp_path):
@@ -171,7 +176,9 @@ FAULTS = {
     "shallower network": (configure(NETWORK, mid_block_type=None), "unexpected weights"),
     "unknown block": (configure(NETWORK, down_block_types=["DownBlock3D", "DownBlock2D"]), "another network"),
     "another class": (configure(NETWORK, _class_name="Transformer2DModel"), "holds a Transformer2DModel, not a UNet2DModel"),
-    "another time": (configure(NETWORK, time_embedding_type="fourier"), "missing weights|unexpected weights|another network"),
+    "another time": (configure(NETWORK, time_embedding_type="fourier"), "time_embedding_type 'fourier'"),
+    "classes as embeddings": (configure(NETWORK, class_embed_type="identity"), "class_embed_type 'identity'"),
+    "classes as times": (configure(NETWORK, class_embed_type="timestep"), r"missing weights \(class_embedding"),
     "config cut short": (cut(NETWORK), "config.json of unet is no JSON"),
     "config empty list": (cut(NETWORK, b"[]"), "holds no settings"),
     "config not text": (cut(NETWORK, b"\xff\xfe\x00"), "is no JSON"),
@@ -234,8 +241,11 @@ def test_missing_files_are_named(folder, tmp_path):
 def test_names_that_are_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"no bundled model \(rotated-mnist\), no folder and no hub id"):
         load("rotated-mnits")
-    with pytest.raises(FileNotFoundError, match="is no folder"):
-        load(tmp_path / "typo")
+    for place in (tmp_path / "typo", "data/models/rotated-mnst"):
+        with pytest.raises(FileNotFoundError, match=r"is no folder here, and no hub id \(owner/model\) either"):
+            load(place)
+    with pytest.raises(ValueError, match=r"device 'abacus' cannot be used here.*use device='cpu'"):
+        load("rotated-mnist", device="abacus")
     with pytest.raises(ValueError, match="leave revision=None"):
         load(tmp_path, revision="main")
 
@@ -253,23 +263,83 @@ def test_a_hub_id_is_taken_from_the_cache_by_its_revision(folder, tmp_path, monk
         score = load("someone/digits", revision=revision)
         assert (score.origin["name"], score.origin["revision"]) == ("someone/digits", commit)
         assert torch.equal(answers(score), answers(load(folder)))
-    with pytest.raises(ConnectionError, match=r"could not get 'someone/faces' \(revision v2\).*load its folder"):
+    with pytest.raises(ConnectionError, match=r"no folder here, and could not get 'someone/faces' \(revision v2\).*mend"):
         load("someone/faces", revision="v2")
 
 
-def test_only_safe_files_are_asked_of_the_hub(monkeypatch):
-    asked = {}
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
+def test_a_device_that_is_not_here_is_named_before_anything_is_read(tmp_path):
+    with pytest.raises(ValueError, match=r"device 'cuda' cannot be used here.*use device='cpu'"):
+        load(tmp_path / "nothing", device="cuda")
 
-    def offline(name, **settings):
-        asked.update(settings, name=name)
-        raise OSError("no network")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(ConnectionError, match="check name, revision and network"):
-        load("google/ddpm-cat-256", revision="main", variant="fp16")
-    assert asked["name"] == "google/ddpm-cat-256" and asked["revision"] == "main"
-    assert all(pattern.endswith((".json", ".safetensors")) for pattern in asked["allow_patterns"])
-    assert "unet/*.fp16.safetensors" in asked["allow_patterns"]
+@pytest.fixture
+def hub(folder, tmp_path, monkeypatch):
+    """A hub with one repository, `folder`; returns what was fetched from it, and the revisions asked for."""
+    fetched, revisions = [], []
+
+    def snapshot_download(name, *, revision, allow_patterns):
+        revisions.append(revision)
+        files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        for file in huggingface_hub.utils.filter_repo_objects(files, allow_patterns=allow_patterns):
+            fetched.append(file)
+            (tmp_path / "0c0ffee" / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / file, tmp_path / "0c0ffee" / file)
+        return str(tmp_path / "0c0ffee")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return fetched, revisions
+
+
+CONFIGS = ["model_index.json", SCHEDULE, NETWORK]
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_only_the_weights_needed_are_fetched_and_of_one_commit(folder, hub, variant):
+    unet = network()
+    unet.save_pretrained(folder / "unet", variant="fp16")
+    for name in ("unet/diffusion_pytorch_model.non_ema.safetensors", "unet/diffusion_pytorch_model.bin", "model.safetensors",
+                 "ema/diffusion_pytorch_model.safetensors", "unet/run.py"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"not wanted")
+    score = load("someone/digits", variant=variant)
+    weights = WEIGHTS if variant is None else WEIGHTS.replace(".safe", ".fp16.safe")
+    assert sorted(hub[0]) == sorted([*CONFIGS, weights]) and hub[1] == [None, "0c0ffee"]
+    assert score.origin["revision"] == "0c0ffee" and torch.equal(answers(score), answers(DenoiserScore(unet, DDPMScheduler())))
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_weights_in_several_files_come_from_the_hub(folder, hub, variant):
+    (folder / WEIGHTS).unlink()
+    network().save_pretrained(folder / "unet", max_shard_size="100KB", variant=variant)
+    score = load("someone/digits", variant=variant)
+    assert sum("-of-" in name for name in hub[0]) > 1 and torch.equal(answers(score), answers(load(folder, variant=variant)))
+
+
+@pytest.mark.parametrize("damage, words", [
+    (configure(NETWORK, _class_name="UNet2DConditionModel"), "not a UNet2DModel"),
+    (configure(NETWORK, time_embedding_type="fourier"), "fourier"),
+    (configure(SCHEDULE, _class_name="FlowMatchEulerDiscreteScheduler"), "neither alphas_cumprod nor EDM"),
+    (configure("model_index.json", vqvae=["diffusers", "VQModel"]), "latent diffusion model"),
+], ids=["another network", "another time", "another scheduler", "latent"])
+def test_what_does_not_fit_is_refused_before_its_weights_are_fetched(folder, hub, damage, words):
+    damage(folder)
+    with pytest.raises((ValueError, TypeError), match=words):
+        load("someone/digits")
+    assert sorted(hub[0]) == CONFIGS
+
+
+@pytest.mark.parametrize("part", ["vae", "vqvae"])
+def test_latent_models_are_refused(folder, part):
+    configure("model_index.json", vae=[None, None], vqvae=None)(folder)
+    load(folder)                                                                # a part that is left empty is none
+    (folder / part).mkdir()
+    with pytest.raises(ValueError, match=rf"latent diffusion model \({part} beside unet\).*scale=1, shift=0"):
+        load(folder)
+    (folder / part).rmdir()
+    configure("model_index.json", **{part: ["diffusers", "AutoencoderKL"]})(folder)
+    with pytest.raises(ValueError, match="latents, not the pixels"):
+        load(folder)
 
 
 @pytest.fixture

@@ -34,9 +34,11 @@ def nothing_here(monkeypatch):
 def network(width=8):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return UNet2DModel(sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(width, width),
-                           norm_num_groups=4, num_class_embeds=3, down_block_types=("DownBlock2D",) * 2,
-                           up_block_types=("UpBlock2D",) * 2)
+        model = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(width, width),
+                            norm_num_groups=4, num_class_embeds=3, down_block_types=("DownBlock2D",) * 2,
+                            up_block_types=("UpBlock2D",) * 2)
+    model.register_to_config(_no_class=2)
+    return model
 
 
 def stripes(n, generator):
@@ -350,7 +352,7 @@ def test_one_command_trains_measures_and_writes_a_model_that_loads(tmp_path, pic
     assert "3 images of the folder pictures" in card and "a machine" in card and "| 0.1 | " in card and "seed 5" in card
     table = list(csv.reader((tmp_path / "out" / "losses.csv").read_text().splitlines()))
     with Image.open(tmp_path / "out" / "samples.png") as picture:
-        assert picture.size == (560, 56) and table[0] == ["step", "mean_loss"] and table[1][0] == "2"
+        assert picture.size == (168, 56) and table[0] == ["step", "mean_loss"] and table[1][0] == "2"
     score = load(tmp_path / "out", sigma=0.5)
     kept = load_file(tmp_path / "work" / "checkpoint.safetensors")
     assert all(torch.equal(value, kept[f"average.{name}"]) for name, value in score.model.state_dict().items())

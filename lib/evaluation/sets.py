@@ -10,16 +10,16 @@ from torch import Tensor
 from .. import checks
 from ..classifier import Reference
 
+ALL = torch.tensor([0])     # the one "pair" of a set that is not divided
+
 
 def fid(features: Tensor, reference: Tensor | Reference) -> float:
     """Fréchet distance ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½) of Gaussians fitted to features (n, k) and to the reference.
 
     Heusel et al. 2017, eq. 6, in float64. Biased upwards for small n: compare only at equal n. reference: (m, k) or a Reference.
     """
-    features, other = _checked(features, reference)
-    known = isinstance(reference, Reference)
-    mean, covariance = (reference.mean, reference.covariance) if known else (other.mean(0), other.T.cov())
-    return float(frechet_distance(features.mean(0), features.T.cov(), mean, covariance))
+    features, reference = _checked(features, reference)
+    return float(fid_of_pairs(features[None], reference)(ALL))
 
 
 def kid(features: Tensor, reference: Tensor | Reference, *, subsets: int = 10,
@@ -29,7 +29,8 @@ def kid(features: Tensor, reference: Tensor | Reference, *, subsets: int = 10,
     value: the unbiased squared MMD of all rows under k(x, y) = (x·y/k + 1)³; it may be negative. standard error: of the mean of
     the values of `subsets` disjoint random parts (generator; seed 0 if None). From a Reference its sample is taken.
     """
-    features, other = _checked(features, reference)
+    features, reference = _checked(features, reference)
+    other = reference.sample
     checks.count("subsets", subsets, least=2)
     if min(len(features), len(other)) < 2 * subsets:
         raise ValueError(f"{subsets} subsets need {2 * subsets} rows on both sides, got {len(features)} and {len(other)}")
@@ -65,11 +66,15 @@ def fid_of_pairs(features: Tensor, reference: Reference) -> Callable[[Tensor], T
 
 def kid_of_pairs(features: Tensor, reference: Reference) -> Callable[[Tensor], Tensor]:
     """The KID of the frames of chosen pairs, as `fid_of_pairs`."""
+    return _mmd_of_pairs(features, reference.sample)
+
+
+def _mmd_of_pairs(features: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
     pairs, m, _ = features.shape
-    x, y = features.double().flatten(0, 1), reference.sample
+    x = features.double().flatten(0, 1)
     within, across = _kernel(x, x), _kernel(x, y).mean(1).reshape(pairs, m).sum(1)
     blocks, diagonal = within.reshape(pairs, m, pairs, m).sum((1, 3)), within.diagonal().reshape(pairs, m).sum(1)
-    rest = _off_diagonal_mean(_kernel(y, y))
+    rest = (_kernel(y, y).sum() - _kernel(y, y).trace()) / (len(y) * (len(y) - 1))
 
     def chosen(indices: Tensor) -> Tensor:
         times, n = _times(indices, pairs), m * indices.shape[-1]
@@ -86,24 +91,21 @@ def _times(indices: Tensor, pairs: int) -> Tensor:
 
 
 def _mmd(x: Tensor, y: Tensor) -> Tensor:
-    return _off_diagonal_mean(_kernel(x, x)) + _off_diagonal_mean(_kernel(y, y)) - 2 * _kernel(x, y).mean()
+    return _mmd_of_pairs(x[None], y)(ALL)
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
-def _off_diagonal_mean(kernel: Tensor) -> Tensor:
-    n = len(kernel)
-    return (kernel.sum() - kernel.trace()) / (n * (n - 1))
-
-
-def _checked(features: Tensor, reference: Tensor | Reference) -> tuple[Tensor, Tensor]:
-    other = reference.sample if isinstance(reference, Reference) else reference
+def _checked(features: Tensor, reference: Tensor | Reference) -> tuple[Tensor, Reference]:
+    known = isinstance(reference, Reference)
+    other = reference.sample if known else reference
     for name, x in (("features", features), ("reference", other)):
         checks.finite(name, checks.floating(name, x))
         if x.ndim != 2 or len(x) < 2:
             raise ValueError(f"{name} must have shape (rows ≥ 2, k), got {tuple(x.shape)}")
     if features.shape[1] != other.shape[1]:
         raise ValueError(f"features have {features.shape[1]} columns, the reference {other.shape[1]}: take both from one network")
-    return features.double(), other.double()
+    other = other.double()
+    return features.double(), reference if known else Reference(other.mean(0), other.T.cov(), other, "the caller's", "unknown")

@@ -70,23 +70,30 @@ def evaluate(frames: Mapping[str, Any], truth: Tensor | None = None, *, distance
             columns |= {f"log_density_{name}": v.cpu() for name, v in path_log_density(score, x)._asdict().items()}
         columns |= {name: _each(given[method], len(x)) for name, given in (("evaluations", known), ("seconds", seconds or {}))
                     if method in given}
-        parts.append(pd.DataFrame(columns))
+        parts.append(_without_nan(method, pd.DataFrame(columns)))
     return pd.concat(parts, ignore_index=True)
 
 
-def summary(table: pd.DataFrame, by: Sequence[str] = ("method",), **settings: Any) -> pd.DataFrame:
+def summary(table: pd.DataFrame, by: str | Sequence[str] = "method", **settings: Any) -> pd.DataFrame:
     """Mean over pairs of every measure with its bootstrap interval: columns `by`, measure, estimate, low, high, pairs.
 
     settings: of `bootstrap` (level, draws, generator). low and high are NaN for one pair, or where a value is infinite (psnr).
+    A group in which no row has a measure (seconds that were not taken) gets no row for it; ValueError if only some have it.
     """
-    rows = []
-    for key, group in table.groupby(list(by), sort=False):
+    by, rows = [by] if isinstance(by, str) else list(by), []
+    for name in by:
+        checks.choice("column", name, table.columns)
+    for key, group in table.groupby(by, sort=False, dropna=False):
         for measure in filter(_is_measure, table.columns):
-            values = group[measure].dropna().to_numpy(float)
-            if len(values):
-                usable = len(values) > 1 and np.isfinite(values).all()
-                found = bootstrap(torch.from_numpy(values.copy()), **settings) if usable else (values.mean(), np.nan, np.nan)
-                rows.append((*key, measure, *found, len(values)))
+            values = group[measure].to_numpy(float, copy=True)
+            if (missing := np.isnan(values).sum()) == len(values):
+                continue
+            if missing:
+                raise ValueError(f"{measure} is NaN in {missing} of {len(values)} rows of {', '.join(map(str, key))}; a mean "
+                                 "over the others would mislead: mend these rows, group more finely, or drop the rows or column")
+            usable = len(values) > 1 and np.isfinite(values).all()
+            found = bootstrap(torch.from_numpy(values), **settings) if usable else (values.mean(), np.nan, np.nan)
+            rows.append((*key, measure, *found, len(values)))
     return pd.DataFrame(rows, columns=[*by, "measure", "estimate", "low", "high", "pairs"])
 
 
@@ -146,6 +153,14 @@ def _check(method: str, x: Tensor, like: Tensor) -> None:
     if x.ndim != 5 or x.shape[1] < 3 or x.shape != like.shape:
         raise ValueError(f"frames of {method!r} must have shape (pairs, N ≥ 3, c, h, w), all methods and the truth the same; got "
                          f"{tuple(x.shape)} and {tuple(like.shape)}")
+
+
+def _without_nan(method: str, rows: pd.DataFrame) -> pd.DataFrame:
+    bad = rows[list(filter(_is_measure, rows.columns))].isna().sum()
+    if bad.any():
+        raise ValueError(f"{method!r} has NaN among its {', '.join(bad.index[bad > 0])} in up to {bad.max()} of {len(rows)} "
+                         "pairs; mend the distance, score or numbers given")
+    return rows
 
 
 def _is_measure(column: str) -> bool:

@@ -81,7 +81,7 @@ def train_command(
         digits: Annotated[str, typer.Option(help="mnist, sklearn, or auto (what is there)")] = "mnist",
         download: Annotated[bool, typer.Option(help="MNIST may be downloaded")] = False,
         steps: Annotated[int, typer.Option(help="length of the learning-rate schedule")] = 9000,
-        until: Annotated[int | None, typer.Option(help="stop after this step of it", show_default="7250 of 9000")] = None,
+        until: Annotated[int | None, typer.Option(help="stop after this step of it, to go on another time")] = None,
         seed: int = 0, device: str = "cpu",
         samples: Annotated[int, typer.Option(help="draws for samples.png")] = 100,
         machine: Annotated[str | None, typer.Option(help="in words, for the model card")] = None) -> None:
@@ -92,7 +92,6 @@ def train_command(
     label = images.resolve().name if images else name
     out, work = out or ROOT / "build" / "models" / label, work or ROOT / "build" / "training" / label
     settings = replace(models.SETTINGS, steps=steps, seed=seed)
-    until = until or (models.UNTIL if steps == models.SETTINGS.steps else None)
     models.train_rotated_mnist(out, work, settings, until=until, source=digits, download=download, pictures=images,
                                samples=samples, device=device, machine=machine)
     for path in sorted(path for path in out.rglob("*") if path.is_file()):

@@ -14,6 +14,16 @@ from .. import checks
 from .base import Score
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
+CEILING = 200.0     # largest useful noise of y: schedules of zero final signal end at infinity, where float32 loses the image
+TIMES = {           # what EDM networks are told at noise level sigma, and its inverse
+    "log": (lambda sigma: sigma.log() / 4, lambda time: math.exp(4 * time)),
+    "arctan": (lambda sigma: sigma.atan() / math.pi * 2, lambda time: math.tan(math.pi * time / 2)),
+}
+UNFIT = {           # in a network's config
+    ("time_embedding_type", "learned"): "knows whole time steps only, but a score is asked at noise levels between them",
+    ("time_embedding_type", "fourier"): "is made for ScoreSdeVeScheduler, and its kind is not supported",   # log of its time
+    ("class_embed_type", "identity"): "wants its class as an embedding, and label= is a number",
+}
 
 
 class NoiseSchedule:
@@ -21,18 +31,19 @@ class NoiseSchedule:
 
     A discrete scheduler (DDPM, DDIM, …) noises z = √ᾱ_t y_0 + √(1−ᾱ_t) noise, so that y = z/√ᾱ_t has
     sigma_t = √((1−ᾱ_t)/ᾱ_t); between the steps log sigma is linear in t. An EDM scheduler is continuous and conditions on
-    ¼ log sigma (Karras et al. 2022, table 1).
+    ¼ log sigma (Karras et al. 2022, table 1), or on (2/π) arctan sigma (diffusers' CosineDPMSolverMultistepScheduler).
 
-    scheduler: any diffusers scheduler with `alphas_cumprod`, or with EDM's `precondition_inputs`.
-    Attributes: prediction ("epsilon", "v_prediction" or "sample"), lowest and highest sigma.
+    scheduler: any diffusers scheduler with `alphas_cumprod`, or with EDM's `precondition_noise` (another function of sigma
+    than these two raises TypeError). Attributes: prediction ("epsilon", "v_prediction" or "sample"), lowest and highest sigma.
     """
 
     def __init__(self, scheduler: Any) -> None:
-        self.config, self.edm = scheduler.config, hasattr(scheduler, "precondition_inputs")
+        self.config, self.edm = scheduler.config, hasattr(scheduler, "precondition_noise")
         self.prediction = self.config.get("prediction_type", "epsilon")
         checks.choice("prediction_type", self.prediction, PREDICTIONS[:2] if self.edm else PREDICTIONS)
         if self.edm:
             self.lowest, self.highest = float(self.config["sigma_min"]), float(self.config["sigma_max"])
+            self.times = _times(scheduler)
         elif hasattr(scheduler, "alphas_cumprod"):
             kept = scheduler.alphas_cumprod.double().clamp(1e-12, 1 - 1e-12)    # zero terminal SNR: the last level is infinite
             self.log_sigmas = ((1 - kept) / kept).log() / 2
@@ -44,7 +55,7 @@ class NoiseSchedule:
     def timestep(self, sigma: Tensor) -> Tensor:
         """The (fractional) time (n,) that the network is told at noise level sigma (n,); float64 between discrete steps."""
         if self.edm:
-            return sigma.log() / 4
+            return TIMES[self.times][0](sigma)
         levels = self.log_sigmas.to(sigma)
         right = torch.searchsorted(levels, sigma.log()).clamp(1, len(levels) - 1)
         low, high = levels[right - 1], levels[right]
@@ -53,7 +64,7 @@ class NoiseSchedule:
     def sigma(self, timestep: float) -> float:
         """The noise level at a (fractional) time; the inverse of `timestep`."""
         if self.edm:
-            return math.exp(4 * timestep)
+            return TIMES[self.times][1](timestep)
         if not 0 <= timestep <= len(self.log_sigmas) - 1:
             raise ValueError(f"timestep must lie in [0, {len(self.log_sigmas) - 1}], got {timestep}")
         k = min(int(timestep), len(self.log_sigmas) - 2)
@@ -84,9 +95,11 @@ class DenoiserScore(Score):
 
     model: a UNet2DModel, or a module with the same call (sample, timestep, class_labels=) and `.sample` in its answer.
     scheduler: the diffusers scheduler it was trained with. event_shape: (channels, h, w), read from the model if it says.
-    sigma: noise level in the units of x; the geometric middle of the schedule if None. label: class for a conditional
-    network; None takes its last class, which `lib.training` keeps for "no class". origin: what names the model in result
-    files (`lib.scores.load` sets it).
+    sigma: noise level in the units of x; the geometric middle of the schedule (up to 200 in y) if None. label: class for a
+    conditional network, a number ≥ 0 for one with class_embed_type "timestep". None takes the class that stands for "no
+    class", which a network must declare: `model.register_to_config(_no_class=10)`, kept in its config.json; one that does
+    not needs a label. origin: what names the model in result files (`lib.scores.load` sets it).
+    ValueError: a network that cannot be asked so, a label or sigma that it does not know.
     """
 
     name = "denoiser"
@@ -96,13 +109,15 @@ class DenoiserScore(Score):
                  shift: float = -1.0, event_shape: tuple[int, ...] | None = None, label: int | None = None,
                  micro_batch: int = 64) -> None:
         super().__init__()
+        check_network(getattr(model, "config", None))
         self.model, self.schedule, self.scheduler = model, NoiseSchedule(scheduler), scheduler
         self.scale, self.shift = checks.positive("scale", scale), float(shift)
         self.micro_batch = checks.count("micro_batch", micro_batch)
         self.event_shape = tuple(event_shape) if event_shape is not None else _event_shape(model)
         self.label, self.training = self._label(label), False
         lowest, highest = self.noise_range
-        self.sigma = self._level_in_range(math.sqrt(lowest * highest) if sigma is None else sigma)
+        middle = math.sqrt(lowest * min(highest, CEILING / self.scale))
+        self.sigma = self._level_in_range(middle if sigma is None else sigma)
 
     @property
     def noise_range(self) -> tuple[float, float]:
@@ -116,7 +131,7 @@ class DenoiserScore(Score):
         return other
 
     def conditioned(self, label: int | None) -> DenoiserScore:
-        """The score of one class of a class-conditional model (None: of all classes); same counter."""
+        """The score of one class of a class-conditional model (None: of its "no class", all of them); same counter."""
         other = copy.copy(self)
         other.label = self._label(label)
         return other
@@ -132,7 +147,7 @@ class DenoiserScore(Score):
             return super().derivative(x, v)
 
     def _denoise(self, x: Tensor) -> Tensor:
-        levels = torch.as_tensor(self.sigma, dtype=torch.float64, device=x.device).expand(len(x)) * self.scale
+        levels = _double(self.sigma).expand(len(x)) * self.scale
         with torch.set_grad_enabled(torch.is_grad_enabled() and (self.training or x.requires_grad)):
             parts = [self._network(*part) for part in zip(x.split(self.micro_batch), levels.split(self.micro_batch), strict=True)]
         return torch.cat(parts)
@@ -151,21 +166,59 @@ class DenoiserScore(Score):
     def _score(self, x: Tensor) -> Tensor:
         return (self._denoise(x) - x) / self._level(x) ** 2
 
-    def _label(self, label: int | None) -> int | None:
-        classes = getattr(getattr(self.model, "config", None), "num_class_embeds", None)
-        if classes is None and label is not None:
-            raise ValueError("this model was trained without classes; leave label=None")
-        if classes is not None and not 0 <= (label if label is not None else 0) < classes:
-            raise ValueError(f"label must lie in 0..{classes - 1}, got {label}")
-        return classes - 1 if classes is not None and label is None else label
+    def _label(self, label: float | None) -> float | None:
+        config = getattr(self.model, "config", None)
+        classes, no_class = getattr(config, "num_class_embeds", None), getattr(config, "_no_class", None)
+        continuous = getattr(config, "class_embed_type", None) == "timestep"
+        if classes is None and not continuous:
+            if label is not None:
+                raise ValueError("this model was trained without classes; leave label=None")
+            return None
+        known, label = "a number ≥ 0" if continuous else f"0..{classes - 1}", no_class if label is None else label
+        if label is None:
+            raise ValueError(f"this model is class-conditional: give label= ({known}), or say which of them means \"no class\": "
+                             "model.register_to_config(_no_class=…), \"_no_class\" in its config.json")
+        if continuous:
+            if next(self.model.parameters()).dtype != torch.float32:
+                raise ValueError("diffusers embeds a label of class_embed_type 'timestep' in float32 alone: use model.float()")
+            return checks.positive("label", label, zero=True)
+        if label not in range(classes):
+            raise ValueError(f"label must lie in {known}, got {label!r}")
+        return int(label)
 
     def _level_in_range(self, sigma: float | Tensor) -> float | Tensor:
         sigma, (lowest, highest) = checks.noise_level(sigma), self.noise_range
-        values = torch.as_tensor(sigma, dtype=torch.float64)
+        values = _double(sigma)
         if values.min() < lowest * (1 - 1e-6) or values.max() > highest * (1 + 1e-6):
             raise ValueError(f"sigma must lie in [{lowest:.4g}, {highest:.4g}], the noise this model was trained for "
                              f"(in the units of x), got {values.min():.4g}" + f" to {values.max():.4g}" * (values.numel() > 1))
         return sigma
+
+
+def check_network(config: Any) -> None:
+    """Raise ValueError for a network that, by its config, cannot be asked as a denoiser of its own input at any noise level."""
+    channels, out = (getattr(config, name, None) for name in ("in_channels", "out_channels"))
+    if None not in (channels, out) and out not in (channels, 2 * channels):
+        raise ValueError(f"this network makes {out} channels of {channels}; a denoiser keeps their number, or doubles it for a "
+                         "learned variance")
+    for (name, value), reason in UNFIT.items():
+        if getattr(config, name, None) == value:
+            raise ValueError(f"this network {reason} ({name} {value!r}); take another one")
+
+
+def _times(scheduler: Any) -> str:
+    """The name in TIMES of the scheduler's own function of sigma."""
+    sigma = torch.tensor([0.1, 1.0, 10.0])
+    found = [name for name, (time, _) in TIMES.items() if torch.allclose(time(sigma), scheduler.precondition_noise(sigma))]
+    if not found:
+        raise TypeError(f"{type(scheduler).__name__} tells its network the noise level in a way unknown here "
+                        "(precondition_noise); use a DDPM, DDIM, Euler, DPM or EDM scheduler of the same model")
+    return found[0]
+
+
+def _double(sigma: float | Tensor) -> Tensor:
+    """Noise levels in float64, on the CPU: other devices (MPS) may have no float64."""
+    return sigma.cpu().double() if isinstance(sigma, Tensor) else torch.tensor(sigma, dtype=torch.float64)
 
 
 def _event_shape(model: nn.Module) -> tuple[int, ...] | None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from .. import data
-from .denoiser import DenoiserScore
+from .. import checks, data
+from .denoiser import DenoiserScore, NoiseSchedule, check_network
 
 BUNDLED = ("rotated-mnist",)
-FILES = ("model_index.json", "config.json", "scheduler_config.json", "*.safetensors", "*.safetensors.index.json")
-FILES += tuple(f"{part}/{name}" for part in ("unet", "scheduler") for name in FILES[1:])
+CONFIGS = ("model_index.json", "config.json", "scheduler_config.json", "unet/config.json", "scheduler/scheduler_config.json")
+STEM = "diffusion_pytorch_model"
 
 
 def load(name: str | Path, *, sigma: float | None = None, revision: str | None = None, variant: str | None = None,
@@ -25,25 +27,47 @@ def load(name: str | Path, *, sigma: float | None = None, revision: str | None =
 
     name: "rotated-mnist" (bundled; event (1, 28, 28), pixels in [0, 1]); a folder as `DiffusionPipeline.save_pretrained`
     writes it, or with config.json, weights and scheduler_config.json side by side; or a hub id "owner/model" (downloaded
-    by huggingface_hub if it is not in its cache), with revision (branch, tag or commit). variant: of the weight files,
-    "fp16" for instance. dtype: of the network, float32 if None. sigma, label, micro_batch, scale, shift: as for
-    `DenoiserScore`. `origin` of the result names model, revision and sha256 of each file read, for result files.
-    ValueError: unknown name, damaged, incomplete or superfluous weights, another kind of network, only pickled weights.
+    by huggingface_hub if it is not in its cache, the weights once the configuration is found fit), with revision (branch,
+    tag or commit). variant: of the weight files, "fp16" for instance. dtype: of the network, float32 if None. sigma, label,
+    micro_batch, scale, shift: as for `DenoiserScore`. `origin` of the result names model, revision and sha256 of each file
+    read, for result files.
+    ValueError: unknown name or device, damaged, incomplete or superfluous weights, another kind of network, a latent model.
     FileNotFoundError: no such folder, or a file is missing. ConnectionError: the hub did not deliver.
     """
-    folder, origin = _folder(str(name), revision, variant)
-    unet, scheduler = _part(folder, "unet", "config.json"), _part(folder, "scheduler", "scheduler_config.json")
+    device = checks.device("cpu" if device is None else device)
+    folder, origin = _folder(str(name), revision)
+    unet, place = _part(folder, "unet", "config.json"), _part(folder, "scheduler", "scheduler_config.json")
+    scheduler = _fit_scheduler(folder, unet, place)
+    if origin["revision"]:     # of the hub: its weights come last, of the same commit
+        _snapshot(origin["name"], origin["revision"], [path.relative_to(folder).as_posix() for path in (
+            unet / f"{_stem(variant)}.safetensors", unet / f"{_stem(variant)}-*.safetensors", unet / f"{STEM}*.index*.json")])
     weights = _weights(unet, variant)
     sums = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in (unet / "config.json", *weights, scheduler / "scheduler_config.json")}
+            for path in (unet / "config.json", *weights, place / "scheduler_config.json")}
     model = _model(unet, variant, dtype or torch.float32).to(device)
-    score = DenoiserScore(model, _scheduler(scheduler), sigma=sigma, label=label, micro_batch=micro_batch,
-                          scale=scale, shift=shift)
+    score = DenoiserScore(model, scheduler, sigma=sigma, label=label, micro_batch=micro_batch, scale=scale, shift=shift)
     score.origin = origin | {"sha256": sums}
     return score
 
 
-def _folder(name: str, revision: str | None, variant: str | None) -> tuple[Path, dict[str, Any]]:
+def _fit_scheduler(folder: Path, unet: Path, place: Path) -> Any:
+    """The scheduler, once the configuration says that this is a denoiser of pixels that can be asked at any noise level."""
+    index = _json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    coder = [part for part in ("vae", "vqvae") if (folder / part).is_dir() or any(index.get(part) or ())]
+    if coder:
+        raise ValueError(f"{folder.name} is a latent diffusion model ({coder[0]} beside unet): its points are latents, not the "
+                         "pixels that are wanted here; a score of latents: DenoiserScore(unet, scheduler, scale=1, shift=0)")
+    config = _json(unet / "config.json")
+    if config.get("_class_name") != "UNet2DModel":
+        raise ValueError(f"{unet.name} holds a {config.get('_class_name')}, not a UNet2DModel: an unconditional or class-"
+                         "conditional image model is wanted here; for another network with the same call use "
+                         "DenoiserScore(model, scheduler)")
+    check_network(SimpleNamespace(**config))
+    NoiseSchedule(scheduler := _scheduler(place))
+    return scheduler
+
+
+def _folder(name: str, revision: str | None) -> tuple[Path, dict[str, Any]]:
     """Where the files are, and what names them; no path of this machine goes into the name."""
     path, hub = Path(name).expanduser(), bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not name.startswith(".")
     if revision is not None and (name in BUNDLED or path.is_dir() or not hub):
@@ -53,10 +77,11 @@ def _folder(name: str, revision: str | None, variant: str | None) -> tuple[Path,
     if path.is_dir():
         return path, {"name": path.resolve().name, "revision": None}
     if hub:
-        folder = _snapshot(name, revision, variant)
+        folder = _snapshot(name, revision, CONFIGS)
         return folder, {"name": name, "revision": folder.name}    # the cache names a snapshot by its commit
     if path.exists() or len(path.parts) > 1:
-        raise FileNotFoundError(f"{name} is no folder; name the folder that holds model_index.json or config.json")
+        raise FileNotFoundError(f"{name} is no folder here, and no hub id (owner/model) either; name the folder that holds "
+                                "model_index.json or config.json")
     raise ValueError(f"{name!r} is no bundled model ({', '.join(BUNDLED)}), no folder and no hub id (owner/model)")
 
 
@@ -69,16 +94,16 @@ def _bundled(name: str) -> Path:
     return data.REGISTRY.parent / entry["bundled"]
 
 
-def _snapshot(name: str, revision: str | None, variant: str | None) -> Path:
+def _snapshot(name: str, revision: str | None, wanted: Sequence[str]) -> Path:
     from httpx import HTTPError
     from huggingface_hub import snapshot_download
 
-    wanted = [file.replace("*.safetensors", f"*.{variant}.safetensors") if variant else file for file in FILES]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(wanted)))
     except (OSError, HTTPError, ValueError) as error:    # not there, not allowed, no network, a bad name
-        raise ConnectionError(f"could not get {name!r} (revision {revision or 'main'}) from the hub ({type(error).__name__}); "
-                              "check name, revision and network, or download it elsewhere and load its folder") from error
+        raise ConnectionError(f"{name!r} is no folder here, and could not get {name!r} (revision {revision or 'main'}) from the "
+                              f"hub ({type(error).__name__}); mend the path, or check name, revision and network, or download "
+                              "it elsewhere and load its folder") from error
 
 
 def _part(folder: Path, part: str, config: str) -> Path:
@@ -90,8 +115,12 @@ def _part(folder: Path, part: str, config: str) -> Path:
                             + (", or write it: scheduler.save_pretrained(folder)" if part == "scheduler" else ""))
 
 
+def _stem(variant: str | None) -> str:
+    return STEM + (f".{variant}" if variant else "")                           # "-00001-of-00002" follows in shards
+
+
 def _weights(unet: Path, variant: str | None) -> list[Path]:
-    stem = "diffusion_pytorch_model" + (f".{variant}" if variant else "")      # "-00001-of-00002" follows in shards
+    stem = _stem(variant)
     found = sorted(path for path in unet.glob(f"{stem}*.safetensors")
                    if "." not in path.name.removeprefix(stem).removesuffix(".safetensors"))
     if found:
@@ -106,10 +135,6 @@ def _weights(unet: Path, variant: str | None) -> list[Path]:
 def _model(unet: Path, variant: str | None, dtype: torch.dtype) -> Any:
     from diffusers import UNet2DModel
 
-    kind = _json(unet / "config.json").get("_class_name")
-    if kind != "UNet2DModel":
-        raise ValueError(f"{unet.name} holds a {kind}, not a UNet2DModel: an unconditional or class-conditional image model "
-                         "is wanted here; for another network with the same call use DenoiserScore(model, scheduler)")
     try:
         model, found = UNet2DModel.from_pretrained(unet, variant=variant, use_safetensors=True, local_files_only=True,
                                                    torch_dtype=dtype, low_cpu_mem_usage=False, output_loading_info=True)
@@ -124,18 +149,7 @@ def _model(unet: Path, variant: str | None, dtype: torch.dtype) -> Any:
     bad = [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]
     if bad:
         raise ValueError(f"the weights of {unet.name} are not all finite ({', '.join(bad[:3])}); copy them again from the source")
-    _check_call(model.config)
     return model.eval().requires_grad_(False)
-
-
-def _check_call(config: Any) -> None:
-    """Refuse a UNet2DModel that cannot be asked as a denoiser of its own input."""
-    if config.out_channels not in (config.in_channels, 2 * config.in_channels):
-        raise ValueError(f"this network makes {config.out_channels} channels of {config.in_channels}; a denoiser keeps their "
-                         "number, or doubles it for a learned variance")
-    if config.time_embedding_type == "learned":
-        raise ValueError("this network knows whole time steps only (time_embedding_type 'learned'), "
-                         "but a score is asked at noise levels between them")
 
 
 def _scheduler(folder: Path) -> Any:
@@ -144,7 +158,8 @@ def _scheduler(folder: Path) -> Any:
     kind = _json(folder / "scheduler_config.json").get("_class_name")
     found = getattr(diffusers, str(kind), None)
     if not (isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)):
-        raise ValueError(f"scheduler_config.json names {kind!r}, which is no scheduler of diffusers {diffusers.__version__}")
+        raise ValueError(f"scheduler_config.json names {kind!r}, which is no scheduler of diffusers {diffusers.__version__}, "
+                         "or one that needs a package which is not installed")
     try:
         return found.from_pretrained(folder, local_files_only=True)
     except (ValueError, TypeError, OSError, NotImplementedError) as error:

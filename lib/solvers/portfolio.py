@@ -39,7 +39,8 @@ class Portfolio(Solver):
 
     noise: sigma of the way-points, in the units of x; the middle one of the noise levels if None. A bent path enters the
     annealing at this level, where its basin is already distinct. alpha, lam: anneal under this member of the metric family
-    instead of the final one (None keeps it); the last solve is always under the final metric. seed: of the noise.
+    instead of the final one (None keeps it); the last solve is always under the final metric. seed: of the noise. inner: what
+    solves each path, with the portfolio's own tol, max_iter and level_tol.
     """
 
     name: ClassVar[str] = "portfolio"
@@ -48,14 +49,14 @@ class Portfolio(Solver):
     lam: float | None = None
     alpha: float | None = None
     seed: int = 0
-    solver: GaussNewton = field(default_factory=GaussNewton)
+    inner: GaussNewton = field(default_factory=GaussNewton)
     tol: float = 1e-6
     max_iter: int = 100
     level_tol: float = 1e-2
 
     @property
     def degree(self) -> int:
-        return self.solver.degree
+        return self.inner.degree
 
     def solve(self, metric: Metric, path: Tensor, callback: Callback | None = None) -> Solution:
         """Without noise levels there is nothing to bend with: raises ValueError."""
@@ -67,7 +68,7 @@ class Portfolio(Solver):
             raise TypeError(f"portfolio solves the score metric family, not {metric.name}")
         if not levels:
             return self.solve(metric, path)
-        inner = replace(self.solver, tol=self.tol, max_iter=self.max_iter, level_tol=self.level_tol)
+        inner = replace(self.inner, tol=self.tol, max_iter=self.max_iter, level_tol=self.level_tol)
         guide = ScoreMetric(metric.score, lam=metric.lam if self.lam is None else self.lam,
                             alpha=metric.alpha if self.alpha is None else self.alpha)
         first = inner.anneal(guide, path, levels, callback).points
