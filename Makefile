@@ -28,7 +28,7 @@ notebooks: $(READY) ## re-execute the committed notebooks in place (ARGS="03" fo
 bench: $(READY) ## run the benchmark against peers
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
-train: $(READY) ## train the bundled score again, into build/models (1.5 hours on 2 cores; ARGS="--device cuda" on a GPU)
+train: $(READY) ## train the bundled score again, into build/models (2 hours on 2 cores; ARGS="--device cuda" on a GPU)
 	@$(BIN)/python -m lib.runs train rotated-mnist $(ARGS)
 
 lab: $(READY) ## open JupyterLab

@@ -84,7 +84,8 @@ def log_density(score: Score, x: Tensor, *, sigma_max: float, sigma_min: float |
     after, settings = score.counter, {
         "sigma_min": low, "sigma_max": high, "divergence": "exact" if exact else f"hutchinson, {probes} probes",
         "prior": "N(0, sigma_max²)" if prior is None else "N(mean, variance + sigma_max²)", "method": method, "steps": steps}
-    return LogDensity(value, error, after.evaluations - before.evaluations, after.derivatives - before.derivatives, settings, by_probe)
+    spent = after.evaluations - before.evaluations, after.derivatives - before.derivatives
+    return LogDensity(value, error, *spent, settings, by_probe)
 
 
 def _checked(score: Score, x: Tensor, sigma_min: float | None, sigma_max: float) -> tuple[Tensor, float, float]:

@@ -78,9 +78,11 @@ class SphereGeodesic:
         return stretch / r, r * np.exp(2 * log_phi) / k * stretch
 
 
-def sphere_geodesic(angle: float, *, lam: float = 0.0, alpha: float = 0.0, sigma: float = 0.1, radius: float = 1.0) -> SphereGeodesic:
+def sphere_geodesic(angle: float, *, lam: float = 0.0, alpha: float = 0.0, sigma: float = 0.1,
+                    radius: float = 1.0) -> SphereGeodesic:
     """Solve Clairaut's relation for the geodesic across `angle` (0, pi) radians of the tube of width sigma."""
-    for name, value, zero in (("angle", angle, False), ("lam", lam, True), ("alpha", alpha, True), ("sigma", sigma, False), ("radius", radius, False)):
+    for name, value, zero in (("angle", angle, False), ("lam", lam, True), ("alpha", alpha, True), ("sigma", sigma, False),
+                              ("radius", radius, False)):
         checks.positive(name, value, zero=zero)
     if angle >= math.pi:
         raise ValueError(f"angle must be below pi, got {angle}: at pi every plane holds a geodesic")

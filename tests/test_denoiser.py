@@ -16,9 +16,11 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     UNet2DModel,
 )
+from networks import EVENT, gaussian_denoiser
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lib.metrics import SpaceTimeMetric
 from lib.scores.denoiser import DenoiserScore, NoiseSchedule
 from lib.scores.gaussian import GaussianScore
 
@@ -410,3 +412,12 @@ def test_schedulers_that_say_too_little_are_refused(unet):
         DenoiserScore(unet, unknown)
     with pytest.raises(ValueError, match="micro_batch"):
         DenoiserScore(unet, DDPMScheduler(), micro_batch=0)
+
+
+def test_space_time_stays_at_noise_levels_that_the_model_knows():
+    score = gaussian_denoiser(sigma=0.5)
+    metric, (lowest, highest) = SpaceTimeMetric(score), score.noise_range
+    x = torch.rand(2, *EVENT, dtype=torch.float64)
+    far = metric.lift(x, torch.tensor([1e-9, 1e9], dtype=torch.float64))        # a line search's trial step
+    torch.testing.assert_close(metric.project(far)[1], torch.tensor([lowest, highest], dtype=torch.float64))
+    torch.testing.assert_close(metric.energy(far[None]), metric.energy(metric.lift(*metric.project(far))[None]))

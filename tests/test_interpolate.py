@@ -7,8 +7,21 @@ import pytest
 import torch
 from networks import EVENT, gaussian_denoiser, moments
 
-from lib import (METHODS, ConvergenceWarning, FunctionScore, GaussianMixtureScore, GaussianScore, SphereScore, SteinMetric,
-                 baselines, extrapolate, flow, geodesic, interpolate, paths)
+from lib import (
+    METHODS,
+    ConvergenceWarning,
+    FunctionScore,
+    GaussianMixtureScore,
+    GaussianScore,
+    SphereScore,
+    SteinMetric,
+    baselines,
+    extrapolate,
+    flow,
+    geodesic,
+    interpolate,
+    paths,
+)
 from lib.exact import sphere_geodesic
 from lib.gallery import frame_rows
 from lib.scores import VariancePreservingScore

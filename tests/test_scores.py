@@ -5,8 +5,20 @@ import math
 import pytest
 import torch
 
-from lib.scores import (EmpiricalScore, FunctionScore, GaussianMixtureScore, GaussianScore, Score, SphereScore, as_score, circle,
-                        curve, helix, helix_point, torus)
+from lib.scores import (
+    EmpiricalScore,
+    FunctionScore,
+    GaussianMixtureScore,
+    GaussianScore,
+    Score,
+    SphereScore,
+    as_score,
+    circle,
+    curve,
+    helix,
+    helix_point,
+    torus,
+)
 
 
 def mixture(sigma=0.0):

@@ -10,6 +10,8 @@ so the Fisher metric is the product of their differentials, ds² = dη·dμ, and
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -54,12 +56,17 @@ class SpaceTimeMetric(Metric):
         return torch.cat([x.reshape(*lead, -1), level[..., None]], -1)
 
     def project(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """z (..., d + 1) -> x (..., *event) and sigma (...)."""
-        return z[..., :-1].reshape(*z.shape[:-1], *self.score.event_shape), z[..., -1].exp()
+        """z (..., d + 1) -> x (..., *event) and sigma (...), in the range that a learned score knows."""
+        return z[..., :-1].reshape(*z.shape[:-1], *self.score.event_shape), self._log_level(z).exp()
+
+    def _log_level(self, z: Tensor) -> Tensor:
+        """log sigma (...), kept in the range a learned score knows: a solver's trial step may leave it."""
+        lowest, highest = getattr(self.score, "noise_range", (0.0, math.inf))
+        return z[..., -1].clamp(math.log(lowest) if lowest > 0 else None, math.log(highest))
 
     def natural(self, z: Tensor) -> Tensor:
         """η(z), (n, d + 1) -> (n, d + 1)."""
-        precision = (-2 * z[:, -1:]).exp()
+        precision = (-2 * self._log_level(z)[:, None]).exp()
         return torch.cat([z[:, :-1] * precision, -precision / 2], 1)
 
     def expectation(self, z: Tensor) -> Tensor:

@@ -39,7 +39,6 @@ from ..metrics.base import Metric
 from ..metrics.score_metric import ScoreMetric
 from .base import Callback, Solution, Solver, stopped, unfinished
 
-
 WEIGHT_FLOOR = 1e-2     # smallest weight in the stiffness matrix, relative to the largest
 TRUSTED = 0.2           # largest relative difference of the energies of two quadratures that still counts as resolved
 
@@ -126,8 +125,9 @@ class GaussNewton(Solver):
     """Gauss–Newton with Levenberg–Marquardt damping; every pair of the batch has its own damping and stops on its own.
 
     tol: stop when a step makes, or an undamped one promises, a relative fall of the energy below it. max_iter: score
-    batches after the first. degree: polynomial degree of the elements; order of the energy is 2·degree in the segment length (2 is the default
-    that notebook 09 finds best, 1 is the chain of straight segments). coarse: numbers of points to solve on first.
+    batches after the first. degree: polynomial degree of the elements; order of the energy is 2·degree in the segment length
+    (2 is the default that notebook 09 finds best, 1 is the chain of straight segments). coarse: numbers of points to solve on
+    first.
     """
 
     name: ClassVar[str] = "gauss_newton"
@@ -193,7 +193,8 @@ class _Run:
                 self._close(torch.ones(len(self.active), dtype=torch.bool), "stopped by the callback", False)
                 break
         self._distrust()
-        return Solution(self._points(), self.converged, self.reason, self.state.s.reshape(self.path.shape).to(self.path), self.history)
+        scores = self.state.s.reshape(self.path.shape).to(self.path)
+        return Solution(self._points(), self.converged, self.reason, scores, self.history)
 
     def _propose(self) -> tuple[Tensor, Tensor]:
         """Steps of the active pairs and the falls they promise; pairs whose undamped step promises too little are done."""
@@ -246,7 +247,8 @@ class _Run:
         """Nothing has converged whose energy depends on the quadrature."""
         coarse = self.converged & (self._resolution(self.state) > TRUSTED).cpu()
         self.active = torch.arange(len(coarse))
-        self._close(coarse, "the score changes faster than the points resolve; raise points= or start at larger noise_levels=", False)
+        self._close(coarse, "the score changes faster than the points resolve; raise points= or start at larger noise_levels=",
+                    False)
 
     def _resolution(self, state: _State) -> Tensor:
         """Relative difference of the energy between this degree and the chain of segments: its quadrature error, (batch,)."""
