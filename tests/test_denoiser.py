@@ -418,6 +418,9 @@ def test_space_time_stays_at_noise_levels_that_the_model_knows():
     score = gaussian_denoiser(sigma=0.5)
     metric, (lowest, highest) = SpaceTimeMetric(score), score.noise_range
     x = torch.rand(2, *EVENT, dtype=torch.float64)
-    far = metric.lift(x, torch.tensor([1e-9, 1e9], dtype=torch.float64))        # a line search's trial step
+    far = metric.lift(x, 0.5)
+    far[:, -1] = torch.tensor([1e-9, 1e9], dtype=torch.float64).log()           # a line search's trial step
     torch.testing.assert_close(metric.project(far)[1], torch.tensor([lowest, highest], dtype=torch.float64))
     torch.testing.assert_close(metric.energy(far[None]), metric.energy(metric.lift(*metric.project(far))[None]))
+    with pytest.raises(ValueError, match="sigma must lie in"):
+        metric.lift(x, 1e9)                                                     # what is given is refused

@@ -74,7 +74,8 @@ def _mmd_of_pairs(features: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
     x = features.double().flatten(0, 1)
     within, across = _kernel(x, x), _kernel(x, y).mean(1).reshape(pairs, m).sum(1)
     blocks, diagonal = within.reshape(pairs, m, pairs, m).sum((1, 3)), within.diagonal().reshape(pairs, m).sum(1)
-    rest = (_kernel(y, y).sum() - _kernel(y, y).trace()) / (len(y) * (len(y) - 1))
+    own = _kernel(y, y)
+    rest = (own.sum() - own.trace()) / (len(y) * (len(y) - 1))
 
     def chosen(indices: Tensor) -> Tensor:
         times, n = _times(indices, pairs), m * indices.shape[-1]

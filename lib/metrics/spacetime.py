@@ -47,11 +47,12 @@ class SpaceTimeMetric(Metric):
         return (torch.Size(self.score.event_shape).numel() + 1,)
 
     def lift(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """x (..., *event) at noise level sigma, a number or (...) -> z (..., d + 1)."""
+        """x (..., *event) at noise level sigma, a number or (...) -> z (..., d + 1). ValueError: the score knows no such level."""
         checks.finite("x", checks.floating("x", x))
         lead = x.shape[:x.ndim - len(self.score.event_shape)]
         if x.shape[len(lead):] != torch.Size(self.score.event_shape):
             raise ValueError(f"x must have shape (..., {', '.join(map(str, self.score.event_shape))}), got {tuple(x.shape)}")
+        self.score.at(sigma)        # ValueError where the score knows no such level
         level = torch.as_tensor(checks.noise_level(sigma), dtype=x.dtype, device=x.device).log().expand(lead)
         return torch.cat([x.reshape(*lead, -1), level[..., None]], -1)
 
