@@ -7,8 +7,9 @@ from .function import FunctionScore, as_score
 from .gaussian import GaussianMixtureScore, GaussianScore
 from .loading import load
 from .manifold import SphereScore, TubeScore, circle, curve, helix, helix_point, torus
+from .stable_diffusion import StableDiffusionScore, load_stable_diffusion
 from .variance_preserving import VariancePreservingScore
 
-__all__ = ["Counter", "Score", "DenoiserScore", "load", "EmpiricalScore", "FunctionScore", "as_score",
-           "GaussianMixtureScore", "GaussianScore", "SphereScore", "TubeScore", "VariancePreservingScore", "circle",
-           "curve", "helix", "helix_point", "torus"]
+__all__ = ["Counter", "Score", "DenoiserScore", "StableDiffusionScore", "load", "load_stable_diffusion", "EmpiricalScore",
+           "FunctionScore", "as_score", "GaussianMixtureScore", "GaussianScore", "SphereScore", "TubeScore",
+           "VariancePreservingScore", "circle", "curve", "helix", "helix_point", "torus"]
