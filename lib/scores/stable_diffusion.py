@@ -206,9 +206,9 @@ class DistillationScore(Score):
     level, where the released code adds it to the latents, it is g: s = √ᾱ g.
 
     score: a `StableDiffusionScore` at one noise level. Defaults are those of the released code (model/score.py): negative prompt,
-    grad_sample_range 100, equal weights; a score that has a negative prompt of its own keeps it. One time a call, noise for each place on a path, the same for all pairs; drawn from
-    seed and, if `fresh`, from the number of calls so far, as in the paper; fresh=False makes it one fixed field. Two network
-    inputs a point.
+    grad_sample_range 100, equal weights; a score that has a negative prompt of its own keeps it. One time a call, noise for
+    each place on a path, the same for all pairs; drawn from seed and, if `fresh`, from the number of calls so far, as in the
+    paper; fresh=False makes it one fixed field. Two network inputs a point.
     """
 
     name = "Stable Diffusion, distilled"
@@ -233,7 +233,7 @@ class DistillationScore(Score):
     def settings(self) -> dict[str, Any]:
         """For result files."""
         own = {name: getattr(self, name) for name in ("spread", "seed", "fresh")}
-        return {"distillation": {"negative": _words(self.against), **own}}
+        return {**self.score.settings, "distillation": {"negative": _words(self.against), **own}}
 
     def at(self, sigma: float | Tensor) -> DistillationScore:
         return self._of(self.score.at(checks.positive("sigma", sigma)))
@@ -255,7 +255,8 @@ class DistillationScore(Score):
 
     def _score(self, x: Tensor) -> Tensor:
         sigma, places = self.sigma, len(x) if self.score.times is None else self.score.times.shape[-1]
-        generator = torch.Generator().manual_seed(self.seed + 2**32 * (self.counter.batches if self.fresh else 0))
+        calls = self.counter.batches if self.fresh else 0
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + calls)
         near = float(self.score.schedule.timestep(_double(sigma).reshape(1))) + float(
             torch.randint(-self.spread, self.spread, (), generator=generator))
         level = self.score.schedule.sigma(min(max(near, 0.0), len(self.score.schedule.log_sigmas) - 1.0))
@@ -310,7 +311,7 @@ def load_stable_diffusion(name: str | Path, *, revision: str | None = None, vari
                                    requires_safety_checker=False).to(device)
     pipe.set_progress_bar_config(disable=True)
     if attention_slicing:
-        pipe.enable_attention_slicing()
+        pipe.enable_attention_slicing("max")
     if vae_tiling:
         pipe.vae.enable_tiling()
     score = StableDiffusionScore(pipe, **settings)

@@ -73,6 +73,13 @@ class VariancePreservingScore(Score):
     def has_log_density(self) -> bool:
         return self.score.has_log_density
 
+    @property
+    def settings(self) -> dict:
+        return getattr(self.score, "settings", {})
+
+    def _count(self, z: Tensor) -> None:
+        self.score._count(z)        # a text-to-image model counts two network inputs a point under guidance
+
     def _score(self, z: Tensor) -> Tensor:
         return self.score._score(self.decode(z)) / self.unit
 

@@ -44,6 +44,9 @@ class FrozenScore(Score):
     def along(self, times: Tensor) -> FrozenScore:
         return FrozenScore(self.score.along(times))
 
+    def _count(self, x: Tensor) -> None:
+        self.score._count(x)
+
     def _score(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             s = self.score._score(x)
