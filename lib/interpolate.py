@@ -97,7 +97,7 @@ def _entered(room: Space, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
 def _geodesic(method: str, room: Space, start: Tensor, end: Tensor, frames: int, settings: dict) -> tuple[Tensor, Geodesic]:
     """Points of the method's geodesic (batch, frames, *event) in the working space, and the geodesic."""
     preset = METHODS[method]
-    score = distilled(room.score) if preset.distilled else room.score
+    score = _lent(preset, room.score)
     metric, rest = _metric(preset, score, {**(preset.learned if room.learned else {}), **settings})
     rest = _carried(room, start, {"solver": preset.solver, **preset.settings, **rest})
     a, b = _entered(room, start, end)
@@ -106,6 +106,10 @@ def _geodesic(method: str, room: Space, start: Tensor, end: Tensor, frames: int,
     path.settings |= getattr(score, "settings", {})
     points = paths.evaluate(path.points, torch.linspace(0, 1, frames, dtype=torch.float64))
     return (metric.project(points)[0] if lifted else points), path
+
+
+def _lent(preset: Preset, score: Score) -> Score:
+    return distilled(score) if preset.distilled else score
 
 
 def _carried(room: Space, start: Tensor, settings: dict) -> dict:
@@ -147,14 +151,15 @@ def extrapolate(model: Score | Callable[[Tensor], Tensor], start: Tensor, veloci
         used = {"time": time, **(walk.__kwdefaults__ or {}), **settings}
         points = walk(room.score, x, v, frames, time, **settings)
     else:
-        metric, rest = _metric(METHODS[method], room.score, settings)
+        metric, rest = _metric(METHODS[method], _lent(METHODS[method], room.score), settings)
         if "ode" in rest:
             rest["method"] = rest.pop("ode")
         form = {"form": "yu2025"} if method == "yu2025" else {}
         path = shoot(metric, x, v, time=time, **{**form, **rest})
-        points, used = paths.evaluate(path.points, torch.linspace(0, 1, frames, dtype=torch.float64)), path.settings
-    shown = room.leave(points.flatten(0, 1)).reshape(points.shape)
-    used = {**used, **room.settings}
+        points = paths.evaluate(path.points, torch.linspace(0, 1, frames, dtype=torch.float64))
+        used = path.settings | getattr(metric.score, "settings", {})
+    shown = room.along(torch.linspace(0, 1, frames)).leave(points.flatten(0, 1)).reshape(points.shape)
+    used = {**getattr(score, "settings", {}), **used, **room.settings}
     used["start"] = used.pop("ends")
     return Frames(shown, method, path, settings=used, **_spent(score, before))
 

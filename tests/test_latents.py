@@ -61,7 +61,8 @@ def test_images_that_do_not_fit_say_so(bad, error, message):
         encode(SCORE, bad())
 
 
-@pytest.mark.parametrize("bad, message", [(torch.zeros(1, 3, 8, 8), r"\(…, 4, h, w\)"), (torch.full((1, 4, 8, 8), torch.nan), "NaN")])
+@pytest.mark.parametrize("bad, message", [
+    (torch.zeros(1, 3, 8, 8), r"\(…, 4, h, w\)"), (torch.full((1, 4, 8, 8), torch.nan), "NaN")])
 def test_latents_that_do_not_fit_say_so(bad, message):
     with pytest.raises(ValueError, match=message):
         decode(SCORE, bad)
@@ -131,7 +132,7 @@ def test_one_step_of_the_released_code(tmp_path):
     noised = pipe.scheduler.add_noise(latent.expand(2, -1, -1, -1), noise, t)
     torch.nn.functional.mse_loss(pipe.unet(noised, t, encoder_hidden_states=text.expand(2, -1, -1)).sample, noise).backward()
     optimizer.step()
-    assert ((ours - text).abs() < 1e-3).float().mean() > 0.98       # Adam's first step is ±rate; the sign of a tiny gradient is noise
+    assert ((ours - text).abs() < 1e-3).float().mean() > 0.98       # the first step is ±rate; a tiny gradient's sign is noise
     assert (text - SCORE.embed("a cat")).abs().max() > 4e-3
 
 
@@ -155,9 +156,10 @@ def test_text_inversion_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     before = SCORE.counter.evaluations
     assert torch.equal(text_inversion(SCORE, latent, tmp_path / "cut", schedule=SHORT, progress=False), whole)
     assert SCORE.counter.evaluations == before                      # a run that is done is only read
+    same = {"latent": latent, "folder": tmp_path / "cut", "schedule": SHORT, "progress": False}
     for changed in ({"latent": latent + 1}, {"prompt": "dog"}, {"schedule": replace(SHORT, rate=0.01)}):
         with pytest.raises(ValueError, match="cannot continue from.*use another folder"):
-            text_inversion(SCORE, **{"latent": latent, "folder": tmp_path / "cut", "schedule": SHORT, "progress": False} | changed)
+            text_inversion(SCORE, **same | changed)
 
 
 def test_text_inversion_refuses_what_it_cannot_do(tmp_path):

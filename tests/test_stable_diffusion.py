@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 import pickle
 import shutil
 import warnings
@@ -11,8 +12,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 from pipelines import TOKENS, VERSIONS, WIDTH, configure, pipeline, saved
+from safetensors.torch import load_file, save_file
 
-from lib import flow, interpolate
+from lib import extrapolate, flow, interpolate
 from lib.metrics import DensityMetric, SteinMetric
 from lib.scores import StableDiffusionScore, load, load_stable_diffusion
 from lib.scores.stable_diffusion import NEGATIVE, distilled
@@ -188,6 +190,18 @@ def test_methods_by_name(method):
     torch.testing.assert_close(made.frames[1], alone.frames[0], rtol=1e-2, atol=2e-2)
 
 
+def test_extrapolation_by_name():
+    """One prompt a start; paper B's form asks its distillation direction; a prompt that changes has no place there."""
+    score, start, velocity = score_of(prompt=["a cat", "hat"], negative="blur"), points(2, 5), 0.1 * points(2, 6)
+    for method, space in (("yu2025", "clean"), ("stein", "shared_noise"), ("straight", "clean")):
+        few = {} if method == "straight" else {"steps": 2}
+        made = extrapolate(score, start, velocity, method=method, space=space, frames=3, sigma=2.0, flow_steps=2, **few)
+        assert made.frames.shape == (2, 3, *LATENT) and made.settings["prompt"] == ["a cat", "hat"]
+        assert ("distillation" in made.settings) == (method == "yu2025")
+    with pytest.raises(ValueError, match="come without their place"):
+        extrapolate(score_of(end_prompt="a dog"), start, velocity, sigma=2.0, steps=2)
+
+
 def test_micro_batches_sizes_and_derivatives():
     score, x = score_of(guidance=2.0, micro_batch=3), points(4)
     torch.testing.assert_close(score(x), score_of(guidance=2.0)(x), rtol=1e-4, atol=1e-5)
@@ -213,7 +227,8 @@ def test_micro_batches_sizes_and_derivatives():
 def test_long_prompts_are_refused_or_cut_when_asked():
     long = "a hand of many fingers"     # every letter is a token here
     count = len(PIPES["1.5"].tokenizer(long).input_ids)
-    with pytest.raises(ValueError, match=f"has {count} tokens with its two marks, and this model reads {TOKENS}: shorten it by {count - TOKENS}"):
+    with pytest.raises(ValueError, match=f"has {count} tokens with its two marks, and this model reads {TOKENS}: "
+                                         f"shorten it by {count - TOKENS}"):
         score_of(prompt=long)
     cut = score_of(prompt=long, truncate=True)
     torch.testing.assert_close(cut.start, PIPES["1.5"].encode_prompt(long, "cpu", 1, False)[0])
@@ -282,6 +297,30 @@ def test_variants_of_weights(tmp_path):
     assert load_stable_diffusion(folder, variant="fp16").event_shape == LATENT
     with pytest.raises(FileNotFoundError, match="other variants load with variant="):
         load_stable_diffusion(folder)
+
+
+def test_files_as_stable_diffusion_came_out_with_them(tmp_path, model_folder):
+    """Its tokenizer in two files, position numbers among the text encoder's weights, the VAE's attention under old names."""
+    folder, same = shutil.copytree(model_folder, tmp_path / "old"), load_stable_diffusion(model_folder, prompt="a cat")
+    words = json.loads((folder / "tokenizer/tokenizer.json").read_text())["model"]
+    (folder / "tokenizer/tokenizer.json").unlink()
+    (folder / "tokenizer/vocab.json").write_text(json.dumps(words["vocab"]))
+    (folder / "tokenizer/merges.txt").write_text("#version: 0.2\n")
+    path = folder / "text_encoder/model.safetensors"
+    prefix = "text_model." if any(k.startswith("text_model.") for k in load_file(path)) else ""
+    save_file(load_file(path) | {f"{prefix}embeddings.position_ids": torch.arange(TOKENS)[None]}, path, {"format": "pt"})
+    path, old = folder / "vae/diffusion_pytorch_model.safetensors", {"to_q": "query", "to_k": "key", "to_v": "value",
+                                                                     "to_out.0": "proj_attn"}
+    renamed = {}
+    for key, value in load_file(path).items():
+        for new, former in old.items():
+            key = key.replace(f"attentions.0.{new}.", f"attentions.0.{former}.")
+        renamed[key] = value
+    assert any("proj_attn" in key for key in renamed)
+    save_file(renamed, path, {"format": "pt"})
+    score = load_stable_diffusion(folder, prompt="a cat")
+    assert torch.equal(score.start, same.start)
+    assert torch.equal(score.pipe.vae.decode(points(1)).sample, same.pipe.vae.decode(points(1)).sample)
 
 
 def without(*names):

@@ -56,7 +56,8 @@ def _fit_scheduler(folder: Path, unet: Path, place: Path) -> Any:
     coder = [part for part in ("vae", "vqvae") if (folder / part).is_dir() or any(index.get(part) or ())]
     if coder:
         raise ValueError(f"{folder.name} is a latent diffusion model ({coder[0]} beside unet): its points are latents, not the "
-                         "pixels that are wanted here; use lib.scores.load_stable_diffusion")
+                         "pixels that are wanted here; use lib.scores.load_stable_diffusion for text-to-image, "
+                         "for others DenoiserScore(unet, scheduler, scale=1, shift=0)")
     config = _json(unet / "config.json")
     if config.get("_class_name") != "UNet2DModel":
         raise ValueError(f"{unet.name} holds a {config.get('_class_name')}, not a UNet2DModel: an unconditional or class-"

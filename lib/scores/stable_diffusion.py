@@ -106,7 +106,7 @@ class StableDiffusionScore(DenoiserScore):
         if isinstance(prompt, Tensor):
             if prompt.ndim != 3 or prompt.shape[2] != width:
                 raise ValueError(f"a prompt's embedding must have shape (k, tokens, {width}), got {tuple(prompt.shape)}")
-            return checks.finite("prompt", prompt)
+            return checks.finite("prompt", prompt).to(encoder.device, torch.float32)
         texts, room = [prompt] if isinstance(prompt, str) else list(prompt), min(room, words.model_max_length)
         for text in texts:
             count = len(words(text, verbose=False).input_ids)
@@ -117,7 +117,7 @@ class StableDiffusionScore(DenoiserScore):
         masked = getattr(encoder.config, "use_attention_mask", False)
         with torch.no_grad():
             return encoder(told.input_ids.to(encoder.device),
-                           attention_mask=told.attention_mask.to(encoder.device) if masked else None)[0]
+                           attention_mask=told.attention_mask.to(encoder.device) if masked else None)[0].float()
 
     def pick(self, rows: Tensor) -> StableDiffusionScore:
         other = copy.copy(self)
