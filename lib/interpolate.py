@@ -13,7 +13,7 @@ from . import baselines, checks, paths
 from .metrics import JacobianMetric, Metric, SpaceTimeMetric
 from .presets import METHODS, Preset
 from .scores import Counter, Score, as_score
-from .scores.stable_diffusion import distilled
+from .scores.distillation import distilled
 from .solvers import Geodesic, geodesic, shoot
 from .spaces import SPACES, Space, working_space
 

@@ -15,7 +15,7 @@ class Preset:
 
     On a learned score (one with a `noise_range`) the paper's pipeline is the default: space, at the noise level of `time`, a
     fraction of the model's time steps, with the settings `learned`. A score in closed form is met where it stands.
-    distilled: a text-to-image model lends its distillation direction (`StableDiffusionScore.distilled`) in place of its score.
+    distilled: a text-to-image model lends its distillation direction (`DistillationScore`) in place of its score.
     """
 
     metric: type[Metric]

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from lib import extrapolate, flow, interpolate
 from lib.metrics import DensityMetric, SteinMetric
-from lib.scores import StableDiffusionScore, load, load_stable_diffusion
-from lib.scores.stable_diffusion import NEGATIVE, distilled
+from lib.scores import DistillationScore, StableDiffusionScore, load, load_stable_diffusion
+from lib.scores.distillation import NEGATIVE, distilled
 from lib.scores.variance_preserving import VariancePreservingScore
 from lib.solvers import FunctionalGradient, geodesic
 
@@ -144,7 +144,7 @@ def test_distillation_direction_is_the_papers():
     pipe, t = PIPES["1.5"], 581
     score = score_of(negative="blur")
     score = score.at(score.schedule.sigma(t))
-    direction = VariancePreservingScore(score).of(score.distilled(seed=3))
+    direction = VariancePreservingScore(score).of(DistillationScore(score, seed=3))
     z, kept = points(2), pipe.scheduler.alphas_cumprod
     generator = torch.Generator().manual_seed(3 * 1_000_003 + 1)         # the first call
     new_t = t + int(torch.randint(-100, 100, (), generator=generator))
@@ -156,18 +156,18 @@ def test_distillation_direction_is_the_papers():
     torch.testing.assert_close(g, expected, rtol=1e-2, atol=1e-4)
     assert score.counter.evaluations == 4 and score.counter.batches == 1
     assert (direction(z) - g).norm() > 0.01 * g.norm()                  # fresh draws at each call
-    fixed = VariancePreservingScore(score).of(score.distilled(fresh=False))
+    fixed = VariancePreservingScore(score).of(DistillationScore(score, fresh=False))
     assert torch.equal(fixed(z), fixed(z))
     again = fixed.along(torch.zeros(2))(torch.cat([z, z]))              # noise belongs to the place, not to the pair
     torch.testing.assert_close(again[:2], again[2:], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(score.distilled().denoise(z), score.denoise(z))
+    torch.testing.assert_close(DistillationScore(score).denoise(z), score.denoise(z))
     assert distilled(VariancePreservingScore(score)).score.settings["distillation"] == {
         "negative": "blur", "spread": 100, "seed": 0, "fresh": True}
-    assert score_of(truncate=True).distilled().against == NEGATIVE
+    assert DistillationScore(score_of(truncate=True)).against == NEGATIVE
     with pytest.raises(ValueError, match="negative prompt does not fit this model.*give one that does: negative="):
-        score_of().distilled()
+        DistillationScore(score_of())
     with pytest.raises(ValueError, match="one noise level"):
-        score.at(torch.tensor([1.0, 2.0])).distilled()
+        DistillationScore(score.at(torch.tensor([1.0, 2.0])))
 
 
 @pytest.mark.filterwarnings("ignore::lib.solvers.geodesic.ConvergenceWarning")
@@ -345,7 +345,7 @@ def setting(name, **changes):
     (without("tokenizer"), FileNotFoundError, "no tokenizer/"),
     (without("unet/diffusion_pytorch_model.safetensors"), FileNotFoundError, "unet holds no diffusion_pytorch_model.safetensors"),
     (pickled, FileNotFoundError, "text_encoder holds no model.safetensors, only pytorch_model.bin.*never opened"),
-    (setting("model_index.json", _class_name="StableDiffusionXLPipeline"), ValueError, "is a StableDiffusionXLPipeline; a Stable"),
+    (setting("model_index.json", _class_name="StableDiffusionXLPipeline"), ValueError, "is a StableDiffusionXLPipeline; a "),
     (setting("model_index.json", _class_name="StableDiffusionInpaintPipeline"), ValueError, "a StableDiffusionPipeline"),
     (setting("unet/config.json", _class_name="Transformer2DModel"), ValueError, "unet of model is a Transformer2DModel"),
     (setting("unet/config.json", cross_attention_dim=64), ValueError, "do not fit its config|belong to another network"),

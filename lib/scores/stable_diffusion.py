@@ -1,28 +1,20 @@
-"""The score of a latent text-to-image model in the StableDiffusionPipeline layout: prompt, guidance, paper B's distillation."""
+"""The score of a latent text-to-image model in the StableDiffusionPipeline layout: prompt and guidance."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import checks
-from .base import Score
 from .denoiser import DenoiserScore, _double
-from .loading import _fit_network, _folder, _json, _model, _part, _scheduler, _short, _snapshot, _stem, _weights
-from .variance_preserving import VariancePreservingScore
+from .loading import _short
 
-NEGATIVE = ("A doubling image, unrealistic, artifacts, distortions, unnatural blending, ghosting effects, overlapping edges, "
-            "harsh transitions, motion blur, poor resolution, low detail")      # paper B, released code, model/score.py
 Prompt = str | Sequence[str] | Tensor
-PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-CONFIGS = ("model_index.json", *(f"{part}/config.json" for part in PARTS), "scheduler/*.json", "tokenizer/*")
 
 
 class Careful:
@@ -89,15 +81,9 @@ class StableDiffusionScore(DenoiserScore):
                  guidance: float | None = None) -> StableDiffusionScore:
         """The score under another prompt; negative and guidance stay unless given; same model and counter."""
         other = copy.copy(self)
-        other._prompt(prompt, end_prompt, self.negative if negative is None else negative,
+        other._prompt(prompt, end_prompt, self.said[2] if negative is None else negative,
                       self.guidance if guidance is None else guidance)
-        if negative is None:
-            other.against, other.said = self.against, (*other.said[:2], self.said[2], other.guidance)
         return other
-
-    def distilled(self, **settings: Any) -> DistillationScore:
-        """Paper B's distillation direction in place of the score. settings: of `DistillationScore`."""
-        return DistillationScore(self, **settings)
 
     def embed(self, prompt: Prompt) -> Tensor:
         """Prompts -> embeddings (k, tokens, width), as the pipeline makes them; embeddings are checked and pass through."""
@@ -137,7 +123,8 @@ class StableDiffusionScore(DenoiserScore):
     @property
     def settings(self) -> dict[str, Any]:
         """Prompts and guidance, for result files."""
-        return dict(zip(("prompt", "end_prompt", "negative", "guidance"), self.said, strict=True))
+        return {name: in_words(text) for name, text in zip(("prompt", "end_prompt", "negative"), self.said, strict=True)} | {
+            "guidance": self.guidance}
 
     def text(self, n: int) -> Tensor:
         """The embedding at each of n points, (n, tokens, width): start + t·(end − start) at the times of `along`."""
@@ -191,169 +178,14 @@ class StableDiffusionScore(DenoiserScore):
             raise ValueError(f"{len(self.start)} prompts and {len(self.end)} end prompts: give one, or one a pair")
         if len(self.negative) != 1:
             raise ValueError(f"negative is one text for all pairs, got {len(self.negative)}")
-        self.against = NEGATIVE if isinstance(negative, str) and not negative else negative
         self.guidance = checks.positive("guidance", guidance, zero=True)
-        self.said = _words(prompt), _words(end_prompt), _words(negative), self.guidance
+        self.said = prompt, end_prompt, negative
 
 
-class DistillationScore(Score):
-    """Paper B's direction in place of the score, half the difference of two noise predictions (arXiv 2504.06675):
-
-        g = ½ (eps(y', t', negative) − eps(y', t', prompt)),   y' = y + (sigma' − sigma)·noise,
-
-    y' is the point with its clean part, estimated with fresh noise, noised anew to a random time t' in [t − spread, t + spread),
-    kept in the schedule. Not the score of a density. s is returned such that in the variance-preserving coordinates of its
-    level, where the released code adds it to the latents, it is g: s = √ᾱ g.
-
-    score: a `StableDiffusionScore` at one noise level. Defaults are those of the released code (model/score.py): negative prompt,
-    grad_sample_range 100, equal weights; a score that has a negative prompt of its own keeps it. One time a call, noise for
-    each place on a path, the same for all pairs; drawn from seed and, if `fresh`, from the number of calls so far, as in the
-    paper; fresh=False makes it one fixed field. Two network inputs a point.
-    """
-
-    name = "Stable Diffusion, distilled"
-
-    def __init__(self, score: StableDiffusionScore, *, negative: str | Tensor | None = None, spread: int = 100,
-                 seed: int = 0, fresh: bool = True) -> None:
-        if score.schedule.edm or isinstance(score.sigma, Tensor):
-            raise ValueError("the distillation direction needs a scheduler with discrete times and one noise level")
-        self.score, self.counter, self.event_shape, self.origin = score, score.counter, score.event_shape, score.origin
-        self.against = score.against if negative is None else negative
-        try:
-            self.negative = score.embed(self.against)
-        except ValueError as error:
-            raise ValueError(f"the negative prompt does not fit this model ({error}); give one that does: negative=") from error
-        self.spread = checks.count("spread", spread)
-        self.seed, self.fresh, self.noise_range = seed, fresh, score.noise_range
-
-    sigma = property(lambda self: self.score.sigma)
-    moves = property(lambda self: self.score.moves)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """For result files."""
-        own = {name: getattr(self, name) for name in ("spread", "seed", "fresh")}
-        return {**self.score.settings, "distillation": {"negative": _words(self.against), **own}}
-
-    def at(self, sigma: float | Tensor) -> DistillationScore:
-        return self._of(self.score.at(checks.positive("sigma", sigma)))
-
-    def pick(self, rows: Tensor) -> DistillationScore:
-        return self._of(self.score.pick(rows))
-
-    def along(self, times: Tensor) -> DistillationScore:
-        return self._of(self.score.along(times))
-
-    def denoise(self, x: Tensor) -> Tensor:
-        """Of the model itself: the direction denoises nothing."""
-        return self.score.denoise(x)
-
-    def _of(self, score: StableDiffusionScore) -> DistillationScore:
-        other = copy.copy(self)
-        other.score = score
-        return other
-
-    def _score(self, x: Tensor) -> Tensor:
-        sigma, places = self.sigma, len(x) if self.score.times is None else self.score.times.shape[-1]
-        calls = self.counter.batches if self.fresh else 0
-        generator = torch.Generator().manual_seed(1_000_003 * self.seed + calls)
-        near = float(self.score.schedule.timestep(_double(sigma).reshape(1))) + float(
-            torch.randint(-self.spread, self.spread, (), generator=generator))
-        level = self.score.schedule.sigma(min(max(near, 0.0), len(self.score.schedule.log_sigmas) - 1.0))
-        noise = torch.randn(places, *x.shape[1:], generator=generator, dtype=torch.float64).to(x)
-        y = x + (level - sigma) * noise.repeat(len(x) // places, *[1] * (x.ndim - 1))
-        clean = self.score.denoised(y, _double(level).expand(len(x)), [self.negative, self.score.text(len(x))])
-        return (clean[1] - clean[0]) / (2 * level) / (1 + sigma**2) ** 0.5         # eps = (y' − D)/sigma'
-
-    def _count(self, x: Tensor) -> None:
-        super()._count(x)
-        self.counter.evaluations += len(x)
-
-
-def distilled(score: Score) -> Score:
-    """Paper B's direction of a `StableDiffusionScore`, in its coordinates; any other score as it is."""
-    if isinstance(score, VariancePreservingScore):
-        return score.of(distilled(score.score))
-    return score.distilled() if isinstance(score, StableDiffusionScore) else score
-
-
-def _words(prompt: Prompt | None) -> str | list[str] | None:
+def in_words(prompt: Prompt | None) -> str | list[str] | None:
     return "an embedding" if isinstance(prompt, Tensor) else prompt if prompt is None or isinstance(prompt, str) else list(prompt)
 
 
 def vae_factor(vae: nn.Module) -> int:
     """Pixels a side of one latent."""
     return 2 ** (len(vae.config.block_out_channels) - 1)
-
-
-def load_stable_diffusion(name: str | Path, *, revision: str | None = None, variant: str | None = None,
-                          dtype: torch.dtype | None = None, device: str | torch.device | None = None,
-                          attention_slicing: bool = False, vae_tiling: bool = False, **settings: Any) -> StableDiffusionScore:
-    """The score of a Stable Diffusion 1.x or 2.x: a folder as `StableDiffusionPipeline.save_pretrained` writes it, or a hub id.
-
-    revision, variant, dtype, device, `origin` of the result: as for `lib.scores.load`; safetensors only, weights in float32
-    unless dtype says otherwise. attention_slicing, vae_tiling: less memory for more time. settings: of `StableDiffusionScore`.
-    Raises as `lib.scores.load`; ValueError for another layout (SDXL, SD 3, inpainting).
-    """
-    device, dtype = checks.device("cpu" if device is None else device), dtype or torch.float32
-    folder, origin = _folder(str(name), revision, CONFIGS)
-    scheduler = _fit_pipeline(folder)
-    if origin["revision"]:
-        _snapshot(origin["name"], origin["revision"],
-                  [f"{part}/{_stem(variant, stem)}{end}" for part, stem in PARTS.items()
-                   for end in (".safetensors", "-*.safetensors", ".safetensors.index*.json")])
-    files = [path for part, stem in PARTS.items()
-             for path in (folder / part / "config.json", *_weights(folder / part, variant, stem))]
-    parts = _parts(folder, variant, dtype)
-    from diffusers import StableDiffusionPipeline
-
-    pipe = StableDiffusionPipeline(**parts, scheduler=scheduler, safety_checker=None, feature_extractor=None,
-                                   requires_safety_checker=False).to(device)
-    pipe.set_progress_bar_config(disable=True)
-    if attention_slicing:
-        pipe.enable_attention_slicing("max")
-    if vae_tiling:
-        pipe.vae.enable_tiling()
-    score = StableDiffusionScore(pipe, **settings)
-    files += [folder / "scheduler" / "scheduler_config.json", *sorted(path for path in (folder / "tokenizer").iterdir())]
-    score.origin = origin | {"sha256": {path.relative_to(folder).as_posix(): _sha256(path) for path in files}}
-    return score
-
-
-def _fit_pipeline(folder: Path) -> Any:
-    """The scheduler, once the configuration says that this is a Stable Diffusion 1.x or 2.x."""
-    index = folder / "model_index.json"
-    kind = _json(index).get("_class_name", "") if index.is_file() else None
-    if kind is None:
-        raise FileNotFoundError(f"{folder.name} holds no model_index.json: name a folder that StableDiffusionPipeline."
-                                "save_pretrained wrote, with unet/, vae/, text_encoder/, tokenizer/ and scheduler/")
-    foreign = ("XL", "3", "Inpaint", "Upscale", "Depth", "Control")
-    if not kind.startswith("StableDiffusion") or any(word in kind for word in foreign):
-        raise ValueError(f"{folder.name} is a {kind}; a StableDiffusionPipeline (Stable Diffusion 1.x or 2.x) is wanted here")
-    place = _part(folder, "scheduler", "scheduler_config.json")
-    for part, want in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL")):
-        found = _json(_part(folder, part, "config.json") / "config.json").get("_class_name")
-        if found != want:
-            raise ValueError(f"{part} of {folder.name} is a {found}, not a {want}")
-    _part(folder, "text_encoder", "config.json")
-    if not (folder / "tokenizer").is_dir():
-        raise FileNotFoundError(f"{folder.name} holds no tokenizer/; copy it from the model's source")
-    return _fit_network(_json(folder / "unet" / "config.json"), _scheduler(place))
-
-
-def _parts(folder: Path, variant: str | None, dtype: torch.dtype) -> dict[str, Any]:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    try:
-        words = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    except Exception as error:    # tokenizers, transformers and json each say by another class what is wrong
-        raise ValueError(f"the tokenizer of {folder.name} is damaged: {_short(error)}; copy it again") from error
-    return {"unet": _model(folder / "unet", variant, UNet2DConditionModel, torch_dtype=dtype), "tokenizer": words,
-            "vae": _model(folder / "vae", variant, AutoencoderKL, torch_dtype=dtype),
-            "text_encoder": _model(folder / "text_encoder", variant, CLIPTextModel, dtype=dtype)}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
