@@ -46,7 +46,7 @@ def along_path(score: Score | Callable[[Tensor], Tensor], points: Tensor, degree
     if points.ndim < 3 or points.shape[1] < 2:
         raise ValueError(f"points must have shape (batch, N ≥ 2, *event), got {tuple(points.shape)}")
     with torch.no_grad():
-        scores = as_score(score)(points.flatten(0, 1)).reshape(points.shape)
+        scores = as_score(score).along(elements(points.shape[1]).times)(points.flatten(0, 1)).reshape(points.shape)
     return elements(points.shape[1], degree).line_integral(points.flatten(2).double(), scores.flatten(2).double())
 
 

@@ -13,6 +13,7 @@ from . import baselines, checks, paths
 from .metrics import JacobianMetric, Metric, SpaceTimeMetric
 from .presets import METHODS, Preset
 from .scores import Counter, Score, as_score
+from .scores.distillation import distilled
 from .solvers import Geodesic, geodesic, shoot
 from .spaces import SPACES, Space, working_space
 
@@ -63,8 +64,8 @@ def interpolate(model: Score | Callable[[Tensor], Tensor], start: Tensor, end: T
     _in_units(room, score, start=start, end=end)
     run = _baseline if method in baselines.INTERPOLATIONS else _geodesic
     points, path = run(method, room, start, end, frames, settings)
-    shown = room.leave(points.flatten(0, 1)).reshape(points.shape)
-    used = {**({} if path is None else path.settings), **room.settings}
+    shown = room.along(torch.linspace(0, 1, frames)).leave(points.flatten(0, 1)).reshape(points.shape)
+    used = {**({} if path is None else path.settings), **getattr(score, "settings", {}), **room.settings}
     return Frames(shown, method, path, settings=used, **_spent(score, before))
 
 
@@ -86,19 +87,29 @@ def _baseline(method: str, room: Space, start: Tensor, end: Tensor, frames: int,
     if settings:
         raise TypeError(f"method {method!r} takes no settings, got {', '.join(sorted(settings))}")
     clean = [room.score.encode(x) for x in (start, end)] if _plan(method).mixes else []
-    return _plan(method).path(room.enter(start), room.enter(end), frames, *clean), None
+    return _plan(method).path(*_entered(room, start, end), frames, *clean), None
+
+
+def _entered(room: Space, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    return tuple(room.along(torch.tensor([t])).enter(x) for t, x in ((0.0, start), (1.0, end)))
 
 
 def _geodesic(method: str, room: Space, start: Tensor, end: Tensor, frames: int, settings: dict) -> tuple[Tensor, Geodesic]:
     """Points of the method's geodesic (batch, frames, *event) in the working space, and the geodesic."""
     preset = METHODS[method]
-    metric, rest = _metric(preset, room.score, {**(preset.learned if room.learned else {}), **settings})
+    score = _lent(preset, room.score)
+    metric, rest = _metric(preset, score, {**(preset.learned if room.learned else {}), **settings})
     rest = _carried(room, start, {"solver": preset.solver, **preset.settings, **rest})
-    a, b = room.enter(start), room.enter(end)
+    a, b = _entered(room, start, end)
     lifted = isinstance(metric, SpaceTimeMetric)
     path = geodesic(metric, *(metric.lift(x, room.score.sigma) if lifted else x for x in (a, b)), **rest)
+    path.settings |= getattr(score, "settings", {})
     points = paths.evaluate(path.points, torch.linspace(0, 1, frames, dtype=torch.float64))
     return (metric.project(points)[0] if lifted else points), path
+
+
+def _lent(preset: Preset, score: Score) -> Score:
+    return distilled(score) if preset.distilled else score
 
 
 def _carried(room: Space, start: Tensor, settings: dict) -> dict:
@@ -140,14 +151,15 @@ def extrapolate(model: Score | Callable[[Tensor], Tensor], start: Tensor, veloci
         used = {"time": time, **(walk.__kwdefaults__ or {}), **settings}
         points = walk(room.score, x, v, frames, time, **settings)
     else:
-        metric, rest = _metric(METHODS[method], room.score, settings)
+        metric, rest = _metric(METHODS[method], _lent(METHODS[method], room.score), settings)
         if "ode" in rest:
             rest["method"] = rest.pop("ode")
         form = {"form": "yu2025"} if method == "yu2025" else {}
         path = shoot(metric, x, v, time=time, **{**form, **rest})
-        points, used = paths.evaluate(path.points, torch.linspace(0, 1, frames, dtype=torch.float64)), path.settings
-    shown = room.leave(points.flatten(0, 1)).reshape(points.shape)
-    used = {**used, **room.settings}
+        points = paths.evaluate(path.points, torch.linspace(0, 1, frames, dtype=torch.float64))
+        used = path.settings | getattr(metric.score, "settings", {})
+    shown = room.along(torch.linspace(0, 1, frames)).leave(points.flatten(0, 1)).reshape(points.shape)
+    used = {**getattr(score, "settings", {}), **used, **room.settings}
     used["start"] = used.pop("ends")
     return Frames(shown, method, path, settings=used, **_spent(score, before))
 

@@ -15,6 +15,7 @@ class Preset:
 
     On a learned score (one with a `noise_range`) the paper's pipeline is the default: space, at the noise level of `time`, a
     fraction of the model's time steps, with the settings `learned`. A score in closed form is met where it stands.
+    distilled: a text-to-image model lends its distillation direction (`DistillationScore`) in place of its score.
     """
 
     metric: type[Metric]
@@ -25,6 +26,7 @@ class Preset:
     space: str = "clean"
     time: float | None = None
     learned: dict = field(default_factory=dict)
+    distilled: bool = False
 
 
 METHODS: dict[str, Preset] = {
@@ -37,8 +39,9 @@ METHODS: dict[str, Preset] = {
         Relaxation(optimizer="adam", derivative="frozen"), {"points": 10, "init": "slerp"}, space="shared_noise", time=0.4),
     "yu2025": Preset(
         DensityMetric, "arXiv 2504.06675: density metric, functional gradient on spherical control points; on a learned score "
-        "after DDIM inversion to t = 581 of 1000 (30 of 50 steps)", {"alpha": 0.002}, FunctionalGradient(),
-        {"points": 17, "init": "slerp"}, space="ddim", time=0.581),
+        "after DDIM inversion to t = 581 of 1000 (30 of 50 steps), on a text-to-image model by the distillation direction",
+        {"alpha": 0.002}, FunctionalGradient(),
+        {"points": 17, "init": "slerp"}, space="ddim", time=0.581, distilled=True),
     "jacobian": Preset(
         JacobianMetric, "arXiv 2510.05509: pullback by the score; L-BFGS, on a learned score Adam from SLERP after DDIM "
         "inversion to t = 600 of 1000", {}, Relaxation(optimizer="lbfgs"), {"points": 17}, space="ddim", time=0.6,

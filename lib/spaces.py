@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,13 @@ class Space:
     def __init__(self, score: Score, sigma: float | None = None) -> None:
         self.learned = hasattr(score, "noise_range")
         self.score = score if sigma is None else score.at(sigma)
+
+    def along(self, times: Tensor) -> Space:
+        """The space for points at these times of their paths (see `Score.along`)."""
+        other = copy.copy(self)
+        for name in {"score", "model"} & set(vars(self)):
+            setattr(other, name, getattr(self, name).along(times))
+        return other
 
     def enter(self, x: Tensor) -> Tensor:
         """Clean points (n, *event) -> points of this space (n, *event)."""

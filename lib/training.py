@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -40,6 +41,7 @@ class Settings:
     clip: float = 1.0
     every: int = 250
     seed: int = 0
+    decay: ClassVar[float] = 0.01       # weight decay
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch", 1), ("warmup", 0), ("every", 1)):
@@ -89,7 +91,8 @@ def fit(model: nn.Module, loss: Loss, folder: str | Path, settings: Settings, *,
     if until is not None:
         last = min(last, checks.count("until", until))
     state = State(model, copy.deepcopy(model).requires_grad_(False).eval(),
-                  torch.optim.AdamW(model.parameters(), settings.rate), torch.Generator().manual_seed(settings.seed), 0, [], data)
+                  torch.optim.AdamW(model.parameters(), settings.rate, weight_decay=settings.decay),
+                  torch.Generator().manual_seed(settings.seed), 0, [], data)
     if path.exists():
         _restore(state, path, settings)
     else:

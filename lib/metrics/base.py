@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -54,6 +55,20 @@ class Metric:
         """The same metric on the density at noise level sigma."""
         return self
 
+    def with_score(self, score: Score) -> Metric:
+        """The same metric on another score."""
+        other = copy.copy(self)
+        other.score = score
+        return other
+
+    def pick(self, rows: Tensor) -> Metric:
+        """The metric of these rows of a batch of paths (see `Score.pick`)."""
+        return self if self.score is None else self.with_score(self.score.pick(rows))
+
+    def along(self, times: Tensor) -> Metric:
+        """The metric of points at these times of their paths (see `Score.along`)."""
+        return self if self.score is None else self.with_score(self.score.along(times))
+
     def energy(self, points: Tensor) -> Tensor:
         """∫ ‖γ'‖²_G dt of the chain of straight segments, metric at the midpoints; differentiable.
 
@@ -62,7 +77,7 @@ class Metric:
         batch, n = points.shape[:2]
         step = (points[:, 1:] - points[:, :-1]).flatten(0, 1)
         middle = ((points[:, 1:] + points[:, :-1]) / 2).flatten(0, 1)
-        return self.inner(middle, step, step).reshape(batch, n - 1).sum(1) * (n - 1)
+        return self.along(elements(n, 1).M @ elements(n).times).inner(middle, step, step).reshape(batch, n - 1).sum(1) * (n - 1)
 
     def speed_squared(self, points: Tensor, degree: int = 2) -> Tensor:
         """‖γ'‖²_G at the T quadrature points of the path (elements.py), which carry the weights elements(N, degree).w.
@@ -72,7 +87,11 @@ class Metric:
         batch, n = points.shape[:2]
         e, flat = elements(n, degree), points.flatten(2).double()
         x, v = ((m.to(flat) @ flat).to(points).reshape(-1, *points.shape[2:]) for m in (e.M, e.D))
-        return self.inner(x, v, v).reshape(batch, n - 1).double()
+        return self.along(e.M @ e.times).inner(x, v, v).reshape(batch, n - 1).double()
+
+    def scores_along(self, points: Tensor) -> Tensor:
+        """Scores at all points of a batch of paths in one call: (batch, N, *event) -> the same shape."""
+        return self.score.along(elements(points.shape[1]).times)(points.flatten(0, 1)).reshape(points.shape)
 
     @property
     def counter(self) -> Counter:

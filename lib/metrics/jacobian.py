@@ -61,16 +61,13 @@ class JacobianMetric(Metric):
     def energy(self, points: Tensor) -> Tensor:
         """T Σ_i (‖s_{i+1} − s_i‖² + reg ‖x_{i+1} − x_i‖²), scores only; differentiable. (batch, N, *event) -> (batch,)."""
         steps = lambda nodes: nodes.diff(dim=1).flatten(1).pow(2).sum(1)
-        return (steps(self._scores(points)) + self.regularisation * steps(points)) * (points.shape[1] - 1)
+        return (steps(self.scores_along(points)) + self.regularisation * steps(points)) * (points.shape[1] - 1)
 
     def speed_squared(self, points: Tensor, degree: int = 2) -> Tensor:
         """‖ds/dt‖² + reg ‖dx/dt‖² at the quadrature points, from the scores at the nodes alone: (batch, N − 1)."""
-        D, s = elements(points.shape[1], degree).D.to(points.device), self._scores(points).flatten(2).double()
+        D, s = elements(points.shape[1], degree).D.to(points.device), self.scores_along(points).flatten(2).double()
         rate = lambda nodes: (D @ nodes).pow(2).sum(-1)
         return rate(s) + self.regularisation * rate(points.flatten(2).double())
-
-    def _scores(self, points: Tensor) -> Tensor:
-        return self.score(points.flatten(0, 1)).reshape(points.shape)
 
     def _transposed(self, x: Tensor, w: Tensor) -> Tensor:
         """J^T w."""

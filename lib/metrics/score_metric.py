@@ -89,10 +89,6 @@ class ScoreMetric(Metric):
             other.lam = self.lam * (self.score.sigma / sigma) ** 2 if self.score.sigma else self.lam
         return other
 
-    def with_score(self, score: Score) -> ScoreMetric:
-        """The same lam and alpha on another score."""
-        return ScoreMetric(score, lam=self.lam, alpha=self.alpha)
-
     def energy(self, points: Tensor) -> Tensor:
         """Paper A's discrete energy, T Σ w_i (‖u_i‖² + lam (s(mid_i)·u_i)²), with w_i = exp(−2 alpha f(mid_i)); differentiable.
 
@@ -101,7 +97,7 @@ class ScoreMetric(Metric):
         batch, n = points.shape[:2]
         step = (points[:, 1:] - points[:, :-1]).flatten(0, 1)
         middle = ((points[:, 1:] + points[:, :-1]) / 2).flatten(0, 1)
-        d = dot(self.score(middle), step).reshape(batch, n - 1)
+        d = dot(self.score.along(elements(n, 1).M @ elements(n).times)(middle), step).reshape(batch, n - 1)
         q = dot(step, step).reshape(batch, n - 1) + self.lam * d**2
         f = d.cumsum(1) - d / 2 - d.sum(1, keepdim=True) / 2
         return ((-2 * self.alpha * f).exp() * q).sum(1) * (n - 1)
@@ -114,10 +110,6 @@ class ScoreMetric(Metric):
         f = f - (f[:, :1] + f[:, -1:]) / 2
         D, M = e.D.to(x), e.M.to(x)
         return (-2 * self.alpha * f @ M.T).exp() * ((D @ x).pow(2).sum(-1) + self.lam * (f @ D.T) ** 2)
-
-    def scores_along(self, points: Tensor) -> Tensor:
-        """Scores at all points of a batch of paths in one call: (batch, N, *event) -> the same shape."""
-        return self.score(points.flatten(0, 1)).reshape(points.shape)
 
 
 class SteinMetric(ScoreMetric):

@@ -2,13 +2,16 @@
 
 from .base import Counter, Score
 from .denoiser import DenoiserScore
+from .distillation import DistillationScore
 from .empirical import EmpiricalScore
 from .function import FunctionScore, as_score
 from .gaussian import GaussianMixtureScore, GaussianScore
 from .loading import load
+from .loading_latent import load_stable_diffusion
 from .manifold import SphereScore, TubeScore, circle, curve, helix, helix_point, torus
+from .stable_diffusion import StableDiffusionScore
 from .variance_preserving import VariancePreservingScore
 
-__all__ = ["Counter", "Score", "DenoiserScore", "load", "EmpiricalScore", "FunctionScore", "as_score",
-           "GaussianMixtureScore", "GaussianScore", "SphereScore", "TubeScore", "VariancePreservingScore", "circle",
-           "curve", "helix", "helix_point", "torus"]
+__all__ = ["Counter", "Score", "DenoiserScore", "StableDiffusionScore", "DistillationScore", "load", "load_stable_diffusion",
+           "EmpiricalScore", "FunctionScore", "as_score", "GaussianMixtureScore", "GaussianScore", "SphereScore",
+           "TubeScore", "VariancePreservingScore", "circle", "curve", "helix", "helix_point", "torus"]

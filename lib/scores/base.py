@@ -37,6 +37,7 @@ class Score:
     event_shape: tuple[int, ...] | None = None
     sigma: float | Tensor | None = None
     name = "score"
+    moves = False   # whether it changes along a path by itself: s(x, t), t the place on the path
 
     def __init__(self) -> None:
         self.counter = Counter()
@@ -68,6 +69,17 @@ class Score:
         other = copy.copy(self)
         other.sigma = checks.noise_level(sigma)
         return other
+
+    def pick(self, rows: Tensor) -> Score:
+        """The score of a batch of paths that are rows (b,) of the batch this one is for. Most are the same for all paths."""
+        return self
+
+    def along(self, times: Tensor) -> Score:
+        """The score of points (batch·m, *event), path by path, at `times` of their paths, (m,) or (batch, m) in [0, 1].
+
+        Solvers and metrics ask every point of a path through `pick` and `along`; most scores need not be told.
+        """
+        return self
 
     @property
     def has_log_density(self) -> bool:

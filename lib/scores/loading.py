@@ -44,7 +44,7 @@ def load(name: str | Path, *, sigma: float | None = None, revision: str | None =
     weights = _weights(unet, variant)
     sums = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in (unet / "config.json", *weights, place / "scheduler_config.json")}
-    model = _model(unet, variant, dtype or torch.float32).to(device)
+    model = _model(unet, variant, torch_dtype=dtype or torch.float32).to(device)
     score = DenoiserScore(model, scheduler, sigma=sigma, label=label, micro_batch=micro_batch, scale=scale, shift=shift)
     score.origin = origin | {"sha256": sums}
     return score
@@ -56,18 +56,24 @@ def _fit_scheduler(folder: Path, unet: Path, place: Path) -> Any:
     coder = [part for part in ("vae", "vqvae") if (folder / part).is_dir() or any(index.get(part) or ())]
     if coder:
         raise ValueError(f"{folder.name} is a latent diffusion model ({coder[0]} beside unet): its points are latents, not the "
-                         "pixels that are wanted here; a score of latents: DenoiserScore(unet, scheduler, scale=1, shift=0)")
+                         "pixels that are wanted here; use lib.scores.load_stable_diffusion for text-to-image, "
+                         "for others DenoiserScore(unet, scheduler, scale=1, shift=0)")
     config = _json(unet / "config.json")
     if config.get("_class_name") != "UNet2DModel":
         raise ValueError(f"{unet.name} holds a {config.get('_class_name')}, not a UNet2DModel: an unconditional or class-"
                          "conditional image model is wanted here; for another network with the same call use "
                          "DenoiserScore(model, scheduler)")
+    return _fit_network(config, _scheduler(place))
+
+
+def _fit_network(config: dict[str, Any], scheduler: Any) -> Any:
+    """The scheduler, if network and scheduler can be asked at any noise level."""
     check_network(SimpleNamespace(**config))
-    NoiseSchedule(scheduler := _scheduler(place))
+    NoiseSchedule(scheduler)
     return scheduler
 
 
-def _folder(name: str, revision: str | None) -> tuple[Path, dict[str, Any]]:
+def _folder(name: str, revision: str | None, configs: Sequence[str] = CONFIGS) -> tuple[Path, dict[str, Any]]:
     """Where the files are, and what names them; no path of this machine goes into the name."""
     path, hub = Path(name).expanduser(), bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not name.startswith(".")
     if revision is not None and (name in BUNDLED or path.is_dir() or not hub):
@@ -77,7 +83,7 @@ def _folder(name: str, revision: str | None) -> tuple[Path, dict[str, Any]]:
     if path.is_dir():
         return path, {"name": path.resolve().name, "revision": None}
     if hub:
-        folder = _snapshot(name, revision, CONFIGS)
+        folder = _snapshot(name, revision, configs)
         return folder, {"name": name, "revision": folder.name}    # the cache names a snapshot by its commit
     if path.exists() or len(path.parts) > 1:
         raise FileNotFoundError(f"{name} is no folder here, and no hub id (owner/model) either; name the folder that holds "
@@ -115,12 +121,12 @@ def _part(folder: Path, part: str, config: str) -> Path:
                             + (", or write it: scheduler.save_pretrained(folder)" if part == "scheduler" else ""))
 
 
-def _stem(variant: str | None) -> str:
-    return STEM + (f".{variant}" if variant else "")                           # "-00001-of-00002" follows in shards
+def _stem(variant: str | None, stem: str = STEM) -> str:
+    return stem + (f".{variant}" if variant else "")                           # "-00001-of-00002" follows in shards
 
 
-def _weights(unet: Path, variant: str | None) -> list[Path]:
-    stem = _stem(variant)
+def _weights(unet: Path, variant: str | None, stem: str = STEM) -> list[Path]:
+    stem = _stem(variant, stem)
     found = sorted(path for path in unet.glob(f"{stem}*.safetensors")
                    if "." not in path.name.removeprefix(stem).removesuffix(".safetensors"))
     if found:
@@ -132,17 +138,20 @@ def _weights(unet: Path, variant: str | None) -> list[Path]:
         "(model.save_pretrained(folder, safe_serialization=True)) or take a revision with safetensors")
 
 
-def _model(unet: Path, variant: str | None, dtype: torch.dtype) -> Any:
-    from diffusers import UNet2DModel
+def _model(unet: Path, variant: str | None, kind: Any = None, **dtype: torch.dtype) -> Any:
+    """A network of diffusers (torch_dtype=…) or transformers (dtype=…), once all its weights are there, fit and finite."""
+    if kind is None:
+        from diffusers import UNet2DModel as kind
 
+    plain = {"low_cpu_mem_usage": False} if "torch_dtype" in dtype else {}
     try:
-        model, found = UNet2DModel.from_pretrained(unet, variant=variant, use_safetensors=True, local_files_only=True,
-                                                   torch_dtype=dtype, low_cpu_mem_usage=False, output_loading_info=True)
+        model, found = kind.from_pretrained(unet, variant=variant, use_safetensors=True, local_files_only=True,
+                                            output_loading_info=True, **dtype, **plain)
     except Exception as error:    # of safetensors, torch, diffusers or the constructor: each says by another class what is wrong
         raise ValueError(f"the weights or the config.json of {unet.name} are damaged or belong to another network: "
                          f"{_short(error)}; copy both again from the model's source") from error
     wrong = [f"{len(keys)} {what} ({', '.join(map(str, sorted(keys)[:3]))}{', …' * (len(keys) > 3)})"
-             for what, keys in ((key.replace("_keys", " weights"), found[key]) for key in
+             for what, keys in ((key.replace("_keys", " weights"), _told(found[key])) for key in
                                 ("missing_keys", "unexpected_keys", "mismatched_keys")) if keys]
     if wrong:   # diffusers would go on with random numbers in their place
         raise ValueError(f"the weights of {unet.name} do not fit its config.json: {'; '.join(wrong)}; copy both from one source")
@@ -150,6 +159,11 @@ def _model(unet: Path, variant: str | None, dtype: torch.dtype) -> Any:
     if bad:
         raise ValueError(f"the weights of {unet.name} are not all finite ({', '.join(bad[:3])}); copy them again from the source")
     return model.eval().requires_grad_(False)
+
+
+def _told(keys: Sequence[Any]) -> list[Any]:
+    """Old text encoders keep their position numbers among the weights, which nobody reads."""
+    return [key for key in keys if not str(key).endswith("position_ids")]
 
 
 def _scheduler(folder: Path) -> Any:

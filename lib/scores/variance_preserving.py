@@ -49,6 +49,22 @@ class VariancePreservingScore(Score):
         other.score = self.score.at(sigma / self.unit)
         return other
 
+    @property
+    def moves(self) -> bool:
+        return self.score.moves
+
+    def pick(self, rows: Tensor) -> VariancePreservingScore:
+        return self.of(self.score.pick(rows))
+
+    def along(self, times: Tensor) -> VariancePreservingScore:
+        return self.of(self.score.along(times))
+
+    def of(self, score: Score) -> VariancePreservingScore:
+        """Another score of the same x in the same coordinates."""
+        other = copy.copy(self)
+        other.score = score
+        return other
+
     def derivative(self, z: Tensor, v: Tensor) -> Tensor:
         """See `Score.derivative`: J_z v = J_x (v/(√ᾱ scale))/(√ᾱ scale), as the wrapped score takes it."""
         return self.score.derivative(self.decode(z), v / self.unit) / self.unit
@@ -56,6 +72,13 @@ class VariancePreservingScore(Score):
     @property
     def has_log_density(self) -> bool:
         return self.score.has_log_density
+
+    @property
+    def settings(self) -> dict:
+        return getattr(self.score, "settings", {})
+
+    def _count(self, z: Tensor) -> None:
+        self.score._count(z)        # a text-to-image model counts two network inputs a point under guidance
 
     def _score(self, z: Tensor) -> Tensor:
         return self.score._score(self.decode(z)) / self.unit

@@ -106,14 +106,15 @@ class _Run:
         t = t.to(x)[:, None]
         return x * ((1 - t) * self.norms[rows, :1] + t * self.norms[rows, 1:]) / self.radius[rows]
 
-    def score(self, x: Tensor) -> Tensor:
-        return self.metric.score(x.reshape(-1, *self.path.shape[2:])).reshape(x.shape)
+    def score(self, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+        return self.metric.score.pick(rows).along(t)(x.reshape(-1, *self.path.shape[2:])).reshape(x.shape)
 
     def measure(self, curve: Tensor) -> tuple[Tensor, Tensor]:
         """Points (batch, N, d), ends exact, and length under the metric (batch,), whatever the speed, of a curve."""
         points = self.outside(curve, _times(curve.shape[1] - 2)).clone()
         points[:, 0], points[:, -1] = self.path[:, 0].flatten(1), self.path[:, -1].flatten(1)
-        squared = self.metric.speed_squared(points, self.settings.degree, scores=self.score(points))
+        scores = self.score(points, _times(points.shape[1] - 2), torch.arange(len(points)))
+        squared = self.metric.speed_squared(points, self.settings.degree, scores=scores)
         return points, squared.sqrt() @ elements(points.shape[1], self.settings.degree).w.to(squared)
 
     def solve(self) -> Solution:
@@ -172,7 +173,7 @@ class _Run:
     def direction(self, knots: Tensor, t: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """g (n, m, d), mean ‖P s‖ and mean ‖P γ''‖/(alpha ‖v‖²) over the control points, (n,)."""
         curve, x = self.spline(knots), knots[:, 1:-1]
-        v, a, s = curve.velocity(t), curve.acceleration(t), self.score(self.outside(x, t, rows))
+        v, a, s = curve.velocity(t), curve.acceleration(t), self.score(self.outside(x, t, rows), t, rows)
         if self.settings.spherical:
             s, a = project_out(s, x), project_out(a, x)
         pull = project_out(s, v)

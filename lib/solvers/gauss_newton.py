@@ -16,6 +16,11 @@ For a step Δ of the interior points let y = rowsum(S∘Δ), z = rowsum(U∘DΔ)
 
 Cost O(T² d + T³) a pair beside the T − 1 scores of one batch. Levenberg–Marquardt damping mu makes the energy fall.
 
+A score that moves, s(x, t) with t the place on the path (a prompt that changes along it), is no gradient along the path:
+δ∫_0^τ s(γ, t)·γ' dt = s·δγ|_τ − ∫_0^τ ∂_t s·δγ dt. So dF_i = s_i·Δ_i − Σ_j L_ij ∂_t s_j·Δ_j, L the quadrature of ∫_0^{t_i},
+and with b = dE/2dF (the centring of F included) the half gradient gains −∂_t s_j (L^T b)_j. This costs a second score batch after
+each accepted step, for the forward difference ∂_t s_j ≈ (s(x_j, t_j + h) − s(x_j, t_j))/h, h = 1/T; the normal matrix stays.
+
 Two things beyond plain Gauss–Newton make the density metric (alpha > 0) several times cheaper
 (`python -m benchmarks.run --only ablation`):
 * curvature: the Hessian of E also holds −alpha (M^T wq)_k Δ_k·H Δ_k with H = Hess log p. For any density convolved with
@@ -83,11 +88,24 @@ def _state(metric: ScoreMetric, e: Elements, x: Tensor, s: Tensor) -> _State:
     return _State(x, s, u, d, w, q, scaled.log() + shift[:, 0], scaled)
 
 
-def _step(metric: ScoreMetric, e: Elements, a: _State, mu: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor]:
+def _gradient(metric: ScoreMetric, e: Elements, a: _State, drift: Tensor | None = None) -> Tensor:
+    """Half gradient of the energy in the units of a.w (batch, n, d). drift: ∂_t s of a score that moves, (batch, n, d)."""
+    D, M = e.D.to(a.x), e.M.to(a.x)
+    b = metric.lam * (a.w * a.d) @ D - metric.alpha * (a.w * a.q) @ M
+    g = D[:, 1:-1].T @ (a.w[..., None] * a.u) + a.s[:, 1:-1] * b[:, 1:-1, None]
+    if drift is None:
+        return g
+    N, half = len(e.times), b.sum(1, keepdim=True) / 2                 # F is centred: half of each end's is taken off
+    b = torch.cat([b[:, :1] - half, b[:, 1:-1], b[:, -1:] - half], 1)
+    L = e.line_integral(e.times.expand(N, N)[..., None], torch.eye(N, dtype=torch.float64)[..., None]).T.to(a.x)
+    return g - drift * (b @ L)[:, 1:-1, None]
+
+
+def _step(metric: ScoreMetric, e: Elements, a: _State, mu: Tensor, kappa: Tensor,
+          drift: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Damped step of the interior points (batch, n, d) and the relative fall of the energy it predicts (batch,)."""
     D, M, S = e.D.to(a.x)[:, 1:-1], e.M.to(a.x)[:, 1:-1], a.s[:, 1:-1]
-    n, lam, alpha = S.shape[1], metric.lam, metric.alpha
-    g = D.T @ (a.w[..., None] * a.u) + S * (lam * (a.w * a.d) @ D - alpha * (a.w * a.q) @ M)[..., None]
+    n, alpha, g = S.shape[1], metric.alpha, _gradient(metric, e, a, drift)
 
     floor = torch.maximum(a.w, WEIGHT_FLOOR * a.w.amax(1, keepdim=True))
     A = D.T @ (floor[..., None] * D)
@@ -170,7 +188,8 @@ class _Run:
         self.settings, self.metric, self.path = settings, metric, path
         self.elements, batch = elements(path.shape[1], settings.degree), len(path)
         x = path.flatten(2).to(torch.float32 if path.device.type == "mps" else torch.float64)
-        s = self._scores(x)
+        self.active, self.history = torch.arange(batch), []
+        s = self._scores(x, self.elements.times)
         if not bool(torch.isfinite(s).all()):
             raise ValueError(f"{metric.score.name} is NaN or infinite on the starting path; start from another path "
                              "(init=...) or a larger noise level")
@@ -179,7 +198,7 @@ class _Run:
         self.kappa = x.new_full((batch, x.shape[1] - 2), 1 / metric.sigma**2 if self.known else 0.0)
         self.mu, self.rejected = x.new_zeros(batch), torch.zeros(batch, dtype=torch.long)
         self.converged, self.reason = unfinished(batch, "max_iter reached")
-        self.active, self.history = torch.arange(batch), []
+        self.drift, self.stale = torch.zeros_like(x[:, 1:-1]), torch.ones(batch, dtype=torch.bool)
 
     def solve(self, callback: Callback | None) -> Solution:
         for iteration in range(1, self.settings.max_iter + 1):
@@ -198,8 +217,8 @@ class _Run:
 
     def _propose(self) -> tuple[Tensor, Tensor]:
         """Steps of the active pairs and the falls they promise; pairs whose undamped step promises too little are done."""
-        mu = self.mu[self.active]
-        delta, fall = _step(self.metric, self.elements, self.state.rows(self.active), mu, self.kappa[self.active])
+        mu, drift = self.mu[self.active], self._moved() if self.metric.score.moves else None
+        delta, fall = _step(self.metric, self.elements, self.state.rows(self.active), mu, self.kappa[self.active], drift)
         met = ((fall <= self.settings.tol) & (mu <= self.settings.damping)).cpu()
         self._close(met, "converged", True)
         self.active = self.active[~met]
@@ -210,7 +229,7 @@ class _Run:
         now = self.state.rows(self.active)
         x, s = now.x.clone(), now.s.clone()
         x[:, 1:-1] += delta
-        s[:, 1:-1] = self._scores(x[:, 1:-1])                                  # the ends keep their scores
+        s[:, 1:-1] = self._scores(x[:, 1:-1], self.elements.times[1:-1])       # the ends keep their scores
         new = _state(self.metric, self.elements, x, s)
         gain = (now.log_energy - new.log_energy).expm1().cpu()                 # relative fall of the energy
         better = gain >= 0                                                     # False for NaN
@@ -230,6 +249,16 @@ class _Run:
         self.mu[good] = torch.where(self.mu[good] > least, self.mu[good] / 4, 0.0)
         self.mu[poor] = (4 * self.mu[poor]).clamp_min(least)
         self.rejected[good], self.rejected[poor] = 0, self.rejected[poor] + 1
+        self.stale[good] = True
+
+    def _moved(self) -> Tensor:
+        """∂_t s at the interior points of the active pairs, renewed where they have moved: (active, n, d)."""
+        rows, t = self.active[self.stale[self.active]], self.elements.times[1:-1]
+        if len(rows):
+            now = self.state.rows(rows)
+            self.drift[rows] = (self._scores(now.x[:, 1:-1], t + t[0], rows) - now.s[:, 1:-1]) / t[0]
+            self.stale[rows] = False
+        return self.drift[self.active]
 
     def _secant(self, change: Tensor, delta: Tensor) -> None:
         """kappa = −Δ·(s_new − s)/‖Δ‖², the curvature of −log p along the step."""
@@ -259,9 +288,13 @@ class _Run:
         for i in self.active[mask].tolist():
             self.converged[i], self.reason[i] = success, why
 
-    def _scores(self, x: Tensor) -> Tensor:
-        """Scores at (batch, n, d) in the caller's dtype, returned in the solver's."""
-        return self.metric.score(x.reshape(-1, *self.path.shape[2:]).to(self.path)).reshape(x.shape).to(x)
+    def _scores(self, x: Tensor, times: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Scores at points (rows, n, d) of the pairs `rows`, the active ones if None, at times (n,) of their paths.
+
+        Asked in the caller's dtype, returned in the solver's.
+        """
+        score = self.metric.score.pick(self.active if rows is None else rows).along(times)
+        return score(x.reshape(-1, *self.path.shape[2:]).to(self.path)).reshape(x.shape).to(x)
 
     def _points(self) -> Tensor:
         points = self.state.x.reshape(self.path.shape).to(self.path)

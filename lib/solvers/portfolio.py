@@ -30,7 +30,8 @@ def denoised_waypoints(metric: Metric, start: Tensor, end: Tensor, sigma: float,
     x = (start + end)[:, None] / 2 + sigma * noise.to(start)
     flat = x.flatten(0, 1)
     with torch.no_grad():
-        return (flat + sigma**2 * metric.score.at(sigma)(flat)).reshape(x.shape)
+        score = metric.score.at(sigma).along(torch.full((len(noise),), 0.5))
+        return (flat + sigma**2 * score(flat)).reshape(x.shape)
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Portfolio(Solver):
             candidates.append(self._bent(guide, path, levels, inner, callback))
         every = torch.cat(candidates, 1)
         batch, k = every.shape[:2]
+        metric = metric.pick(torch.arange(batch).repeat_interleave(k))
         solution = inner.solve(metric, every.flatten(0, 1), callback)
         measured = describe(metric, solution.points, scores=solution.scores, degree=self.degree,
                             converged=solution.converged, reason=solution.reason)
@@ -99,5 +101,6 @@ class Portfolio(Solver):
         start, end = (path[:, i].repeat_interleave(self.starts, 0) for i in (0, -1))
         half = path.shape[1] // 2
         bent = torch.cat([paths.lerp(start, middle, half + 1), paths.lerp(middle, end, path.shape[1] - half)[:, 1:]], 1)
+        guide = guide.pick(torch.arange(len(path)).repeat_interleave(self.starts))
         solved = inner.anneal(guide, bent, [s for s in levels if s <= sigma], callback).points
         return solved.reshape(len(path), self.starts, *path.shape[1:])

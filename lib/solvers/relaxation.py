@@ -38,6 +38,15 @@ class FrozenScore(Score):
     def at(self, sigma: float | Tensor) -> FrozenScore:
         return FrozenScore(self.score.at(sigma))
 
+    def pick(self, rows: Tensor) -> FrozenScore:
+        return FrozenScore(self.score.pick(rows))
+
+    def along(self, times: Tensor) -> FrozenScore:
+        return FrozenScore(self.score.along(times))
+
+    def _count(self, x: Tensor) -> None:
+        self.score._count(x)
+
     def _score(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             s = self.score._score(x)
@@ -93,7 +102,8 @@ class Relaxation(Solver):
             return metric.with_score(FrozenScore(metric.score))
         if isinstance(metric, ScoreMetric) and metric.lam + metric.alpha > 0:
             with torch.enable_grad():
-                s = metric.score(path[:1, 0].detach().requires_grad_())
+                first = metric.score.pick(torch.zeros(1, dtype=torch.long)).along(torch.zeros(1))
+                s = first(path[:1, 0].detach().requires_grad_())
             if not s.requires_grad:
                 raise ValueError(f"{metric.score.name} returns a tensor without gradient (made under no_grad, or constant), so "
                                  "its derivative would silently be zero; use derivative='frozen' or solver='gauss_newton'")
@@ -126,7 +136,7 @@ class _Descent:
         Keeps what is better than the best path so far.
         """
         with torch.enable_grad():
-            energy = self.metric.energy(torch.cat([self.path[rows, :1], x[active], self.path[rows, -1:]], 1))
+            energy = self.metric.pick(rows).energy(torch.cat([self.path[rows, :1], x[active], self.path[rows, -1:]], 1))
             (x.grad,) = torch.autograd.grad(energy.sum(), x)
         energy = energy.detach()
         if self.settings.derivative == "exact" and self.metric.score is not None:

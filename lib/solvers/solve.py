@@ -84,7 +84,7 @@ def distance(metric: Metric, a: Tensor, b: Tensor, **settings) -> Tensor:
     apart = ~(a == b).flatten(1).all(1)
     result = torch.zeros(len(a), dtype=torch.float64, device=a.device)
     if bool(apart.any()):
-        result[apart] = geodesic(metric, a[apart], b[apart], **settings).length.to(result)
+        result[apart] = geodesic(metric.pick(apart.nonzero().flatten()), a[apart], b[apart], **settings).length.to(result)
     return result
 
 

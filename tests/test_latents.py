@@ -1,0 +1,208 @@
+"""Images and latents, text inversion, perceptual steps; on small random pipelines and on distances in closed form."""
+
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from pipelines import TOKENS, VERSIONS, WIDTH, pipeline
+
+from lib import flow, latents
+from lib.latents import SCHEDULES, TextSchedule, decode, encode, equal_steps, perceptual_times, round_trip, text_inversion
+from lib.scores import StableDiffusionScore
+
+SCORE = StableDiffusionScore(pipeline(), "a cat", micro_batch=2)
+SHORT = TextSchedule(steps=6, every=2, rate=0.05, seed=1)
+
+
+def images(n=3, height=64, width=64, seed=0):
+    return torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def test_encoding_and_decoding_are_the_pipelines():
+    """Scaled mean of the posterior; images in [0, 1]; micro-batches change nothing."""
+    vae, x = SCORE.pipe.vae, images()
+    with torch.no_grad():
+        posterior = vae.encode(2 * x - 1).latent_dist
+        z = posterior.mean * vae.config.scaling_factor
+        shown = SCORE.pipe.image_processor.postprocess(vae.decode(z / vae.config.scaling_factor).sample, output_type="pt")
+    torch.testing.assert_close(encode(SCORE, x), z, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(decode(SCORE, z), shown, rtol=1e-4, atol=1e-5)
+    paths = z[None].expand(2, 3, -1, -1, -1)
+    assert decode(SCORE, paths).shape == (2, 3, 3, 64, 64)
+    torch.testing.assert_close(decode(SCORE, paths)[1, 2], shown[2], rtol=1e-4, atol=1e-5)
+    assert encode(SCORE, images(1, 72, 104)).shape == (1, 4, 9, 13)
+    assert encode(SCORE, x.double()).dtype == torch.float64 and not encode(SCORE, x).requires_grad
+
+
+def test_samples_of_the_posterior_have_its_mean_and_spread(generator):
+    x = images(1)
+    with torch.no_grad():
+        posterior = SCORE.pipe.vae.encode(2 * x - 1).latent_dist
+    scale = SCORE.pipe.vae.config.scaling_factor
+    drawn = encode(SCORE, x.expand(200, -1, -1, -1), generator=generator)
+    deviation = (drawn - scale * posterior.mean) / (scale * posterior.std)
+    assert abs(deviation.mean().item()) < 0.02 and abs(deviation.std().item() - 1) < 0.02      # 51,200 draws
+    same = [encode(SCORE, x, generator=torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert torch.equal(*same)
+
+
+@pytest.mark.parametrize("bad, error, message", [
+    (lambda: images(1, 60, 64), ValueError, "multiples of 8, got 60×64: resize"),
+    (lambda: images()[:, :1], ValueError, r"\(n, 3, height, width\), got \(3, 1, 64, 64\); grey"),
+    (lambda: images()[0], ValueError, r"one image: images\[None\]"),
+    (lambda: images() * 255, ValueError, "divide images in 0..255 by 255"),
+    (lambda: (images() * 255).byte(), TypeError, "floating"),
+    (lambda: images() * torch.nan, ValueError, "NaN"),
+    (lambda: images()[:0], ValueError, "must have shape"),
+])
+def test_images_that_do_not_fit_say_so(bad, error, message):
+    with pytest.raises(error, match=message):
+        encode(SCORE, bad())
+
+
+@pytest.mark.parametrize("bad, message", [
+    (torch.zeros(1, 3, 8, 8), r"\(…, 4, h, w\)"), (torch.full((1, 4, 8, 8), torch.nan), "NaN")])
+def test_latents_that_do_not_fit_say_so(bad, message):
+    with pytest.raises(ValueError, match=message):
+        decode(SCORE, bad)
+
+
+def test_half_precision_vae_goes_on_in_single():
+    pipe = pipeline()
+    with torch.no_grad():
+        pipe.vae.decoder.conv_out.weight.mul_(1e7).clamp_(-6e4, 6e4)
+        pipe.vae.decoder.conv_out.bias.fill_(6e4)
+    pipe.vae.half()
+    score = StableDiffusionScore(pipe)
+    with pytest.warns(UserWarning, match="AutoencoderKL answered with NaN or infinity"):
+        shown = decode(score, torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
+    assert bool(torch.isfinite(shown).all()) and pipe.vae.dtype == torch.float16
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_round_trip_is_split_into_coder_and_inversion(version):
+    score, x = StableDiffusionScore(pipeline(version), "a cat"), images(2)
+    rough, fine = (round_trip(score, x, 1.0, steps=n) for n in (4, 24))
+    z = encode(score, x)
+    torch.testing.assert_close(fine.latents, flow.round_trip_error(score, z, 1.0, steps=24), rtol=1e-3, atol=1e-6)
+    vae = -10 * (decode(score, z) - x).square().flatten(1).mean(1).log10()
+    torch.testing.assert_close(fine.vae, vae, rtol=1e-4, atol=1e-4)
+    assert bool((fine.latents < rough.latents).all())
+    assert (fine.both - fine.vae).abs().max() < 0.5
+
+
+def error_of(score, latent, text, n=64):
+    """The inversion's loss on draws of its own, (n,) times and noises."""
+    g = torch.Generator().manual_seed(99)
+    sigma = score.schedule.log_sigmas.exp()[torch.randint(1000, (n,), generator=g)]
+    noise = torch.randn(n, *latent.shape[1:], generator=g)
+    x = latent.expand(n, -1, -1, -1)
+    clean = score.denoised(x + sigma.float().reshape(-1, 1, 1, 1) * noise, sigma, [text])[0]
+    return ((x - clean) / sigma.float().reshape(-1, 1, 1, 1)).square().mean().item()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_text_inversion_lowers_the_denoising_error(version, tmp_path):
+    score = StableDiffusionScore(pipeline(version), "a cat", micro_batch=64)
+    latent = encode(score, images(1))
+    before = score.embed("a cat").clone()
+    text = text_inversion(score, latent, tmp_path, prompt="a cat", schedule=TextSchedule(steps=60, batch=4, rate=0.03),
+                          progress=False)
+    assert text.shape == (1, TOKENS, WIDTH) and not text.requires_grad
+    assert error_of(score, latent, text) < 0.995 * error_of(score, latent, before)
+    assert torch.equal(score.embed("a cat"), before) and all(p.grad is None for p in score.model.parameters())
+    assert score.counter.evaluations == score.counter.derivatives == 60 * 4
+    assert bool(torch.isfinite(score.prompted(text)(latent)).all())
+
+
+def test_one_step_of_the_released_code(tmp_path):
+    """AdamW of torch's defaults at 5e-3 on the mean squared error of the predicted noise: one step by hand."""
+    pipe, latent = SCORE.pipe, encode(SCORE, images(1))
+    schedule = SCHEDULES["yu2025"]
+    assert (schedule.steps, schedule.batch, schedule.rate, schedule.decay) == (500, 2, 5e-3, 0.01)
+    assert SCHEDULES["impus"].decay == 0 and {schedule.rate_at(i) for i in (0, 1, 250, 499)} == {5e-3}
+    ours = text_inversion(SCORE, latent, tmp_path, prompt="a cat", until=1, progress=False)
+    g = torch.Generator().manual_seed(schedule.seed)
+    t = torch.randint(1000, (2,), generator=g)
+    torch.randint(1, (2,), generator=g)
+    noise = torch.randn(2, *latent.shape[1:], generator=g, dtype=torch.float64).float()
+    text = torch.nn.Parameter(SCORE.embed("a cat").clone())
+    optimizer = torch.optim.AdamW([text], lr=5e-3)
+    noised = pipe.scheduler.add_noise(latent.expand(2, -1, -1, -1), noise, t)
+    torch.nn.functional.mse_loss(pipe.unet(noised, t, encoder_hidden_states=text.expand(2, -1, -1)).sample, noise).backward()
+    optimizer.step()
+    assert ((ours - text).abs() < 1e-3).float().mean() > 0.98       # the first step is ±rate; a tiny gradient's sign is noise
+    assert (text - SCORE.embed("a cat")).abs().max() > 4e-3
+
+
+def test_text_inversion_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    latent = encode(SCORE, images(1))
+    whole = text_inversion(SCORE, latent, tmp_path / "whole", schedule=SHORT, progress=False)
+    asked, calls = SCORE.denoised, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return asked(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(StableDiffusionScore, "denoised", lambda self, *a: interrupted(*a))
+        text_inversion(SCORE, latent, tmp_path / "cut", schedule=SHORT, progress=False)
+    assert 3 <= len(calls) < 6
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == ["checkpoint.safetensors"]
+    assert torch.equal(text_inversion(SCORE, latent, tmp_path / "cut", schedule=SHORT, progress=False), whole)
+    before = SCORE.counter.evaluations
+    assert torch.equal(text_inversion(SCORE, latent, tmp_path / "cut", schedule=SHORT, progress=False), whole)
+    assert SCORE.counter.evaluations == before                      # a run that is done is only read
+    same = {"latent": latent, "folder": tmp_path / "cut", "schedule": SHORT, "progress": False}
+    for changed in ({"latent": latent + 1}, {"prompt": "dog"}, {"schedule": replace(SHORT, rate=0.01)}):
+        with pytest.raises(ValueError, match="cannot continue from.*use another folder"):
+            text_inversion(SCORE, **same | changed)
+
+
+def test_text_inversion_refuses_what_it_cannot_do(tmp_path):
+    latent = encode(SCORE, images(1))
+    with pytest.raises(ValueError, match="did you mean 'yu2025'"):
+        text_inversion(SCORE, latent, tmp_path, schedule="yu2024")
+    with pytest.raises(ValueError, match="one prompt is inverted at a time"):
+        text_inversion(SCORE, latent, tmp_path, prompt=SCORE.embed(["a", "b"]))
+    with pytest.raises(ValueError, match=r"the score takes \(4, 8, 8\)"):
+        text_inversion(SCORE, latent[..., :6], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_perceptual_times_invert_the_cumulated_distance():
+    """Distance t² from the start: equal steps lie at √(i/n); a second pair has equal steps already."""
+    t = torch.linspace(0, 1, 401, dtype=torch.float64)
+    distances = torch.stack([t.square().diff(), t.diff()])
+    made = perceptual_times(distances, t.expand(2, -1), 5)
+    torch.testing.assert_close(made[0], (torch.arange(5.0, dtype=torch.float64) / 4).sqrt(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(made[1], torch.arange(5.0, dtype=torch.float64) / 4)
+    assert made[:, 0].tolist() == [0, 0] and made[:, -1].tolist() == [1, 1]
+    still = perceptual_times(torch.zeros(1, 4), torch.linspace(0, 1, 5)[None], 3)
+    torch.testing.assert_close(still, torch.tensor([[0.0, 0.5, 1.0]], dtype=torch.float64))
+    for bad in (-torch.ones(1, 4), torch.full((1, 4), torch.nan), torch.ones(1, 3)):
+        with pytest.raises(ValueError, match=r"finite numbers ≥ 0"):
+            perceptual_times(bad, torch.linspace(0, 1, 5)[None], 3)
+
+
+@pytest.mark.parametrize("rounds, uneven", [(1, 0.1), (4, 0.01)])
+def test_frames_at_equal_perceptual_steps(rounds, uneven):
+    """Brightness t³ under the mean absolute difference: steps become equal, the more the more rounds; ends stay."""
+    asked = []
+
+    def show(times):
+        asked.append(times)
+        return times.pow(3).reshape(*times.shape, 1, 1, 1).expand(-1, -1, 3, 2, 2)
+
+    distance = lambda a, b: (a - b).abs().flatten(1).mean(1)
+    frames, times = equal_steps(show, distance, 2, 9, rounds=rounds)
+    steps = latents.adjacent_distances(frames, distance)
+    before = latents.adjacent_distances(show(torch.linspace(0, 1, 9).expand(2, -1)), distance)
+    spread = lambda s: ((s.amax(1) - s.amin(1)) / s.mean(1)).max()
+    assert spread(steps) < uneven * spread(before) + 1e-9 or spread(steps) < uneven
+    assert len(asked) == rounds + 2 and frames.shape == (2, 9, 3, 2, 2)
+    torch.testing.assert_close(times[:, [0, -1]], torch.tensor([[0.0, 1.0]] * 2, dtype=torch.float64))
+    torch.testing.assert_close(times[0], torch.linspace(0, 1, 9, dtype=torch.float64).pow(1 / 3), atol=0.05, rtol=0)
