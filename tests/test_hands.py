@@ -12,6 +12,7 @@ from safetensors import safe_open
 from transformers import CLIPTokenizer
 
 from lib import data, hands
+from lib import hands_classifier as classifying
 from lib import hands_training as training
 from lib.training import Settings
 
@@ -137,3 +138,18 @@ def test_without_photographs_or_with_a_foreign_folder_nothing_is_written(tmp_pat
     with pytest.raises(ValueError, match=r"thesis\.tex"):
         training.train_hands(tmp_path / "hands", tmp_path / "work", SHORT, SHORT)
     assert not (tmp_path / "work").exists()
+
+
+def test_the_classifier_is_kept_as_measured_and_counts_the_right_ones(drawn, tmp_path):
+    settings = Settings(steps=4, batch=8, rate=1e-2, warmup=0, ema=0.0, every=10)
+    model = classifying.train_hand_classifier(tmp_path / "hand.safetensors", tmp_path, settings, progress=False)
+    again, said = classifying.load_hand_classifier(tmp_path / "hand.safetensors")
+    images = hands.moved(hands.photographs("train").pixels[:20])
+    torch.testing.assert_close(again(images), model(images))
+    test = hands.photographs("test")
+    assert float(said["held_out_accuracy"]) == model.accuracy(hands.moved(test.pixels), test.labels)
+    found = model(images).argmax(1)
+    rate = classifying.right_rate(model, images)
+    assert rate.tolist() == [(found[2 * i:2 * i + 2] == i).double().mean().item() for i in range(10)]
+    with pytest.raises(ValueError, match="hand classifier takes images"):
+        model(images[..., :32])
