@@ -153,7 +153,8 @@ def encoded(vae: nn.Module, photographs: hands.Photographs, copies: int, path: P
 
 def shipped(model: nn.Module) -> nn.Module:
     """A frozen copy with weights rounded to half precision, computing in float32: what is measured is what is bundled."""
-    return copy.deepcopy(model).half().to(torch.float32, memory_format=torch.contiguous_format).eval().requires_grad_(False)
+    rounded = copy.deepcopy(model).half().float().to(memory_format=torch.contiguous_format)
+    return rounded.eval().requires_grad_(False)
 
 
 def fingerprint(model: nn.Module) -> str:
