@@ -35,19 +35,23 @@ class DigitClassifier(nn.Module):
     """Three stages of two 3×3 convolutions at 28², 14² and 7² pixels, mean over space, one linear layer. sha256: of its file."""
 
     sha256: str | None = None
+    event_shape: tuple[int, ...] = (1, 28, 28)
+    classes: tuple[str, ...] = CLASSES
+    first_stride, kind = 1, "digit classifier"
 
     def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
         super().__init__()
         self.widths = tuple(widths)
-        sizes = pairwise((1, *self.widths))
-        self.stages = nn.ModuleList(_stage(a, b, stride=1 if a == 1 else 2) for a, b in sizes)
-        self.head = nn.Linear(self.widths[-1], len(CLASSES))
+        sizes, strides = pairwise((self.event_shape[0], *self.widths)), (self.first_stride, *(2 for _ in self.widths[1:]))
+        self.stages = nn.ModuleList(_stage(a, b, stride) for (a, b), stride in zip(sizes, strides, strict=True))
+        self.head = nn.Linear(self.widths[-1], len(self.classes))
 
     def layers(self, images: Tensor) -> list[Tensor]:
         """Activations after each stage, (n, 24, 28, 28), (n, 48, 14, 14), (n, 64, 7, 7), of images (n, 1, 28, 28) in [0, 1]."""
         checks.floating("images", images)
-        if images.ndim != 4 or images.shape[1:] != (1, 28, 28):
-            raise ValueError(f"the digit classifier takes images (n, 1, 28, 28) in [0, 1], got {tuple(images.shape)}")
+        if tuple(images.shape[1:]) != self.event_shape:
+            raise ValueError(f"the {self.kind} takes images (n, {', '.join(map(str, self.event_shape))}) in [0, 1], "
+                             f"got {tuple(images.shape)}")
         x, found = images.to(self.head.weight), []
         for stage in self.stages:
             x = stage(x)
@@ -72,7 +76,11 @@ class DigitClassifier(nn.Module):
 
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
         """Share of images (n, 1, 28, 28) whose most likely class is that of their digit, labels (n,) in 0..9."""
-        return float((_in_chunks(self, images).argmax(1) == to_class(labels)).double().mean())
+        return float((_in_chunks(self, images).argmax(1) == self.target(labels)).double().mean())
+
+    def target(self, labels: Tensor) -> Tensor:
+        """Index into `classes` of digits (n,) in 0..9."""
+        return to_class(labels)
 
 
 @dataclass(frozen=True)

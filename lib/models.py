@@ -6,7 +6,7 @@ import csv
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def train_rotated_mnist(folder: str | Path, work: str | Path, settings: Settings
     Raises ValueError and OSError for bad input before any step is made, and as `fit` and `save_model` do.
     """
     device = checks.device(device)
-    _replaceable(Path(folder))
+    replaceable(Path(folder), WRITTEN)
     draw, held_out, about = turned_digits(source, download) if pictures is None else folder_images(pictures)
     if progress:
         print(f"training data: {about['data']}" + "; MNIST is not on this machine" * about["fallback"], file=sys.stderr)
@@ -123,16 +123,27 @@ def save_model(folder: str | Path, score: DenoiserScore, card: str,
     """
     from diffusers import DDPMPipeline
 
+    def make(made: Path) -> None:
+        DDPMPipeline(score.model, score.scheduler).save_pretrained(made, safe_serialization=True)
+        (made / "README.md").write_text(card, encoding="utf-8")
+        for name, write in (extra or {}).items():
+            write(made / name)
+
+    return write_folder(folder, make, WRITTEN)
+
+
+def write_folder(folder: str | Path, make: Callable[[Path], None], files: Container[str]) -> Path:
+    """Let make(draft) write a folder that becomes `folder` as a whole or not at all; an older one is replaced.
+
+    ValueError: the folder holds a file that is not among `files` (names below it). OSError: cannot be written.
+    """
     folder = Path(folder)
-    _replaceable(folder)
+    replaceable(folder, files)
     with writing("the model", folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".draft-") as draft:
             made, old = Path(draft) / "made", Path(draft) / "old"
-            DDPMPipeline(score.model, score.scheduler).save_pretrained(made, safe_serialization=True)
-            (made / "README.md").write_text(card, encoding="utf-8")
-            for name, write in (extra or {}).items():
-                write(made / name)
+            make(made)
             for path in made.rglob("*"):
                 path.chmod(0o755 if path.is_dir() else 0o644)      # diffusers leaves weights for their owner alone
             if folder.exists():
@@ -146,11 +157,11 @@ def save_model(folder: str | Path, score: DenoiserScore, card: str,
     return folder
 
 
-def _replaceable(folder: Path) -> None:
-    """Only a folder with nothing but files this module writes may be replaced."""
+def replaceable(folder: Path, files: Container[str]) -> None:
+    """Only a folder with nothing but these files (names below it) may be replaced: ValueError if it holds another."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; choose a folder")
-    foreign = [path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).as_posix() not in WRITTEN]
+    foreign = [path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).as_posix() not in files]
     if foreign:
         raise ValueError(f"{folder} holds files that are not of such a model ({foreign[0].name}, …) and would be lost; "
                          "choose another folder")

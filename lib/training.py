@@ -173,12 +173,12 @@ def _step(state: State, loss: Loss, settings: Settings) -> None:
 
 
 def _store(state: State, path: Path, settings: Settings) -> None:
-    tensors = {f"{part}.{name}": value.contiguous() for part in ("model", "average")
+    tensors = {f"{part}.{name}": value for part in ("model", "average")
                for name, value in getattr(state, part).state_dict().items()}
     tensors |= {f"optimizer.{i}.{name}": value for i, entry in state.optimizer.state_dict()["state"].items()
                 for name, value in entry.items()}
     tensors |= {"generator": state.generator.get_state(), "losses": torch.tensor(state.losses, dtype=torch.float64)}
-    tensors = {name: value.detach().cpu().clone() for name, value in tensors.items()}
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}     # channels_last is not
     said = {"settings": json.dumps(asdict(settings)), "step": str(state.step), "data": state.data,
             "seconds": str(state.seconds), "sha256": _digest(tensors)}
     with replacing(path) as (draft,):

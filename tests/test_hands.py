@@ -1,0 +1,155 @@
+"""The bundled latent model's parts: photographs moved as said, captions as tokens, and training, saving, loading, sampling."""
+
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from safetensors import safe_open
+from transformers import CLIPTokenizer
+
+from lib import data, hands
+from lib import hands_classifier as classifying
+from lib import hands_training as training
+from lib.training import Settings
+
+SHORT = Settings(steps=3, batch=2, rate=1e-3, warmup=1, every=2)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Forty drawn discs instead of the photographs: fine without them on the machine."""
+    place = torch.arange(hands.SIDE) - hands.SIDE / 2
+    radii = torch.linspace(15, 40, 40)[:, None, None]
+    discs = 255 * (place[:, None] ** 2 + place**2 < radii**2)
+    record = data.Source("drawn-discs", {}, "Apache-2.0", "a test", False, "drawn discs")
+    pixels, labels = discs[:, None].expand(-1, 3, -1, -1).to(torch.uint8), torch.arange(40) // 4
+
+    def photographs(split="train"):
+        keep = (torch.arange(40) % 10 == 0) == (split == "test")
+        return hands.Photographs(pixels[keep], labels[keep], record)
+
+    monkeypatch.setattr(hands, "photographs", photographs)
+
+
+def test_identity_move_averages_pixels_and_keeps_the_range(generator):
+    pixels = torch.rand(3, 3, 32, 32, generator=generator)
+    torch.testing.assert_close(hands.moved(pixels, size=32), torch.nn.functional.avg_pool2d(
+        torch.nn.functional.interpolate(pixels, scale_factor=2, mode="bilinear", align_corners=False), 2), atol=2e-6, rtol=0)
+    moved = hands.augmented(pixels, generator, 16)
+    assert moved.shape == (3, 3, 16, 16) and moved.min() >= 0 and moved.max() <= 1
+
+
+def test_turn_shift_scale_and_mirror_go_where_they_say():
+    spot = torch.zeros(1, 1, 64, 64)
+    spot[..., 30:34, 46:50] = 1                                       # a quarter of the side right of the centre
+
+    def centre(**move):
+        image = hands.moved(spot, **move)[0, 0]
+        at = (torch.arange(64) + 0.5) / 64 - 0.5
+        return [((image.sum(axis) * at).sum() / image.sum()).item() for axis in (0, 1)]   # to the right, down
+
+    for move, expected in (({}, (0.25, 0)), ({"degrees": 90.0}, (0, -0.25)), ({"mirror": True}, (-0.25, 0)),
+                           ({"scale": 1.2}, (0.3, 0)), ({"shift": torch.tensor([[0.1, 0.2]])}, (0.35, 0.2)),
+                           ({"degrees": 45.0, "shift": 0.1}, (0.25 * math.sqrt(0.5) + 0.1, 0.1 - 0.25 * math.sqrt(0.5)))):
+        np.testing.assert_allclose(centre(**move), expected, atol=4e-3, err_msg=str(move))
+
+
+def test_each_image_is_moved_on_its_own(generator):
+    pixels = torch.rand(4, 3, 40, 40, generator=generator)
+    move = {"degrees": torch.tensor([0.0, 10, -20, 5]), "scale": torch.tensor([1.0, 1.1, 0.9, 1]),
+            "shift": torch.rand(4, 2, generator=generator) / 10, "mirror": torch.tensor([True, False, True, False])}
+    alone = [hands.moved(pixels[i:i + 1], **{name: value[i:i + 1] for name, value in move.items()}) for i in range(4)]
+    torch.testing.assert_close(hands.moved(pixels, **move), torch.cat(alone))
+
+
+def test_captions_name_their_digit_and_a_tenth_is_silent(generator):
+    labels = torch.arange(10).repeat(1000)
+    places = hands.captioned(labels, generator)
+    texts = hands.all_captions()
+    assert all(hands.WORDS[k] in texts[i].split() for k, i in zip(labels.tolist(), places.tolist(), strict=True) if i)
+    assert abs((places == 0).double().mean() - 0.1) < 0.012                                 # four standard deviations
+    assert set(places.tolist()) == set(range(len(texts)))
+
+
+def test_words_of_captions_are_one_token_and_others_are_spelt():
+    words = hands.tokenizer()
+    for text in hands.all_captions():
+        assert [token.removesuffix("</w>") for token in words.tokenize(text)] == text.split()
+    assert len(words("a wrist").input_ids) > 4 and words.decode(words("a wrist").input_ids, skip_special_tokens=True) == "a wrist"
+    ids = words(["", "five"], padding="max_length").input_ids
+    assert np.shape(ids) == (2, 16) and ids[0] == [words.bos_token_id] + 15 * [words.eos_token_id]
+
+
+@pytest.mark.skipif("GEODESICS_DATA" not in os.environ, reason="the photographs are not bundled")
+def test_every_tenth_photograph_is_held_out():
+    train, test, every = map(hands.photographs, ("train", "test", "all"))
+    assert (len(train), len(test), len(every)) == (1853, 206, 2059) and every.pixels.shape == (2059, 3, 100, 100)
+    assert torch.equal(test.pixels, every.pixels[::10]) and torch.equal(train.labels[:9], every.labels[1:10])
+    assert torch.bincount(every.labels).tolist() == [205, 206, 206, 206, 207, 207, 207, 203, 208, 204]
+    assert torch.bincount(test.labels).min() >= 20
+
+
+def test_psnr_of_a_known_error():
+    a = torch.full((2, 3, 8, 8), 0.5)
+    torch.testing.assert_close(training.psnr(a, a + torch.tensor([0.1, 0.01]).reshape(2, 1, 1, 1)), torch.tensor([20.0, 40.0]))
+
+
+def test_a_short_training_saves_what_loads_and_samples(drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "STEPS", 2)
+    made = training.train_hands(tmp_path / "hands", tmp_path / "work", SHORT, SHORT, copies=2, samples=1, progress=False)
+    written = {path.relative_to(tmp_path / "hands").as_posix() for path in (tmp_path / "hands").rglob("*") if path.is_file()}
+    assert written == training.WRITTEN
+    assert sum(path.stat().st_size for path in (tmp_path / "hands").rglob("*")) < 40e6
+    with safe_open(tmp_path / "hands/unet/diffusion_pytorch_model.safetensors", "pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118 == {torch.float16}
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "hands")
+    for part in ("vae", "unet", "text_encoder"):
+        assert getattr(pipe, part).dtype == torch.float32
+        assert training.fingerprint(getattr(pipe, part)) == training.fingerprint(getattr(made, part)), part
+    torch.testing.assert_close(training.sampled(pipe, 1), training.sampled(made, 1))
+    image = pipe("three", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
+    assert isinstance(image, Image.Image) and image.size == (64, 64)
+    old = CLIPTokenizer(str(tmp_path / "hands/tokenizer/vocab.json"), str(tmp_path / "hands/tokenizer/merges.txt"))
+    assert old("a hand showing six").input_ids == made.tokenizer("a hand showing six").input_ids
+    latents = training.encoded(made.vae, hands.photographs(), 2, tmp_path / "work/latents.safetensors")
+    assert math.isclose((made.vae.config.scaling_factor * latents).std().item(), 1, rel_tol=1e-4)
+
+
+def test_it_learns_and_goes_on_bit_for_bit(drawn, tmp_path):
+    steps = Settings(steps=6, batch=2, rate=1e-3, warmup=1, every=2)
+    training.train_autoencoder(tmp_path / "cut", steps, until=3, progress=False)
+    again, whole = (training.train_autoencoder(tmp_path / name, steps, progress=False) for name in ("cut", "whole"))
+    assert training.fingerprint(again.average) == training.fingerprint(whole.average)
+    assert whole.losses == again.losses and whole.losses[-1] < whole.losses[0]
+
+
+def test_without_photographs_or_with_a_foreign_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.delenv("GEODESICS_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match="GEODESICS_DATA"):
+        training.train_hands(tmp_path / "hands", tmp_path / "work", SHORT, SHORT)
+    with pytest.raises(ValueError, match="split"):
+        hands.photographs("training")
+    (tmp_path / "hands").mkdir()
+    (tmp_path / "hands" / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match=r"thesis\.tex"):
+        training.train_hands(tmp_path / "hands", tmp_path / "work", SHORT, SHORT)
+    assert not (tmp_path / "work").exists()
+
+
+def test_the_classifier_is_kept_as_measured_and_counts_the_right_ones(drawn, tmp_path):
+    settings = Settings(steps=4, batch=8, rate=1e-2, warmup=0, ema=0.0, every=10)
+    model = classifying.train_hand_classifier(tmp_path / "hand.safetensors", tmp_path, settings, progress=False)
+    again, said = classifying.load_hand_classifier(tmp_path / "hand.safetensors")
+    images = hands.moved(hands.photographs("train").pixels[:20])
+    torch.testing.assert_close(again(images), model(images))
+    test = hands.photographs("test")
+    assert float(said["held_out_accuracy"]) == model.accuracy(hands.moved(test.pixels), test.labels)
+    found = model(images).argmax(1)
+    rate = classifying.right_rate(model, images)
+    assert rate.tolist() == [(found[2 * i:2 * i + 2] == i).double().mean().item() for i in range(10)]
+    with pytest.raises(ValueError, match="hand classifier takes images"):
+        model(images[..., :32])
