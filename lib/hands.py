@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +93,30 @@ def augmented(pixels: Tensor, generator: torch.Generator, size: int = SIZE) -> T
     scale = between(*map(math.log, SCALE)).exp()
     return moved(pixels, degrees=between(-TURN, TURN), shift=between(-SHIFT, SHIFT, 2), scale=scale,
                  mirror=torch.rand(n, generator=generator) < 0.5, size=size)
+
+
+def moving(images: Tensor, amount: Tensor, *, degrees: float = 0.0, shift: tuple[float, float] = (0.0, 0.0),
+           scale: float = 1.0) -> Tensor:
+    """Each image (n, c, h, w), moved by the share `amount` (frames,) of the whole movement: (n, frames, c, size, size).
+
+    The known truth for paths between the first and the last: degrees and shift grow linearly, scale as scale**amount. Negative
+    amounts move the other way, so that amounts from −½ to ½ put the image itself in the middle. As `moved`, in [0, 1].
+    """
+    n, t = len(images), torch.as_tensor(amount, dtype=torch.float32).repeat(len(images))
+    frames = moved(images.repeat_interleave(len(amount), 0), degrees=degrees * t, shift=t[:, None] * torch.tensor(shift),
+                   scale=scale**t)
+    return frames.unflatten(0, (n, len(amount)))
+
+
+def drawn(pipe: Any, captions: Sequence[str], seeds: Sequence[int], *, steps: int = 25, guidance: float = 3.0) -> Tensor:
+    """One sample (n, 3, h, w) in [0, 1] of each caption by the pipeline's own scheduler, the same alone and in a batch.
+
+    seeds: (n,), each image its own noise. guidance: of classifier-free guidance, 1 for none.
+    """
+    pipe.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+    return pipe(list(captions), num_inference_steps=steps, guidance_scale=guidance, output_type="pt",
+                generator=generators).images.float().cpu()
 
 
 def all_captions() -> list[str]:

@@ -171,10 +171,8 @@ def reconstructed(vae: nn.Module, images: Tensor) -> Tensor:
 
 def sampled(pipe: Any, count: int, seed: int = 0, *, steps: int | None = None, guidance: float = GUIDANCE) -> Tensor:
     """`count` samples "a photo of a hand showing …" of each digit in turn: (10 · count, 3, 64, 64) in [0, 1]; each has a seed."""
-    pipe.set_progress_bar_config(disable=True)
-    return torch.cat([pipe(
-        [hands.CAPTIONS[0].format(word)] * count, num_inference_steps=steps or STEPS, guidance_scale=guidance, output_type="pt",
-        generator=[torch.Generator().manual_seed(seed + i) for i in range(count)]).images for word in hands.WORDS])
+    return torch.cat([hands.drawn(pipe, [hands.CAPTIONS[0].format(word)] * count, range(seed, seed + count),
+                                  steps=steps or STEPS, guidance=guidance) for word in hands.WORDS])
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:

@@ -66,6 +66,14 @@ def test_each_image_is_moved_on_its_own(generator):
     torch.testing.assert_close(hands.moved(pixels, **move), torch.cat(alone))
 
 
+def test_a_movement_is_the_move_of_each_share(generator):
+    images = torch.rand(2, 3, 64, 64, generator=generator)
+    found = hands.moving(images, torch.tensor([-0.5, 0.0, 0.5]), degrees=20.0, shift=(0.1, -0.2), scale=1.21)
+    for i, (degrees, shift, scale) in enumerate(((-10.0, (-0.05, 0.1), 1 / 1.1), (0.0, (0.0, 0.0), 1.0), (10.0, (0.05, -0.1), 1.1))):
+        torch.testing.assert_close(found[:, i], hands.moved(images, degrees=degrees, shift=torch.tensor(shift), scale=scale),
+                                   atol=1e-5, rtol=0)
+
+
 def test_captions_name_their_digit_and_a_tenth_is_silent(generator):
     labels = torch.arange(10).repeat(1000)
     places = hands.captioned(labels, generator)
