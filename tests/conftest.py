@@ -1,6 +1,7 @@
 """What all tests share: no window, no network, few threads, a seeded generator."""
 
 import os
+import pickle
 import socket
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -30,6 +31,17 @@ def offline(monkeypatch, tmp_path_factory):
 def closed_figures():
     yield
     plt.close("all")
+
+
+@pytest.fixture
+def no_unpickling(monkeypatch):
+    """Any attempt to unpickle fails the test."""
+    def refuse(*_, **__):
+        raise AssertionError("something was unpickled")
+
+    monkeypatch.setattr(torch, "load", refuse)
+    monkeypatch.setattr(pickle, "load", refuse)
+    monkeypatch.setattr(pickle, "Unpickler", refuse)
 
 
 @pytest.fixture

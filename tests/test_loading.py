@@ -23,17 +23,7 @@ from lib import data
 from lib.scores import DenoiserScore, load
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def no_unpickling(monkeypatch):
-    """Any attempt to unpickle fails the test."""
-    def refuse(*_, **__):
-        raise AssertionError("something was unpickled")
-
-    monkeypatch.setattr(torch, "load", refuse)
-    monkeypatch.setattr(pickle, "load", refuse)
-    monkeypatch.setattr(pickle, "Unpickler", refuse)
+pytestmark = pytest.mark.usefixtures("no_unpickling")
 
 
 def network(channels=1, size=8, **settings):
@@ -88,6 +78,8 @@ def test_settings_reach_the_score(folder):
         load(folder, sigma=1e-4)
     with pytest.raises(ValueError, match="without classes"):
         load(folder, label=1)
+    with pytest.raises(ValueError, match="unknown setting of a model of pixels: 'prompt'.*label"):
+        load(folder, prompt="a cat")
 
 
 def test_a_class_conditional_model_takes_its_label(tmp_path):
@@ -239,7 +231,7 @@ def test_missing_files_are_named(folder, tmp_path):
 
 
 def test_names_that_are_nothing(tmp_path):
-    with pytest.raises(ValueError, match=r"no bundled model \(rotated-mnist\), no folder and no hub id"):
+    with pytest.raises(ValueError, match=r"no bundled model \(rotated-mnist, hands\), no folder and no hub id"):
         load("rotated-mnits")
     for place in (tmp_path / "typo", "data/models/rotated-mnst"):
         with pytest.raises(FileNotFoundError, match=r"is no folder here, and no hub id \(owner/model\) either"):

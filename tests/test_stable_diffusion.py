@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-import pickle
 import shutil
 import warnings
 
@@ -23,17 +22,8 @@ from lib.solvers import FunctionalGradient, geodesic
 
 LATENT = (4, 8, 8)
 PIPES = {version: pipeline(version) for version in VERSIONS}
+pytestmark = pytest.mark.usefixtures("no_unpickling")
 every_version = pytest.mark.parametrize("version", VERSIONS)
-
-
-@pytest.fixture(autouse=True)
-def no_unpickling(monkeypatch):
-    """Any attempt to unpickle fails the test."""
-    def refuse(*_, **__):
-        raise AssertionError("something was unpickled")
-
-    monkeypatch.setattr(torch, "load", refuse)
-    monkeypatch.setattr(pickle, "load", refuse)
 
 
 def score_of(version="1.5", prompt="a cat", **settings):
@@ -380,15 +370,39 @@ def test_hub_models_come_configuration_first(model_folder, monkeypatch):
     assert score.origin["name"] == "someone/sd" and score.origin["revision"] == "model"
     assert asked[0][1] == "v1" and "tokenizer/*" in asked[0][2] and not any("safetensors" in p for p in asked[0][2])
     assert asked[1][1] == "model" and "text_encoder/model.safetensors" in asked[1][2]
+    asked.clear()
+    assert load("someone/sd", revision="v1", prompt="a cat").origin == score.origin
+    assert [revision for _, revision, _ in asked] == ["v1", "model", "model"]       # all of one commit
     with pytest.raises(ConnectionError, match="could not get 'someone/gated'.*check name, revision and network"):
         load_stable_diffusion("someone/gated")
     with pytest.raises(FileNotFoundError, match="no folder here"):
         load_stable_diffusion(model_folder / "not-there")
 
 
-def test_pixel_loader_points_here(model_folder):
-    with pytest.raises(ValueError, match="latent diffusion model.*load_stable_diffusion"):
-        load(model_folder)
+def test_one_front_door_for_pixels_and_latents(model_folder):
+    settings = {"prompt": "a cat", "guidance": 3.0, "sigma": 0.7, "micro_batch": 3, "dtype": torch.float64}
+    found, same = load(model_folder, **settings), load_stable_diffusion(model_folder, **settings)
+    assert isinstance(found, StableDiffusionScore) and found.event_shape == LATENT and found.micro_batch == 3
+    assert found.origin == same.origin and found.settings == same.settings
+    x = points(2).double()
+    assert torch.equal(found(x), same(x))
+
+
+@pytest.mark.parametrize("how", [load, load_stable_diffusion])
+@pytest.mark.parametrize("setting", [{"label": 3}, {"scale": 2.0}, {"promt": "a cat"}])
+def test_settings_of_another_kind_are_refused(how, setting, model_folder):
+    with pytest.raises(ValueError, match=f"unknown setting of a Stable Diffusion: '{next(iter(setting))}'.*prompt"):
+        how(model_folder, **setting)
+
+
+def test_other_latent_pipelines_are_refused_at_the_front_door(tmp_path, model_folder):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    configure(folder / "model_index.json", _class_name="StableDiffusionXLPipeline")
+    with pytest.raises(ValueError, match="is a StableDiffusionXLPipeline; a StableDiffusionPipeline"):
+        load(folder)
+    (folder / "model_index.json").unlink()
+    with pytest.raises(ValueError, match="names no StableDiffusionPipeline"):
+        load(folder)
 
 
 def test_networks_of_other_latents_are_refused():

@@ -15,27 +15,40 @@ import torch
 from .. import checks, data
 from .denoiser import DenoiserScore, NoiseSchedule, check_network
 
-BUNDLED = ("rotated-mnist",)
-CONFIGS = ("model_index.json", "config.json", "scheduler_config.json", "unet/config.json", "scheduler/scheduler_config.json")
+BUNDLED = ("rotated-mnist", "hands")
+CONFIGS = ("model_index.json", "config.json", "scheduler_config.json", "unet/config.json", "scheduler/scheduler_config.json",
+           "vae/config.json", "text_encoder/config.json", "tokenizer/*")
+PIXELS = ("sigma", "label", "micro_batch", "scale", "shift")          # settings of a score of pixels
 STEM = "diffusion_pytorch_model"
 
 
-def load(name: str | Path, *, sigma: float | None = None, revision: str | None = None, variant: str | None = None,
-         label: int | None = None, device: str | torch.device | None = None, dtype: torch.dtype | None = None,
-         micro_batch: int = 64, scale: float = 2.0, shift: float = -1.0) -> DenoiserScore:
+def load(name: str | Path, *, revision: str | None = None, variant: str | None = None, dtype: torch.dtype | None = None,
+         device: str | torch.device | None = None, **settings: Any) -> DenoiserScore:
     """The score of a trained diffusion model, in evaluation mode, without gradients for its weights.
 
-    name: "rotated-mnist" (bundled; event (1, 28, 28), pixels in [0, 1]); a folder as `DiffusionPipeline.save_pretrained`
-    writes it, or with config.json, weights and scheduler_config.json side by side; or a hub id "owner/model" (downloaded
-    by huggingface_hub if it is not in its cache, the weights once the configuration is found fit), with revision (branch,
-    tag or commit). variant: of the weight files, "fp16" for instance. dtype: of the network, float32 if None. sigma, label,
-    micro_batch, scale, shift: as for `DenoiserScore`. `origin` of the result names model, revision and sha256 of each file
-    read, for result files.
-    ValueError: unknown name or device, damaged, incomplete or superfluous weights, another kind of network, a latent model.
+    name: "rotated-mnist" (bundled; event (1, 28, 28), pixels in [0, 1]); "hands" (bundled; a text-to-image model, event
+    (4, 16, 16), latents); a folder as `DiffusionPipeline.save_pretrained` writes it, or with config.json, weights and
+    scheduler_config.json side by side; or a hub id "owner/model" (downloaded by huggingface_hub if it is not in its cache, the
+    weights once the configuration is found fit), with revision (branch, tag or commit). variant: of the weight files, "fp16"
+    for instance. dtype: of the network, float32 if None.
+    settings: sigma, label, micro_batch, scale, shift of `DenoiserScore`; for a Stable Diffusion prompt, end_prompt, negative,
+    guidance, … of `StableDiffusionScore`, and attention_slicing, vae_tiling (`load_stable_diffusion` makes it). `origin` of the
+    result names model, revision and sha256 of each file read, for result files.
+    ValueError: unknown name, setting or device, damaged, incomplete or superfluous weights, another kind of network.
     FileNotFoundError: no such folder, or a file is missing. ConnectionError: the hub did not deliver.
     """
     device = checks.device("cpu" if device is None else device)
     folder, origin = _folder(str(name), revision)
+    if _kind(folder).startswith("StableDiffusion"):
+        from .loading_latent import load_stable_diffusion  # which builds on this module
+
+        return load_stable_diffusion(name, revision=origin["revision"], variant=variant, dtype=dtype, device=device, **settings)
+    _known("a model of pixels", settings, PIXELS)
+    return _load_pixels(folder, origin, variant, dtype or torch.float32, device, settings)
+
+
+def _load_pixels(folder: Path, origin: dict[str, Any], variant: str | None, dtype: torch.dtype, device: torch.device,
+                 settings: dict[str, Any]) -> DenoiserScore:
     unet, place = _part(folder, "unet", "config.json"), _part(folder, "scheduler", "scheduler_config.json")
     scheduler = _fit_scheduler(folder, unet, place)
     if origin["revision"]:     # of the hub: its weights come last, of the same commit
@@ -44,10 +57,21 @@ def load(name: str | Path, *, sigma: float | None = None, revision: str | None =
     weights = _weights(unet, variant)
     sums = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in (unet / "config.json", *weights, place / "scheduler_config.json")}
-    model = _model(unet, variant, torch_dtype=dtype or torch.float32).to(device)
-    score = DenoiserScore(model, scheduler, sigma=sigma, label=label, micro_batch=micro_batch, scale=scale, shift=shift)
+    score = DenoiserScore(_model(unet, variant, torch_dtype=dtype).to(device), scheduler, **settings)
     score.origin = origin | {"sha256": sums}
     return score
+
+
+def _known(kind: str, settings: dict[str, Any], names: Sequence[str]) -> None:
+    """ValueError for a setting that another kind of model has, or none."""
+    for name in settings:
+        checks.choice(f"setting of {kind}:", name, names)
+
+
+def _kind(folder: Path) -> str:
+    """The pipeline that model_index.json names, "" if there is none."""
+    index = folder / "model_index.json"
+    return str(_json(index).get("_class_name") or "") if index.is_file() else ""
 
 
 def _fit_scheduler(folder: Path, unet: Path, place: Path) -> Any:
@@ -55,9 +79,9 @@ def _fit_scheduler(folder: Path, unet: Path, place: Path) -> Any:
     index = _json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
     coder = [part for part in ("vae", "vqvae") if (folder / part).is_dir() or any(index.get(part) or ())]
     if coder:
-        raise ValueError(f"{folder.name} is a latent diffusion model ({coder[0]} beside unet): its points are latents, not the "
-                         "pixels that are wanted here; use lib.scores.load_stable_diffusion for text-to-image, "
-                         "for others DenoiserScore(unet, scheduler, scale=1, shift=0)")
+        raise ValueError(f"{folder.name} is a latent diffusion model ({coder[0]} beside unet), and its model_index.json names no "
+                         "StableDiffusionPipeline: its points are latents, not the pixels that are wanted here; use "
+                         "DenoiserScore(unet, scheduler, scale=1, shift=0)")
     config = _json(unet / "config.json")
     if config.get("_class_name") != "UNet2DModel":
         raise ValueError(f"{unet.name} holds a {config.get('_class_name')}, not a UNet2DModel: an unconditional or class-"
@@ -73,7 +97,7 @@ def _fit_network(config: dict[str, Any], scheduler: Any) -> Any:
     return scheduler
 
 
-def _folder(name: str, revision: str | None, configs: Sequence[str] = CONFIGS) -> tuple[Path, dict[str, Any]]:
+def _folder(name: str, revision: str | None) -> tuple[Path, dict[str, Any]]:
     """Where the files are, and what names them; no path of this machine goes into the name."""
     path, hub = Path(name).expanduser(), bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not name.startswith(".")
     if revision is not None and (name in BUNDLED or path.is_dir() or not hub):
@@ -83,7 +107,7 @@ def _folder(name: str, revision: str | None, configs: Sequence[str] = CONFIGS) -
     if path.is_dir():
         return path, {"name": path.resolve().name, "revision": None}
     if hub:
-        folder = _snapshot(name, revision, configs)
+        folder = _snapshot(name, revision, CONFIGS)
         return folder, {"name": name, "revision": folder.name}    # the cache names a snapshot by its commit
     if path.exists() or len(path.parts) > 1:
         raise FileNotFoundError(f"{name} is no folder here, and no hub id (owner/model) either; name the folder that holds "

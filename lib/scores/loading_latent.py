@@ -9,24 +9,26 @@ from typing import Any
 import torch
 
 from .. import checks
-from .loading import _fit_network, _folder, _json, _model, _part, _scheduler, _short, _snapshot, _stem, _weights
+from .loading import _fit_network, _folder, _json, _kind, _known, _model, _part, _scheduler, _short, _snapshot, _stem, _weights
 from .stable_diffusion import StableDiffusionScore
 
 PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-CONFIGS = ("model_index.json", *(f"{part}/config.json" for part in PARTS), "scheduler/*.json", "tokenizer/*")
+SETTINGS = ("prompt", "end_prompt", "negative", "guidance", "sigma", "size", "micro_batch", "truncate",
+            "attention_slicing", "vae_tiling")
 
 
 def load_stable_diffusion(name: str | Path, *, revision: str | None = None, variant: str | None = None,
                           dtype: torch.dtype | None = None, device: str | torch.device | None = None,
                           attention_slicing: bool = False, vae_tiling: bool = False, **settings: Any) -> StableDiffusionScore:
-    """The score of a Stable Diffusion 1.x or 2.x: a folder as `StableDiffusionPipeline.save_pretrained` writes it, or a hub id.
+    """The score of a Stable Diffusion 1.x or 2.x: "hands", a folder as `StableDiffusionPipeline` writes it, or a hub id.
 
     revision, variant, dtype, device, `origin` of the result: as for `lib.scores.load`; safetensors only, weights in float32
     unless dtype says otherwise. attention_slicing, vae_tiling: less memory for more time. settings: of `StableDiffusionScore`.
     Raises as `lib.scores.load`; ValueError for another layout (SDXL, SD 3, inpainting).
     """
     device, dtype = checks.device("cpu" if device is None else device), dtype or torch.float32
-    folder, origin = _folder(str(name), revision, CONFIGS)
+    _known("a Stable Diffusion", settings, SETTINGS)
+    folder, origin = _folder(str(name), revision)
     scheduler = _fit_pipeline(folder)
     if origin["revision"]:
         _snapshot(origin["name"], origin["revision"],
@@ -52,9 +54,8 @@ def load_stable_diffusion(name: str | Path, *, revision: str | None = None, vari
 
 def _fit_pipeline(folder: Path) -> Any:
     """The scheduler, once the configuration says that this is a Stable Diffusion 1.x or 2.x."""
-    index = folder / "model_index.json"
-    kind = _json(index).get("_class_name", "") if index.is_file() else None
-    if kind is None:
+    kind = _kind(folder)
+    if not (folder / "model_index.json").is_file():
         raise FileNotFoundError(f"{folder.name} holds no model_index.json: name a folder that StableDiffusionPipeline."
                                 "save_pretrained wrote, with unet/, vae/, text_encoder/, tokenizer/ and scheduler/")
     foreign = ("XL", "3", "Inpaint", "Upscale", "Depth", "Control")
