@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ARGS   ?=
+MODEL  ?= rotated-mnist
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Small batches of small matrices: more threads cost more than they give, and much more on a busy machine.
 export OMP_NUM_THREADS ?= 2
@@ -28,8 +29,8 @@ notebooks: $(READY) ## re-execute the committed notebooks in place (ARGS="03" fo
 bench: $(READY) ## run the benchmark against peers
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
-train: $(READY) ## train the bundled score again, into build/models (2 hours on 2 cores; ARGS="--device cuda" on a GPU)
-	@$(BIN)/python -m lib.runs train rotated-mnist $(ARGS)
+train: $(READY) ## train a bundled model again, into build/models (2 hours on 2 cores; MODEL=hands or hand-classifier for another, ARGS="--device cuda")
+	@$(BIN)/python -m lib.runs train $(MODEL) $(ARGS)
 
 lab: $(READY) ## open JupyterLab
 	@$(BIN)/python -m jupyterlab notebooks $(ARGS)

@@ -1,7 +1,8 @@
-"""A small classifier of digits turned by any angle; its features serve FID, KID and a perceptual distance under its own name.
+"""Small classifiers trained here; their features serve FID, KID and a perceptual distance under their own name.
 
-A 6 and a 9 turned by any angle cannot be told apart, so they are one class: nine classes, CLASSES. This is neither Inception
-nor LPIPS: numbers from these features compare methods within this project and nothing else.
+"digits": of digits turned by any angle (lib.digits_classifier); "hands": of photographs of hands signing digits
+(lib.hands_classifier). Neither is Inception or LPIPS: numbers from these features compare methods within this project and
+nothing else. lib.classifier_training makes them.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import ClassVar, NamedTuple
 
 import safetensors.torch
 import torch
@@ -21,37 +22,68 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from . import checks, data
-from .figures import replacing
-from .training import Loss, Settings, fit, made_how
+from .training import Settings
 
-CLASSES = ("0", "1", "2", "3", "4", "5", "6 or 9", "7", "8")
+Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]     # n → images (n, *event), digits (n,)
+
 MODEL, CONFIG, CARD, REFERENCE = "model.safetensors", "config.json", "README.md", "reference.safetensors"
-WIDTHS = (24, 48, 64)
-SETTINGS = Settings(steps=2500, batch=128, rate=3e-3, warmup=0, ema=0.0, clip=1e6)    # plain AdamW: no averaging, no clipping
 CHUNK = 32               # images at a time: what stays in a core's cache is twice as fast as 500
 
 
-class DigitClassifier(nn.Module):
-    """Three stages of two 3×3 convolutions at 28², 14² and 7² pixels, mean over space, one linear layer. sha256: of its file."""
+class HeldOut(NamedTuple):
+    """Held-out images (n, *event) in [0, 1] with their digits (n,), and moved(generator): those of a reference; both in words."""
+
+    images: Tensor
+    labels: Tensor
+    words: str
+    moved: Callable[[torch.Generator], Tensor]
+    moved_words: str
+
+
+class Classifier(nn.Module):
+    """Stages of two 3×3 convolutions, each but the first at half the size before, mean over space, one linear layer.
+
+    A kind of it says what its images are, what it is trained on and measured by. sha256: of its file, once it has one.
+    """
 
     sha256: str | None = None
-    event_shape: tuple[int, ...] = (1, 28, 28)
-    classes: tuple[str, ...] = CLASSES
-    first_stride, kind = 1, "digit classifier"
+    kind: ClassVar[str]                     # in config.json and data/registry.toml
+    event_shape: ClassVar[tuple[int, ...]]
+    classes: ClassVar[tuple[str, ...]]
+    widths: tuple[int, ...]                 # channels of each stage
+    first_stride: ClassVar[int] = 1
+    smoothing: ClassVar[float] = 0.0        # of the labels, in training
+    settings: ClassVar[Settings]
+    about: ClassVar[str]                    # what it tells apart, and limits: for the model card
+    against: ClassVar[str]                  # what its reference is made of: for definitions
 
-    def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
+    def __init__(self, widths: tuple[int, ...] | None = None) -> None:
         super().__init__()
-        self.widths = tuple(widths)
+        self.widths = tuple(widths or self.widths)
         sizes, strides = pairwise((self.event_shape[0], *self.widths)), (self.first_stride, *(2 for _ in self.widths[1:]))
         self.stages = nn.ModuleList(_stage(a, b, stride) for (a, b), stride in zip(sizes, strides, strict=True))
         self.head = nn.Linear(self.widths[-1], len(self.classes))
 
+    @classmethod
+    def training_draw(cls, source: str | None = None) -> tuple[Draw, str]:
+        """draw(n, generator) of moved training images, and the data in words."""
+        raise NotImplementedError
+
+    @classmethod
+    def held_out(cls, source: str | None = None) -> HeldOut:
+        """What it is measured on, and what its reference is made of."""
+        raise NotImplementedError
+
+    def target(self, labels: Tensor) -> Tensor:
+        """Index into `classes` of digits (n,) in 0..9."""
+        return labels
+
     def layers(self, images: Tensor) -> list[Tensor]:
-        """Activations after each stage, (n, 24, 28, 28), (n, 48, 14, 14), (n, 64, 7, 7), of images (n, 1, 28, 28) in [0, 1]."""
+        """Activations (n, width, h, w) after each stage, of images (n, *event_shape) in [0, 1]."""
         checks.floating("images", images)
         if tuple(images.shape[1:]) != self.event_shape:
-            raise ValueError(f"the {self.kind} takes images (n, {', '.join(map(str, self.event_shape))}) in [0, 1], "
-                             f"got {tuple(images.shape)}")
+            raise ValueError(f"the {self.name} takes images (n, {', '.join(map(str, self.event_shape))}) in [0, 1], got "
+                             f"{tuple(images.shape)}; load_classifier('digits') and load_classifier('hands') differ in that")
         x, found = images.to(self.head.weight), []
         for stage in self.stages:
             x = stage(x)
@@ -59,33 +91,37 @@ class DigitClassifier(nn.Module):
         return found
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, 9) of images (n, 1, 28, 28) in [0, 1]."""
+        """Logits (n, classes) of images (n, *event_shape) in [0, 1]."""
         return self.head(self.layers(images)[-1].mean((2, 3)))
 
     def features(self, images: Tensor) -> Tensor:
-        """Last activations averaged over space, (n, 64), of images (n, 1, 28, 28) in [0, 1]: what FID and KID are taken of."""
+        """Last activations averaged over space, (n, widths[-1]): what FID and KID are taken of."""
         return _in_chunks(lambda x: self.layers(x)[-1].mean((2, 3)), images)
 
     def perceptual_distance(self, a: Tensor, b: Tensor) -> Tensor:
-        """Σ_layers mean_space ‖φ(a)/‖φ(a)‖ − φ(b)/‖φ(b)‖‖², φ the channels at one place: (n, 1, 28, 28) twice -> (n,), ≥ 0.
+        """Σ_layers mean_space ‖φ(a)/‖φ(a)‖ − φ(b)/‖φ(b)‖‖², φ the channels at one place: (n, *event_shape) twice -> (n,), ≥ 0.
 
-        The form of LPIPS (Zhang et al. 2018, eq. 1) on this classifier's three stages, without learned weights (w = 1).
+        The form of LPIPS (Zhang et al. 2018, eq. 1) on this classifier's stages, without learned weights (w = 1).
         """
         checks.same_layout("a", a, "b", b)
         return _in_chunks(lambda x, y: sum(map(_unit_difference, self.layers(x), self.layers(y))), a, b)
 
-    def accuracy(self, images: Tensor, labels: Tensor) -> float:
-        """Share of images (n, 1, 28, 28) whose most likely class is that of their digit, labels (n,) in 0..9."""
-        return float((_in_chunks(self, images).argmax(1) == self.target(labels)).double().mean())
+    def right(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Whether the most likely class of images (n, *event_shape) is that of their digits (n,) in 0..9: (n,) of bool."""
+        return _in_chunks(self, images).argmax(1) == self.target(labels)
 
-    def target(self, labels: Tensor) -> Tensor:
-        """Index into `classes` of digits (n,) in 0..9."""
-        return to_class(labels)
+    def accuracy(self, images: Tensor, labels: Tensor) -> float:
+        """Share of images whose most likely class is that of their digit; arguments as `right`."""
+        return float(self.right(images, labels).double().mean())
+
+    @property
+    def name(self) -> str:
+        return self.kind.replace("-", " ")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Features of turned held-out digits: mean (k,), covariance (k, k) of all of them, sample (≤ 1000, k), all float64.
+    """Features of moved held-out images: mean (k,), covariance (k, k) of all of them, sample (≤ 1000, k), all float64.
 
     made_of: the set in words. model: sha256 of the classifier whose features these are.
     """
@@ -97,98 +133,48 @@ class Reference:
     model: str
 
 
-def load_classifier(folder: str | Path | None = None) -> DigitClassifier:
-    """The bundled classifier (checksum from data/registry.toml), or that of a folder `train_classifier` wrote; on the CPU.
+def kinds() -> dict[str, type[Classifier]]:
+    """The bundled classifiers by name: "digits" and "hands"."""
+    from .digits_classifier import DigitClassifier  # which are made of this module's Classifier
+    from .hands_classifier import HandClassifier
 
+    return {"digits": DigitClassifier, "hands": HandClassifier}
+
+
+def load_classifier(name: str | Path = "digits") -> Classifier:
+    """The bundled classifier of "digits" or "hands" (checksum from data/registry.toml), or that of a folder; on the CPU.
+
+    A folder is one that `train_classifier` wrote; its config.json says which kind it holds.
     FileNotFoundError: a file is missing. ValueError: damaged, cut short, or another architecture. Nothing is unpickled.
     """
-    files = _files("digit-classifier", (MODEL, CONFIG), folder)
+    files, known = _files(name, (MODEL, CONFIG)), {kind.kind: kind for kind in kinds().values()}
     try:
         config = json.loads(files[CONFIG].read_text(encoding="utf-8"))
-        widths, sha256 = tuple(map(int, config["widths"])), str(config["sha256"])
+        kind, widths, sha256 = known[config["model"]], tuple(map(int, config["widths"])), str(config["sha256"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{files[CONFIG]} is no config of a digit classifier ({error!r}); restore it or train anew") from error
+        raise ValueError(f"{files[CONFIG]} is no config of a {' or '.join(known)} ({error!r}); restore it or train "
+                         "anew") from error
     raw = files[MODEL].read_bytes()
     if hashlib.sha256(raw).hexdigest() != sha256:
         raise ValueError(f"{files[MODEL]} does not have the sha256 of its {CONFIG}: damaged or cut short; restore it")
-    model = DigitClassifier(widths)
+    model = kind(widths)
     try:
         model.load_state_dict(safetensors.torch.load(raw))
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{files[MODEL]} holds no digit classifier of widths {widths}: {error}") from error
+        raise ValueError(f"{files[MODEL]} holds no {model.name} of widths {widths}: {error}") from error
     model.sha256 = sha256
     return model.eval().requires_grad_(False)
 
 
-def load_reference(folder: str | Path | None = None) -> Reference:
-    """The bundled feature statistics of turned held-out digits, or those of a folder. Errors as `load_classifier`."""
-    path = _files("digit-classifier-reference", (REFERENCE,), folder)[REFERENCE]
+def load_reference(name: str | Path = "digits") -> Reference:
+    """The feature statistics of "digits" or "hands" that are bundled, or those of a folder. Errors as `load_classifier`."""
+    path = _files(name, (REFERENCE,), "-reference")[REFERENCE]
     try:
         with safe_open(path, "pt") as file:
-            parts = {name: file.get_tensor(name).double() for name in ("mean", "covariance", "sample")}
-            return Reference(**parts, **{name: file.metadata()[name] for name in ("made_of", "model")})
+            parts = {part: file.get_tensor(part).double() for part in ("mean", "covariance", "sample")}
+            return Reference(**parts, **{part: file.metadata()[part] for part in ("made_of", "model")})
     except (SafetensorError, KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no reference statistics ({error}); restore it or run make_reference") from error
-
-
-def make_reference(folder: str | Path, classifier: DigitClassifier, *, source: str = "mnist", rows: int = 1000,
-                   seed: int = 2) -> Path:
-    """Write `reference.safetensors`: features of every test digit of `source`, each turned by a uniform random angle."""
-    generator = torch.Generator().manual_seed(seed)
-    digits = data.digits(source, split="test")
-    features = classifier.features(turned(digits.images, generator)).double()
-    keep = torch.randperm(len(features), generator=generator)[:rows]
-    parts = {"mean": features.mean(0), "covariance": features.T.cov(), "sample": features[keep]}
-    about = {"made_of": f"{len(features):,} test digits ({digits.source.name}), each turned by a uniform angle, seed {seed}",
-             "model": str(classifier.sha256)}
-    with replacing(Path(folder) / REFERENCE) as (draft,):
-        draft.write_bytes(safetensors.torch.save({name: part.float() for name, part in parts.items()}, about))
-    return Path(folder) / REFERENCE
-
-
-def train_classifier(folder: str | Path, settings: Settings = SETTINGS, *, source: str = "mnist") -> DigitClassifier:
-    """Train on randomly turned training digits (`training.fit`); write model, config and model card; return the model.
-
-    Ten minutes on one CPU thread. source: as in `data.digits`. Held-out accuracy: every test digit, turned once (seed 1).
-    """
-    digits, test = (data.digits(source, split=split) for split in ("train", "test"))
-    with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global generator
-        torch.default_generator.manual_seed(settings.seed)
-        model = DigitClassifier()
-    with TemporaryDirectory() as work:
-        state = fit(model, classifying_loss(digits, settings.batch), work, settings,
-                    data=f"{digits.source.name}, {len(digits):,} digits, turned by a new uniform random angle at each draw")
-    model = state.average.eval().requires_grad_(False)
-    accuracy = model.accuracy(turned(test.images, torch.Generator().manual_seed(1)), test.labels)
-    weights = safetensors.torch.save(model.state_dict())
-    model.sha256 = hashlib.sha256(weights).hexdigest()
-    config = {"model": "digit-classifier", "widths": model.widths, "classes": CLASSES, "sha256": model.sha256,
-              "training": {"data": digits.source.name, **asdict(settings)},
-              "held_out": {"data": test.source.name, "digits": len(test), "accuracy": accuracy}}
-    card = _card(config, sum(p.numel() for p in model.parameters()), made_how(state, settings))
-    with replacing(*(Path(folder) / name for name in (MODEL, CONFIG, CARD))) as drafts:
-        for draft, content in zip(drafts, (weights, json.dumps(config, indent=2).encode() + b"\n", card.encode()), strict=True):
-            draft.write_bytes(content)
-    return model
-
-
-def turned(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (n, c, h, w), each turned by its own angle, uniform in [0°, 360°)."""
-    return data.rotate(images, 360 * torch.rand(len(images), generator=generator, dtype=torch.float64))
-
-
-def to_class(labels: Tensor) -> Tensor:
-    """Index into CLASSES of digits (n,) in 0..9: a 9 is a turned 6."""
-    return torch.where(labels == 9, 6, labels)
-
-
-def classifying_loss(digits: data.Digits, batch: int) -> Loss:
-    """Cross-entropy of `batch` random digits, each turned by its own random angle."""
-    def loss(model: nn.Module, generator: torch.Generator) -> Tensor:
-        pick = torch.randint(len(digits), (batch,), generator=generator)
-        return F.cross_entropy(model(turned(digits.images[pick], generator)), to_class(digits.labels[pick]))
-
-    return loss
 
 
 def _stage(channels_in: int, channels: int, stride: int) -> nn.Sequential:
@@ -207,28 +193,12 @@ def _in_chunks(function: Callable[..., Tensor], *images: Tensor) -> Tensor:
     return torch.cat([function(*parts) for parts in zip(*(x.split(CHUNK) for x in images), strict=True)])
 
 
-def _files(name: str, wanted: tuple[str, ...], folder: str | Path | None) -> dict[str, Path]:
-    found = data.locate(name) if folder is None else {file: Path(folder) / file for file in wanted}
+def _files(name: str | Path, wanted: tuple[str, ...], end: str = "") -> dict[str, Path]:
+    bundled = kinds().get(str(name))
+    entry = data.registry().get(bundled.kind + end) if bundled else None
+    found = data.locate(bundled.kind + end) if entry else None if bundled else {file: Path(name) / file for file in wanted}
     if not found or not all(path.is_file() for path in found.values()):
-        where = data.registry()[name]["bundled"] if folder is None else folder
+        where = (entry or {"bundled": f"models/{bundled.kind}"})["bundled"] if bundled else name
         raise FileNotFoundError(f"{' or '.join(wanted)} is missing in {where}; restore it from the repository, or make it with "
-                                "train_classifier and make_reference of lib.classifier")
+                                "train_classifier of lib.classifier_training; bundled are 'digits' and 'hands'")
     return found
-
-
-def _card(config: dict, parameters: int, training: str) -> str:
-    test, k = config["held_out"], config["widths"][-1]
-    held_out = f"{test['accuracy']:.4f} on {test['digits']:,} digits ({test['data']})"
-    return f"""# Digit classifier
-
-Tells digits turned by any angle apart; a 6 and a 9 are one class, because turning makes one of the other. Nine classes,
-{parameters:,} parameters, input (n, 1, 28, 28) in [0, 1]. Its last features, averaged over space ({k} numbers), serve FID
-and KID here, the activations of its three stages a perceptual distance. It is no Inception and no LPIPS network.
-
-{training}
-| held-out accuracy | {held_out}, each turned once by a uniform random angle |
-| sha256 of {MODEL} | `{config["sha256"]}` |
-
-Remake: `train_classifier(folder)` and `make_reference(folder, load_classifier(folder))` in `lib/classifier.py`. `{REFERENCE}`
-holds mean and covariance of the features of the turned test digits, and 1,000 of them.
-"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from . import checks, hands
+from .classifier import load_classifier
 from .figures import replacing
+from .hands_classifier import HandClassifier, right_rate
 from .models import replaceable, write_folder
 from .training import Loss, Settings, State, fit, made_how
 
@@ -26,6 +29,7 @@ KL = 5e-4                 # weight of the KL term, a mean over latent entries
 EDGES = 1.0               # weight of the terms of neighbours' differences
 COPIES = 24               # moved copies of each photograph, encoded once
 GUIDANCE, STEPS = 3.0, 25                # of samples
+RATED = 20                # samples of each digit, of which the classifier reads how many are right
 WRITTEN = {"README.md", "samples.png", "reconstructions.png", "model_index.json", "scheduler/scheduler_config.json",
            "text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/merges.txt", "tokenizer/tokenizer.json",
            "tokenizer/tokenizer_config.json", "tokenizer/vocab.json", "unet/config.json",
@@ -34,15 +38,18 @@ WRITTEN = {"README.md", "samples.png", "reconstructions.png", "model_index.json"
 
 def train_hands(folder: str | Path, work: str | Path, autoencoder: Settings = AUTOENCODER, denoiser: Settings = DENOISER, *,
                 until: tuple[int | None, int | None] = (None, None), copies: int = COPIES, samples: int = 8,
-                machine: str = "", progress: bool = True) -> Any:
+                classifier: HandClassifier | None = None, rated: int = RATED, machine: str = "", progress: bool = True) -> Any:
     """Train all parts, or go on from the checkpoints in `work`; measure, write to `folder`; returns the StableDiffusionPipeline.
 
     until: stop either training after this step of its schedule. copies: of each photograph, encoded for the U-Net. samples:
-    of each digit for samples.png. machine: in words, for the model card.
+    of each digit for samples.png. classifier: reads `rated` other samples of each digit, for the share of right ones; the
+    bundled one if None, and where it is missing the card says so. machine: in words, for the model card.
     Raises ValueError and OSError for bad input before any step is made, FileNotFoundError without the photographs.
     """
-    checks.count("samples", samples)
+    for name, value in (("samples", samples), ("rated", rated)):
+        checks.count(name, value)
     replaceable(Path(folder), WRITTEN)
+    classifier = classifier or _bundled_classifier(progress)
     state = train_autoencoder(work, autoencoder, until=until[0], progress=progress)
     vae = shipped(state.average)
     joint, words = train_denoiser(work, vae, denoiser, until=until[1], copies=copies, progress=progress)
@@ -52,7 +59,9 @@ def train_hands(folder: str | Path, work: str | Path, autoencoder: Settings = AU
     images = hands.moved(test.pixels)
     again = reconstructed(vae, images)
     drawn = sampled(pipe, samples, denoiser.seed)
-    text = card(pipe, (state, autoencoder), (joint, denoiser), psnr(again, images), samples, machine, test)
+    rate = None if classifier is None else right_rate(classifier, sampled(pipe, rated, denoiser.seed + samples))
+    text = card(pipe, (state, autoencoder), (joint, denoiser), psnr(again, images), samples, machine, test,
+                rate_in_words(rate, rated, classifier))
     pictures = {"samples.png": (drawn, samples),
                 "reconstructions.png": (torch.stack([images[::13], again[::13]], 1).flatten(0, 1), 8)}
     save_hands(folder, pipe, text, pictures)
@@ -203,9 +212,27 @@ def about(photographs: hands.Photographs) -> str:
             f"turned up to ±{hands.TURN:g}°, shifted up to ±{hands.SHIFT:.0%}, scaled by {low:g} to {high:g}, half mirrored")
 
 
+def rate_in_words(rate: Tensor | None, count: int, classifier: HandClassifier | None) -> str:
+    """What the card says of the shares (10,) of right ones among `count` samples of each digit."""
+    if rate is None:
+        return "not measured: the hand classifier was not there"
+    digits = ", ".join(f"{digit}: {share:.2f}" for digit, share in enumerate(rate.tolist()))
+    return (f"{rate.mean():.3f} of {10 * count}, {count} of each digit, drawn as those of samples.png from other seeds, as the "
+            f"hand classifier {str(classifier.sha256)[:12]} reads them; by digit {digits}")
+
+
+def _bundled_classifier(progress: bool) -> HandClassifier | None:
+    try:
+        return load_classifier("hands")
+    except FileNotFoundError as error:
+        if progress:
+            print(f"the rate of right samples will not be measured: {error}", file=sys.stderr)
+        return None
+
+
 def card(pipe: Any, autoencoder: tuple[State, Settings], denoiser: tuple[State, Settings], decibels: Tensor, samples: int,
-         machine: str, test: hands.Photographs) -> str:
-    """The model card: data, licence, steps, time, machine, held-out reconstruction, samples, limits."""
+         machine: str, test: hands.Photographs, rate: str) -> str:
+    """The model card: data, licence, steps, time, machine, held-out reconstruction, rate of right samples, samples, limits."""
     sizes = {name: sum(p.numel() for p in getattr(pipe, name).parameters()) for name in ("vae", "unet", "text_encoder")}
     return f"""# hands
 
@@ -223,6 +250,7 @@ schedule; the weights are averages over training.
 ## U-Net and text encoder, together
 
 {made_how(*denoiser, machine)}
+| samples that show the digit asked for | {rate} |
 
 `reconstructions.png`: held-out photographs, each beside its reconstruction. `samples.png`: {samples} samples of each caption
 "{hands.CAPTIONS[0].format("…")}", zero to nine, {STEPS} DDIM steps, guidance {GUIDANCE:g}, not chosen.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from . import checks, data, flow, images
-from .classifier import turned
+from .digits_classifier import turned
 from .figures import writing
 from .scores.denoiser import DenoiserScore
 from .training import Settings, State, denoising_error, denoising_loss, fit, made_how

@@ -3,12 +3,15 @@
 import os
 import pickle
 import socket
+import tomllib
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
+
+from lib import data, hands
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
@@ -42,6 +45,34 @@ def no_unpickling(monkeypatch):
     monkeypatch.setattr(torch, "load", refuse)
     monkeypatch.setattr(pickle, "load", refuse)
     monkeypatch.setattr(pickle, "Unpickler", refuse)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Forty drawn discs instead of the photographs of hands: fine without them on the machine."""
+    place = torch.arange(hands.SIDE) - hands.SIDE / 2
+    radii = torch.linspace(15, 40, 40)[:, None, None]
+    discs = 255 * (place[:, None] ** 2 + place**2 < radii**2)
+    record = data.Source("drawn-discs", {}, "Apache-2.0", "a test", False, "drawn discs")
+    pixels, labels = discs[:, None].expand(-1, 3, -1, -1).to(torch.uint8), torch.arange(40) // 4
+
+    def photographs(split="train"):
+        keep = (torch.arange(40) % 10 == 0) == (split == "test")
+        return hands.Photographs(pixels[keep], labels[keep], record)
+
+    monkeypatch.setattr(hands, "photographs", photographs)
+
+
+@pytest.fixture
+def registered(tmp_path, monkeypatch):
+    """paste(lines) registers them as in data/registry.toml; the bundled folders then lie below tmp_path."""
+    def paste(lines):
+        entries = data.registry() | tomllib.loads(lines)
+        monkeypatch.setattr(data, "REGISTRY", tmp_path / "registry.toml")
+        monkeypatch.setattr(data, "registry", lambda: entries)
+        return entries
+
+    return paste
 
 
 @pytest.fixture

@@ -20,7 +20,17 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 from torchvision.transforms.functional import to_tensor
 
-from lib import FunctionScore, GaussianScore, classifier, data, evaluation, interpolate, paths
+from lib import (
+    FunctionScore,
+    GaussianScore,
+    classifier,
+    classifier_training,
+    data,
+    digits_classifier,
+    evaluation,
+    interpolate,
+    paths,
+)
 from lib.evaluation.sets import fid_of_pairs, kid_of_pairs
 
 LPIPS_FILE = Path(os.environ.get("GEODESICS_DATA", "nowhere"), "lpips_squeezenet", "squeezenet1_1_fp16rounded.pth")
@@ -261,6 +271,18 @@ def test_table_has_a_row_for_each_method_and_pair(turns):
     assert all(len(evaluation.definition(c)) > 20 for c in measures)
 
 
+def test_definitions_name_the_network_that_was_used(network):
+    for measure in ("perceptual", "fid", "kid", "ppl_perceptual"):
+        plain, hand = evaluation.definition(measure), evaluation.definition(measure, "hands")
+        assert "digit classifier" in plain and "hand" not in plain and "hand classifier" in hand and "digit" not in hand
+        assert evaluation.definition(measure, network) == plain
+    assert "turned held-out digits" in evaluation.definition("fid") and "photographs" in evaluation.definition("fid", "hands")
+    assert evaluation.definition("mse", "hands") == evaluation.definition("mse")
+    assert "sum of the lpips distances" in evaluation.definition("ppl_lpips")
+    with pytest.raises(ValueError, match="unknown classifier 'feet'"):
+        evaluation.definition("fid", "feet")
+
+
 def test_given_end_points_do_not_count(turns):
     truth, straight = turns
     spoiled = straight.clone()
@@ -358,21 +380,21 @@ def test_classifier_is_as_accurate_on_turned_mnist_as_its_card_says(network):
     stated = json.loads((data.REGISTRY.parent / "models/digit-classifier/config.json").read_text())["held_out"]["accuracy"]
     digits = data.digits("mnist")
     pick = torch.randperm(len(digits), generator=torch.Generator().manual_seed(5))[:500]
-    images = classifier.turned(digits.images[pick], torch.Generator().manual_seed(6))
+    images = digits_classifier.turned(digits.images[pick], torch.Generator().manual_seed(6))
     error = math.sqrt(stated * (1 - stated) / 500)
     assert abs(network.accuracy(images, digits.labels[pick]) - stated) < 4 * error and stated > 0.96
 
 
 def test_classifier_reads_turned_digits_of_another_source(network):
     digits = data.digits("sklearn")
-    images = classifier.turned(digits.images, torch.Generator().manual_seed(0))
+    images = digits_classifier.turned(digits.images, torch.Generator().manual_seed(0))
     assert network.accuracy(images, digits.labels) > 0.65   # 8×8 pixels enlarged, other writers, never seen in training
 
 
 def test_six_and_nine_are_one_class(network):
     nines = data.digits(labels=[9])
-    assert classifier.to_class(torch.arange(10)).tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 6]
-    assert network(nines.images).shape == (len(nines), 9) == (len(nines), len(classifier.CLASSES))
+    assert digits_classifier.to_class(torch.arange(10)).tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 6]
+    assert network(nines.images).shape == (len(nines), 9) == (len(nines), len(digits_classifier.CLASSES))
     read = (network(nines.images).argmax(1) == 6).double().mean()
     for digit in (6, 9):
         assert network.accuracy(nines.images, torch.full((len(nines),), digit)) == float(read) > 1 / 9
@@ -400,15 +422,15 @@ def test_classifier_refuses_other_images(network, images, error, words):
 
 def test_training_repeats_itself_and_leaves_the_global_seed(tmp_path):
     before = torch.get_rng_state()
-    short = replace(classifier.SETTINGS, steps=4, batch=32)
-    trained = [classifier.train_classifier(tmp_path / name, short, source="sklearn") for name in "ab"]
+    short = replace(digits_classifier.SETTINGS, steps=4, batch=32)
+    trained = [classifier_training.train_classifier(tmp_path / name, short, source="sklearn") for name in "ab"]
     assert torch.equal(torch.get_rng_state(), before)
     assert trained[0].sha256 == trained[1].sha256 == classifier.load_classifier(tmp_path / "a").sha256
     card = (tmp_path / "a" / "README.md").read_text()
     assert trained[0].sha256 in card and "steps 4, batch 32" in card and "held-out accuracy" in card
     images = data.digits(limit=3).images
     assert torch.equal(classifier.load_classifier(tmp_path / "a").features(images), trained[0].features(images))
-    path = classifier.make_reference(tmp_path / "a", trained[0], source="sklearn", rows=50)
+    path = classifier_training.make_reference(tmp_path / "a", trained[0], source="sklearn", rows=50)
     made = classifier.load_reference(tmp_path / "a")
     assert path.is_file() and made.sample.shape == (50, 64) and made.model == trained[0].sha256 and "500 test" in made.made_of
     assert not list(tmp_path.rglob(".draft*"))
@@ -419,27 +441,27 @@ def test_training_repeats_itself_and_leaves_the_global_seed(tmp_path):
 
 def test_training_is_plain_adamw(tmp_path):
     """The recipe of the bundled weights by hand: AdamW and a cosine rate, without averaging or clipping."""
-    short, digits = replace(classifier.SETTINGS, steps=3, batch=16, seed=7), data.digits("sklearn", split="train")
+    short, digits = replace(digits_classifier.SETTINGS, steps=3, batch=16, seed=7), data.digits("sklearn", split="train")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(7)
-        model = classifier.DigitClassifier()
+        model = digits_classifier.DigitClassifier()
     optimizer, draw = torch.optim.AdamW(model.parameters(), short.rate), torch.Generator().manual_seed(7)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)
     for _ in range(3):
         pick = torch.randint(len(digits), (16,), generator=draw)
-        images, labels = classifier.turned(digits.images[pick], draw), classifier.to_class(digits.labels[pick])
+        images, labels = digits_classifier.turned(digits.images[pick], draw), digits_classifier.to_class(digits.labels[pick])
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(model(images), labels).backward()
         optimizer.step()
         schedule.step()
-    trained = classifier.train_classifier(tmp_path, short, source="sklearn").state_dict()
+    trained = classifier_training.train_classifier(tmp_path, short, source="sklearn").state_dict()
     for name, value in model.state_dict().items():
         torch.testing.assert_close(trained[name], value, rtol=1e-5, atol=1e-6)
 
 
 @needs_mnist
 def test_bundled_reference_is_what_its_function_makes(network, reference, tmp_path):
-    classifier.make_reference(tmp_path, network)
+    classifier_training.make_reference(tmp_path, network)
     made = classifier.load_reference(tmp_path)
     torch.testing.assert_close(made.mean, reference.mean, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(made.covariance, reference.covariance, rtol=1e-2, atol=1e-4)
@@ -486,7 +508,7 @@ def test_another_architecture_and_missing_files_are_refused(copied):
     with pytest.raises(ValueError, match=r"widths \(8, 8, 8\)"):
         classifier.load_classifier(copied)
     (copied / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="no config of a digit classifier"):
+    with pytest.raises(ValueError, match="no config of a digit-classifier or hand-classifier"):
         classifier.load_classifier(copied)
     (copied / "reference.safetensors").write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(ValueError, match="no reference statistics"):

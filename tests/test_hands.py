@@ -1,5 +1,6 @@
 """The bundled latent model's parts: photographs moved as said, captions as tokens, and training, saving, loading, sampling."""
 
+import functools
 import math
 import os
 
@@ -10,29 +11,16 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
 from transformers import CLIPTokenizer
+from typer.testing import CliRunner
 
-from lib import data, hands
-from lib import hands_classifier as classifying
+from lib import hands
 from lib import hands_training as training
+from lib.hands_classifier import HandClassifier, right_rate
+from lib.runs.__main__ import app
+from lib.scores import StableDiffusionScore, load, load_stable_diffusion
 from lib.training import Settings
 
 SHORT = Settings(steps=3, batch=2, rate=1e-3, warmup=1, every=2)
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """Forty drawn discs instead of the photographs: fine without them on the machine."""
-    place = torch.arange(hands.SIDE) - hands.SIDE / 2
-    radii = torch.linspace(15, 40, 40)[:, None, None]
-    discs = 255 * (place[:, None] ** 2 + place**2 < radii**2)
-    record = data.Source("drawn-discs", {}, "Apache-2.0", "a test", False, "drawn discs")
-    pixels, labels = discs[:, None].expand(-1, 3, -1, -1).to(torch.uint8), torch.arange(40) // 4
-
-    def photographs(split="train"):
-        keep = (torch.arange(40) % 10 == 0) == (split == "test")
-        return hands.Photographs(pixels[keep], labels[keep], record)
-
-    monkeypatch.setattr(hands, "photographs", photographs)
 
 
 def test_identity_move_averages_pixels_and_keeps_the_range(generator):
@@ -107,8 +95,10 @@ def test_psnr_of_a_known_error():
 
 
 def test_a_short_training_saves_what_loads_and_samples(drawn, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "STEPS", 2)
-    made = training.train_hands(tmp_path / "hands", tmp_path / "work", SHORT, SHORT, copies=2, samples=1, progress=False)
+    monkeypatch.setattr(training, "STEPS", 1)
+    reader = HandClassifier().eval().requires_grad_(False)
+    made = training.train_hands(tmp_path / "hands", tmp_path / "work", SHORT, SHORT, copies=2, samples=1, classifier=reader,
+                                rated=1, progress=False)
     written = {path.relative_to(tmp_path / "hands").as_posix() for path in (tmp_path / "hands").rglob("*") if path.is_file()}
     assert written == training.WRITTEN
     assert sum(path.stat().st_size for path in (tmp_path / "hands").rglob("*")) < 40e6
@@ -123,6 +113,10 @@ def test_a_short_training_saves_what_loads_and_samples(drawn, tmp_path, monkeypa
     assert isinstance(image, Image.Image) and image.size == (64, 64)
     old = CLIPTokenizer(str(tmp_path / "hands/tokenizer/vocab.json"), str(tmp_path / "hands/tokenizer/merges.txt"))
     assert old("a hand showing six").input_ids == made.tokenizer("a hand showing six").input_ids
+    rate = right_rate(reader, training.sampled(made, 1, seed=1))       # another seed than that of samples.png
+    told = training.rate_in_words(rate, 1, reader)
+    assert f"{rate.mean():.3f} of 10, 1 of each digit" in told and f"9: {rate[9]:.2f}" in told
+    assert f"| samples that show the digit asked for | {told} |" in (tmp_path / "hands/README.md").read_text()
     latents = training.encoded(made.vae, hands.photographs(), 2, tmp_path / "work/latents.safetensors")
     assert math.isclose((made.vae.config.scaling_factor * latents).std().item(), 1, rel_tol=1e-4)
 
@@ -148,16 +142,39 @@ def test_without_photographs_or_with_a_foreign_folder_nothing_is_written(tmp_pat
     assert not (tmp_path / "work").exists()
 
 
-def test_the_classifier_is_kept_as_measured_and_counts_the_right_ones(drawn, tmp_path):
-    settings = Settings(steps=4, batch=8, rate=1e-2, warmup=0, ema=0.0, every=10)
-    model = classifying.train_hand_classifier(tmp_path / "hand.safetensors", tmp_path, settings, progress=False)
-    again, said = classifying.load_hand_classifier(tmp_path / "hand.safetensors")
-    images = hands.moved(hands.photographs("train").pixels[:20])
-    torch.testing.assert_close(again(images), model(images))
-    test = hands.photographs("test")
-    assert float(said["held_out_accuracy"]) == model.accuracy(hands.moved(test.pixels), test.labels)
-    found = model(images).argmax(1)
-    rate = classifying.right_rate(model, images)
-    assert rate.tolist() == [(found[2 * i:2 * i + 2] == i).double().mean().item() for i in range(10)]
-    with pytest.raises(ValueError, match="hand classifier takes images"):
-        model(images[..., :32])
+def test_one_command_trains_hands_and_the_lines_it_prints_bundle_it(drawn, tmp_path, monkeypatch, registered):
+    def missing(name):
+        raise FileNotFoundError("no classifier here")
+
+    for name, value in (("STEPS", 1), ("AUTOENCODER", SHORT), ("DENOISER", SHORT), ("load_classifier", missing),
+                        ("train_hands", functools.partial(training.train_hands, copies=1))):
+        monkeypatch.setattr(training, name, value)
+    folder = tmp_path / "models" / "hands"
+    done = CliRunner().invoke(app, ["train", "hands", "--out", str(folder), "--work", str(tmp_path / "work"), "--until", "2",
+                                    "--samples", "1", "--seed", "4", "--machine", "a machine"])
+    assert done.exit_code == 0, done.output
+    assert "the rate of right samples will not be measured: no classifier here" in done.stderr
+    card = (folder / "README.md").read_text()
+    assert "not measured: the hand classifier was not there" in card and card.count("a machine") == 2 and "seed 4" in card
+    assert card.count("| steps made | 2 of 3 |") == 2
+    lines, last = done.stdout.rsplit("model: ", 1)
+    entry = registered(lines)["hands"]
+    assert last.strip().endswith("hands") and entry["licence"].startswith("Apache-2.0")
+    assert {file["name"] for file in entry["files"]} == training.WRITTEN - {"README.md", "samples.png", "reconstructions.png"}
+
+    score, same = load("hands", prompt="three", sigma=0.5), load_stable_diffusion(folder, prompt="three", sigma=0.5)
+    assert isinstance(score, StableDiffusionScore) and score.event_shape == (4, 16, 16) and score.origin["name"] == "hands"
+    assert set(score.origin["sha256"].values()) <= {file["sha256"] for file in entry["files"]}
+    x = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(score(x), same(x)) and score.settings["prompt"] == "three"
+    with pytest.raises(ValueError, match="unknown setting of a Stable Diffusion: 'label'"):
+        load("hands", label=3)
+    with pytest.raises(ValueError, match="leave revision=None"):
+        load("hands", revision="main")
+    path = folder / "vae/config.json"
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(ValueError, match=r"config\.json has .* bytes instead of"):
+        load("hands")
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"restore data/ .*python -m lib.runs train hands"):
+        load("hands")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..classifier import DigitClassifier, Reference, load_classifier
+from ..classifier import Classifier, Reference, kinds, load_classifier
 from ..scores import Score
 from .bootstrap import Interval, bootstrap
 from .frames import Distance, adjacent_distances, mse, path_log_density, pdv, ppl, psnr, ssim
@@ -23,25 +23,32 @@ _DEFINITIONS = {
     "mse": f"mean squared error a pixel, {_INNER}; lower is better",
     "psnr": f"−10 log10 of a frame's mean squared error, dB, {_INNER}; higher is better",
     "ssim": f"structural similarity, 11×11 Gaussian window (sigma 1.5), range 1, {_INNER}; higher is better",
-    "perceptual": f"LPIPS's form on the bundled digit classifier, unweighted, {_INNER}; lower is better",
+    "perceptual": f"LPIPS's form on the bundled {{network}}, unweighted, {_INNER}; lower is better",
     "lpips": f"LPIPS v0.1 with published weights, small images enlarged to 64 pixels, {_INNER}; lower is better",
     "log_density_mean": "nats: mean of log p_sigma over all frames less its mean over the two ends, line integral of the score",
     "log_density_dip": "nats ≥ 0: how far log p_sigma of the lowest frame lies below the lower end; lower is better",
     "evaluations": "network (score) evaluations a pair: points at which the score was computed",
     "seconds": "wall-clock seconds a pair, all pairs in one batch",
-    "fid": "Fréchet distance of the bundled classifier's features, frames between first and last of all pairs against "
-           "turned held-out digits; lower is better, comparable at equal numbers of frames only",
-    "kid": "unbiased squared MMD, kernel (x·y/k + 1)³, same features and frames; lower is better",
+    "fid": "Fréchet distance of the bundled {network}'s features, frames between first and last of all pairs against "
+           "{against}; lower is better, comparable at equal numbers of frames only",
+    "kid": "unbiased squared MMD, kernel (x·y/k + 1)³, of the bundled {network}'s features, frames between first and last of all "
+           "pairs against {against}; lower is better",
 }
 _PATH = {"ppl": "sum of the {} distances of adjacent frames, end points among them",
          "pdv": "standard deviation (divisor: their number) of the {} distances of adjacent frames, end points among them"}
 
 
-def definition(measure: str) -> str:
-    """What a column of the tables means, in one line; KeyError for a column that is no measure."""
+def definition(measure: str, classifier: str | Classifier = "digits") -> str:
+    """What a column of the tables means, in one line; KeyError for a column that is no measure.
+
+    classifier: "digits" or "hands", or one loaded: the network whose features fid, kid and perceptual were taken of.
+    """
+    of = kinds()[checks.choice("classifier", classifier, kinds())] if isinstance(classifier, str) else type(classifier)
+    names = {"network": of.kind.replace("-", " "), "against": of.against}
     if found := re.fullmatch("(ppl|pdv)_(.+)", measure):
-        return _PATH[found[1]].format(found[2]) + "; lower is better"
-    return _DEFINITIONS[measure]
+        distance = f"perceptual ({names['network']}'s)" if found[2] == "perceptual" else found[2]
+        return _PATH[found[1]].format(distance) + "; lower is better"
+    return _DEFINITIONS[measure].format(**names)
 
 
 def evaluate(frames: Mapping[str, Any], truth: Tensor | None = None, *, distances: Mapping[str, Distance] | None = None,
@@ -52,7 +59,8 @@ def evaluate(frames: Mapping[str, Any], truth: Tensor | None = None, *, distance
     frames: method → (pairs, N ≥ 3, c, h, w) in [0, 1], or a result of `lib.interpolate`; clamped to [0, 1], as they would be
     shown (not for the log density). truth: the true frames, same shape; first and last frame do not count against it.
     distances: name → images twice -> (n,), for the columns name (with truth), ppl_name and pdv_name; by default "perceptual",
-    that of the bundled digit classifier. evaluations, seconds: method → total over the pairs, or (pairs,); evaluations default
+    that of the bundled digit classifier; for photographs of hands load_classifier("hands").perceptual_distance.
+    evaluations, seconds: method → total over the pairs, or (pairs,); evaluations default
     to the result's own. about: further columns, one entry a pair (digit, angle). Definitions: `definition(column)`.
     """
     if not frames:
@@ -97,16 +105,18 @@ def summary(table: pd.DataFrame, by: str | Sequence[str] = "method", **settings:
     return pd.DataFrame(rows, columns=[*by, "measure", "estimate", "low", "high", "pairs"])
 
 
-def set_summary(frames: Mapping[str, Any], reference: Reference, *, classifier: DigitClassifier | None = None,
+def set_summary(frames: Mapping[str, Any], reference: Reference, *, classifier: Classifier | None = None,
                 **settings: Any) -> pd.DataFrame:
     """FID and KID of each method's frames between first and last against `reference`; rows as `summary`'s, to be put below them.
 
+    classifier: whose features the reference holds, that of digits if None (for hands load_classifier("hands")).
     Intervals by drawing pairs with all their frames, the draws' mean moved onto the estimate (`bootstrap`, centre): they show the
     spread over pairs. Frames, clamping and settings as in `evaluate` and `summary`.
     """
     classifier, rows = classifier or load_classifier(), []
     if classifier.sha256 != reference.model:
-        raise ValueError("the reference holds the features of another classifier; make it anew with make_reference")
+        raise ValueError("the reference holds another classifier's features: load both by one name, load_classifier('hands') "
+                         "and load_reference('hands'), or make it anew with make_reference")
     for method, value in frames.items():
         x = getattr(value, "frames", value)
         _check(method, x, x)

@@ -4,7 +4,7 @@
     python -m lib.runs run 01 -p points=65        one notebook with other parameters, into build/runs
     python -m lib.runs figures                    every notebook, figures into figures/ (what `make figures` calls)
     python -m lib.runs refresh                    re-execute the committed notebooks in place (`make notebooks`)
-    python -m lib.runs train rotated-mnist        train the bundled score again (`make train`)
+    python -m lib.runs train rotated-mnist        train a bundled model again (`make train`), or hands, or hand-classifier
 """
 
 import hashlib
@@ -12,14 +12,12 @@ import json
 import os
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from tqdm import tqdm
 
-from lib.checks import choice as check_choice
 from lib.figures import ROOT, plain
 from lib.runs import NOTEBOOKS, Outcome, execute, find, notebooks, parameters, parse, refresh, smoke_parameters
 
@@ -73,30 +71,30 @@ def refresh_command(only: Annotated[list[str] | None, typer.Argument()] = None, 
 
 @app.command("train")
 def train_command(
-        name: Annotated[str, typer.Argument(help="rotated-mnist")],
+        name: Annotated[str, typer.Argument(help="rotated-mnist, hands or hand-classifier")],
         out: Annotated[Path | None, typer.Option(help="the model is written here", show_default="build/models/NAME")] = None,
-        work: Annotated[Path | None, typer.Option(help="the checkpoint is kept here; a training that was cut short goes on",
+        work: Annotated[Path | None, typer.Option(help="checkpoints are kept here; a training that was cut short goes on",
                                                   show_default="build/training/NAME")] = None,
         images: Annotated[Path | None, typer.Option(help="train on the images of this folder, as they are")] = None,
-        digits: Annotated[str, typer.Option(help="mnist, sklearn, or auto (what is there)")] = "mnist",
+        digits: Annotated[str | None, typer.Option(help="mnist, sklearn, or auto (what is there)", show_default="mnist")] = None,
         download: Annotated[bool, typer.Option(help="MNIST may be downloaded")] = False,
-        steps: Annotated[int, typer.Option(help="length of the learning-rate schedule")] = 9000,
+        steps: Annotated[int | None, typer.Option(help="length of the learning-rate schedule", show_default="its own")] = None,
         until: Annotated[int | None, typer.Option(help="stop after this step of it, to go on another time")] = None,
-        seed: int = 0, device: str = "cpu",
-        samples: Annotated[int, typer.Option(help="draws for samples.png")] = 100,
+        seed: Annotated[int | None, typer.Option(show_default="0")] = None,
+        device: Annotated[str | None, typer.Option(show_default="cpu")] = None,
+        samples: Annotated[int | None, typer.Option(help="draws for samples.png; hands: of each digit",
+                                                    show_default="100; hands: 8")] = None,
         machine: Annotated[str | None, typer.Option(help="in words, for the model card")] = None) -> None:
     """Train a bundled model again, or on other images; measures it and writes it with its model card."""
-    from lib import models
+    from lib.runs import trainers
 
-    check_choice("model", name, [models.NAME])
+    options = {"images": images, "digits": digits, "download": download or None, "steps": steps, "until": until, "seed": seed,
+               "device": device, "samples": samples, "machine": machine}
+    train = trainers.fitting(name, given := {key: value for key, value in options.items() if value is not None})
     label = images.resolve().name if images else name
     out, work = out or ROOT / "build" / "models" / label, work or ROOT / "build" / "training" / label
-    settings = replace(models.SETTINGS, steps=steps, seed=seed)
-    models.train_rotated_mnist(out, work, settings, until=until, source=digits, download=download, pictures=images,
-                               samples=samples, device=device, machine=machine)
-    for path in sorted(path for path in out.rglob("*") if path.is_file()):
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()      # a line of data/registry.toml
-        print(f'    {{ name = "{path.relative_to(out).as_posix()}", size = {path.stat().st_size}, sha256 = "{digest}" }},')
+    train(out, work, **given)
+    print(trainers.registry_lines(name, out), end="")
     print(f"model: {os.path.relpath(out)}")
 
 
