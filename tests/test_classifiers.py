@@ -74,11 +74,13 @@ def test_the_reference_is_what_its_function_makes(network, reference, tmp_path):
 
 @needs_photographs
 def test_photographs_are_nearer_to_photographs_than_blends_of_two(network, reference):
-    pixels = hands.moved(hands.photographs("train").pixels[:160])
+    pixels = hands.photographs("train").pixels         # which lie digit by digit
+    pixels = hands.moved(pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))[:160]])
     blends = (pixels + pixels.roll(37, 0)) / 2
     real, blended = (network.features(x) for x in (pixels, blends))
-    assert evaluation.fid(real, reference) < evaluation.fid(blended, reference)
-    assert evaluation.kid(real, reference)[0] < evaluation.kid(blended, reference)[0]
+    assert evaluation.fid(real, reference) < evaluation.fid(blended, reference) / 3
+    value, error = evaluation.kid(real, reference)
+    assert abs(value) < 3 * error and evaluation.kid(blended, reference)[0] > value + 3 * error
 
 
 def test_the_table_takes_it(network, reference, generator):
