@@ -348,6 +348,11 @@ def test_names_that_no_folder_can_have(name):
         pairs(name=["a", "b", "c", name])
 
 
+def test_rounding_beyond_white_is_no_fault():
+    white = Pairs(torch.full((1, 3, 8, 8), 1.0000002), torch.zeros(1, 3, 8, 8))
+    assert white.images(0, (8, 8))[0].max() > 1
+
+
 def test_names_and_lengths_must_fit():
     with pytest.raises(ValueError, match="more than once: A, a"):
         pairs(name=["a", "b", "A", "c"])

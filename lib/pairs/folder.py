@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import checks
 from ..images import ENDINGS, read
+from ..latents import SLACK
 from .files import folder_name
 
 COLUMNS = ("name", "start", "end", "prompt", "end_prompt")
@@ -181,9 +182,9 @@ def _image(side: str | Path | Tensor, size: tuple[int, int]) -> Tensor:
         if tuple(side.shape) != (3, *size):
             raise ValueError(f"an image has shape {tuple(side.shape)}, the model takes (3, {size[0]}, {size[1]}); resize it "
                              "(torchvision.transforms.functional.resize)")
-        if side.min() < 0 or side.max() > 1:
-            raise ValueError(f"an image has values from {side.min():.4g} to {side.max():.4g}; images lie in [0, 1]: clamp them, "
-                             "or divide those in 0..255 by 255")
+        if side.min() < -SLACK or side.max() > 1 + SLACK:
+            raise ValueError(f"an image has values from {side.min():.4g} to {side.max():.4g}; images lie in [0, 1]: divide "
+                             "those in 0..255 by 255")
         return side.float().cpu()
     if size[0] != size[1]:
         raise ValueError(f"image files are read as squares and the model takes {size[0]}×{size[1]}; give tensors of that size")

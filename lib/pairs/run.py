@@ -169,8 +169,7 @@ class _Run:
             self.measured(label, i)
 
     def _finite(self, label: str, rows: Sequence[int], made: Tensor) -> None:
-        bad = [self.pairs.name[i] for i, x in zip(rows, made, strict=True) if not bool(torch.isfinite(x).all())]
-        if bad:
+        if bad := [self.pairs.name[i] for i, x in zip(rows, made, strict=True) if not bool(torch.isfinite(x).all())]:
             raise ValueError(f"{label} ran into NaN or infinity between the images of {', '.join(bad)}: change its settings, "
                              "load with dtype=torch.float32, or leave the pair out")
 
@@ -227,8 +226,7 @@ def _report(run: _Run, classifier: DigitClassifier | None, reference: Reference 
     about = {"methods": plan, "frames": run.frames, "density_sigma": run.sigma,
              "distances": {name: told(distance) for name, distance in run.distances.items()},
              "fid_and_kid_against": None if reference is None else reference.made_of}
-    pairs = {"pairs": len(run.pairs),
-             "sha256": total([run.images, *map(named, run.pairs.prompt), *map(named, run.pairs.end_prompt)])}
+    pairs = {"pairs": len(run.pairs), "sha256": total([run.images, [*map(named, run.pairs.prompt + run.pairs.end_prompt)]])}
     for name, part in (("table", table), ("summary", pd.concat(means, ignore_index=True))):
         save_results(name, part, folder=run.out, parameters=about, data=[pairs], model=run.model)
     return table
