@@ -5,6 +5,7 @@
     python -m lib.runs figures                    every notebook, figures into figures/ (what `make figures` calls)
     python -m lib.runs refresh                    re-execute the committed notebooks in place (`make notebooks`)
     python -m lib.runs train rotated-mnist        train a bundled model again (`make train`), or hands, or hand-classifier
+    python -m lib.runs pairs FOLDER --out DIR     frames and one table for a folder of image pairs, several methods
 """
 
 import hashlib
@@ -13,7 +14,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from tqdm import tqdm
@@ -98,6 +99,51 @@ def train_command(
     print(f"model: {os.path.relpath(out)}")
 
 
+@app.command("pairs")
+def pairs_command(
+        folder: Annotated[Path, typer.Argument(help="pairs.csv, NAME_0.png and NAME_1.png, or subfolders of two images")],
+        out: Annotated[Path, typer.Option(help="frames and tables go here; what stands there is not made again")],
+        model: Annotated[str, typer.Option(help="hands, a folder in the StableDiffusionPipeline layout, or a hub id")] = "hands",
+        methods: Annotated[str, typer.Option(help="names with commas between")] = "lerp,slerp,stein",
+        frames: int = 17, batch: Annotated[int, typer.Option(help="pairs at once")] = 8,
+        assignments: Annotated[list[str] | None, typer.Option(
+            "-p", help="method.name=value for one method, name=value for all; NAME.method=stein makes another NAME")] = None,
+        size: Annotated[int | None, typer.Option(help="pixels a side, the model's own if left out")] = None,
+        revision: Annotated[str | None, typer.Option(help="of a hub id")] = None,
+        sigma: Annotated[float | None, typer.Option(help="noise level that methods work at")] = None,
+        density_sigma: Annotated[float | None, typer.Option(help="noise level of the log-density columns")] = None,
+        guidance: float = 1.0, negative: str = "", device: str = "cpu", gif: bool = False,
+        micro_batch: Annotated[int, typer.Option(help="images or latents a network call")] = 8) -> None:
+    """Frames between the two images of every pair, by every method, as files and one table; a cut run goes on."""
+    from lib import pairs
+    from lib.pairs.plan import parsed
+
+    wanted = [name.strip() for name in methods.split(",") if name.strip()]
+    settings = parsed(assignments or [], wanted)
+    found = pairs.read_pairs(folder)
+    score = _latent_model(model, size, revision=revision, sigma=sigma, device=device, micro_batch=micro_batch)
+    score = score.prompted("", guidance=guidance, negative=negative)
+    pairs.run_pairs(score, found, wanted, out, frames=frames, batch=batch, settings=settings, density_sigma=density_sigma,
+                    gif=gif)
+    print((out / "summary.csv").read_text(encoding="utf-8"), end="")
+    print(f"{len(found)} pairs, {len(wanted)} methods: {os.path.relpath(out / 'table.csv')}")
+
+
+def _latent_model(name: str, size: int | None, **settings: Any) -> Any:
+    """A bundled model by its name, else a folder or a hub id."""
+    from lib.scores import StableDiffusionScore, load, load_stable_diffusion
+    from lib.scores.loading import BUNDLED
+
+    if name not in BUNDLED:
+        return load_stable_diffusion(name, size=None if size is None else (size, size), **settings)
+    if size is not None:
+        raise ValueError(f"{name} has its own size; leave --size out")
+    score = load(name, **settings)
+    if not isinstance(score, StableDiffusionScore):
+        raise ValueError(f"{name} is no latent text-to-image model; name hands, a folder or a hub id")
+    return score
+
+
 def _report(outcomes: list[Outcome]) -> None:
     """Print files, fallbacks, times and failures, the closing line last; exit 1 if anything failed."""
     fallbacks: dict[str, list[str]] = {}
@@ -123,7 +169,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that drafts are removed then, too
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
