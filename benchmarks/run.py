@@ -21,13 +21,14 @@ from rich.table import Table
 from lib import checks, figures
 from lib.solvers import ConvergenceWarning
 
-from . import Result, density, digits, peers, sphere
+from . import Result, density, digits, latent, peers, sphere
 
 BENCHMARKS: dict[str, Callable[[bool], Result]] = {
     "accuracy": sphere.accuracy, "convergence": sphere.convergence, "memory": sphere.memory, "first_order": peers.first_order,
     "density_sphere": density.on_sphere, "density_mixtures": density.mixtures, "ablation": density.ablation,
     "initial_value": sphere.initial_value, "digits": digits.alone, "mnist": digits.mnist,
-    "quadrature": sphere.quadrature, "sharing": sphere.sharing, "trade": sphere.trade}
+    "quadrature": sphere.quadrature, "sharing": sphere.sharing, "trade": sphere.trade,
+    "latent": latent.full_size}
 
 app = typer.Typer(add_completion=False)
 
@@ -82,9 +83,9 @@ def text(value: object) -> str:
     return str(value)
 
 
-def keep(result: Result, out: Path, threads: int) -> None:
+def keep(result: Result, out: Path, threads: int, **settings: object) -> None:
     """Table, targets and notes with their provenance."""
-    about = {"benchmark": result.name, "title": result.title, "threads": threads}
+    about = {"benchmark": result.name, "title": result.title, "threads": threads, **settings}
     figures.save_results(result.name, result.rows, folder=out, parameters=about, data=result.data)
     verdict = {"targets": [vars(target) for target in result.targets], "notes": result.notes}
     figures.save_results(f"{result.name}-verdict", verdict, folder=out, parameters=about, data=result.data)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from functools import cache
 
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import Result, Target, fine_energy, order, peers, run, sphere, sphere_ends, table
+from benchmarks import Result, Target, fine_energy, latent, order, peers, run, sphere, sphere_ends, table
 from lib import exact
 from lib.metrics import SteinMetric
 from lib.scores import SphereScore
@@ -27,7 +28,8 @@ COLUMNS = {
     "mnist": ["digit", "line", "graph, sigma 0.6", "graph, sigma 1 → 0.6", "reference"],
     "quadrature": ["lam", "points", "degree", "coarse", "evaluations", "energy / exact − 1", "fine energy / exact − 1"],
     "sharing": ["how", "batches", "evaluations", "time, relative"],
-    "trade": ["sigma", "lam", "T", "batches", "fine energy / exact − 1", "exact dip"]}
+    "trade": ["sigma", "lam", "T", "batches", "fine energy / exact − 1", "exact dip"],
+    "latent": ["side", "evaluations", "measured", "seconds", "CPU s / evaluation", "peak, GB", "weights, GB"]}
 
 
 def test_every_benchmark_has_promised_columns():
@@ -76,6 +78,22 @@ def test_order_reads_a_power_law():
 
 def test_peak_memory_is_that_of_a_fresh_process():
     assert 5e7 < sphere.peak_memory() < 64e9
+
+
+def test_latent_sides_count_what_they_cost():
+    """17 points and 15 a Gauss–Newton step; 17 images times 50 steps, twice with guidance, one of the steps taken."""
+    rows = small("latent").rows.set_index("side")
+    assert rows.evaluations.to_dict() == {"geodesic": 17 + 15, "sampling": 17 * 50, "guided sampling": 2 * 17 * 50}
+    assert rows.measured.to_dict() == {"geodesic": 17 + 15, "sampling": 17, "guided sampling": 2 * 17}
+    assert (rows["peak, GB"] >= rows["before, GB"]).all() and (rows["CPU seconds"] > 0).all()
+    assert "extrapolated from the first 1 of 50" in small("latent").notes[0]
+
+
+def test_a_latent_side_runs_in_a_process_of_its_own():
+    setting = latent.Setting(narrow=8)
+    (row,) = latent.in_fresh_process("decoding", setting)
+    assert row["side"] == "decoding 1" and row["seconds"] > 0 and row["peak, GB"] > row["weights, GB"] > 0.05
+    assert "left out: calls: " in latent.compare(replace(setting, dtype="nothing"), ["calls"]).notes[-1]
 
 
 def test_missing_peers_are_named_with_the_mend(monkeypatch):

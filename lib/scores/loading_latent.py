@@ -31,9 +31,7 @@ def load_stable_diffusion(name: str | Path, *, revision: str | None = None, vari
     folder, origin = _folder(str(name), revision)
     scheduler = _fit_pipeline(folder)
     if origin["revision"]:
-        _snapshot(origin["name"], origin["revision"],
-                  [f"{part}/{_stem(variant, stem)}{end}" for part, stem in PARTS.items()
-                   for end in (".safetensors", "-*.safetensors", ".safetensors.index*.json")])
+        _snapshot(origin["name"], origin["revision"], weight_patterns(variant))
     files = [path for part, stem in PARTS.items()
              for path in (folder / part / "config.json", *_weights(folder / part, variant, stem))]
     parts = _parts(folder, variant, dtype)
@@ -50,6 +48,12 @@ def load_stable_diffusion(name: str | Path, *, revision: str | None = None, vari
     files += [folder / "scheduler" / "scheduler_config.json", *sorted(path for path in (folder / "tokenizer").iterdir())]
     score.origin = origin | {"sha256": {path.relative_to(folder).as_posix(): _sha256(path) for path in files}}
     return score
+
+
+def weight_patterns(variant: str | None) -> list[str]:
+    """What the hub is asked for: weights in one file or in shards, whose index names the variant at its end."""
+    return [f"{part}/{name}" for part, stem in PARTS.items() for name in (
+        f"{_stem(variant, stem)}.safetensors", f"{_stem(variant, stem)}-*.safetensors", f"{stem}*.index*.json")]
 
 
 def _fit_pipeline(folder: Path) -> Any:
