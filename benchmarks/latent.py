@@ -23,11 +23,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
-from torch import Tensor, nn
+from torch import Tensor
 
 from lib import checks, flow, interpolate, latents
 from lib.figures import ROOT
@@ -39,7 +39,6 @@ from . import Result, sphere, table
 FRAMES, STEPS, GUIDANCE, CALLS = 17, 50, 7.5, (1, 4, 8, 17)
 TIMES = ("seconds", "CPU seconds")
 DTYPES = ("float32", "float16", "bfloat16")
-HALF = "half precision on a CPU is slow where the CPU has no such arithmetic"
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def load(setting: Setting) -> StableDiffusionScore:
 
     torch.set_num_threads(setting.threads)
     pipe = pipeline(setting.version, setting.narrow).to(checks.device(setting.device))
-    for part in networks(pipe):
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.to(getattr(torch, setting.dtype))
     score = StableDiffusionScore(pipe, "a photo of a cat", size=(setting.size,) * 2, micro_batch=setting.micro_batch,
                                  sigma=setting.sigma)
@@ -108,18 +107,15 @@ def noise(score: StableDiffusionScore, n: int) -> Tensor:
     return torch.randn(n, *score.event_shape, generator=torch.Generator().manual_seed(0)).to(score.pipe.unet.device)
 
 
-def networks(pipe: Any) -> tuple[nn.Module, ...]:
-    return pipe.unet, pipe.vae, pipe.text_encoder
-
-
 def weights(score: StableDiffusionScore) -> float:
     """Gigabytes of all parameters."""
-    return sum(p.numel() * p.element_size() for part in networks(score.pipe) for p in part.parameters()) / 1e9
+    parts = (score.pipe.unet, score.pipe.vae, score.pipe.text_encoder)
+    return sum(p.numel() * p.element_size() for part in parts for p in part.parameters()) / 1e9
 
 
 def geodesic_side(score: StableDiffusionScore, setting: Setting) -> list[dict]:
-    start, end = noise(score, 2).split(1)
-    made = []
+    """Our method between two latents; decoding the frames is a side of its own, the same for both."""
+    (start, end), made = noise(score, 2).split(1), []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)     # a column says so
         row = measured(setting, lambda: made.append(interpolate(
@@ -133,8 +129,8 @@ def sampling_side(score: StableDiffusionScore, setting: Setting, guidance: float
     score = score.prompted("a photo of a cat", guidance=guidance)
     levels = [*flow.noise_levels(score, top := score.noise_range[1], STEPS), 0.0][:setting.measured + 1]
     x, before = top * noise(score, FRAMES), score.counter.evaluations
-    row = measured(setting, lambda: flow.follow(score, x, levels))
-    spent, part = score.counter.evaluations - before, setting.measured / STEPS
+    row, part = measured(setting, lambda: flow.follow(score, x, levels)), setting.measured / STEPS
+    spent = score.counter.evaluations - before
     return [row | {"side": "sampling" if guidance == 1 else "guided sampling", "evaluations": round(spent / part),
                    "measured": spent, **{name: row[name] / part for name in TIMES}}]
 
@@ -172,30 +168,36 @@ def in_fresh_process(name: str, setting: Setting) -> list[dict]:
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True,
                           env=os.environ | {"OMP_NUM_THREADS": str(setting.threads)})
     if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or [f"ended with code {done.returncode}"]
-        raise RuntimeError(f"{last[0]}" + " (killed: too little memory?)" * (done.returncode == -9))
+        last = "killed: too little memory?" if done.returncode == -9 else (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RuntimeError(f"ended with code {done.returncode}: {last}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 COLUMNS = ("side", "evaluations", "measured", *TIMES, "CPU s / evaluation", "before, GB", "peak, GB", "weights, GB", "converged")
 
 
-def compare(setting: Setting, sides: list[str] | None = None, *, fresh: bool = True) -> Result:
-    """Each side in a fresh process, else all in this one; a side that fails is left out and named."""
-    rows, notes, names = [], [], [checks.choice("side", name, SIDES) for name in sides or SIDES]
+def compare(setting: Setting, sides: list[str] | None = None, *, fresh: bool = True,
+            each: Callable[[Result], None] = lambda result: None) -> Result:
+    """Each side in a fresh process, else all in this one; one that fails is named. each: gets the result after every side."""
+    rows, notes, names = [], said(setting), [checks.choice("side", name, SIDES) for name in sides or SIDES]
     run = in_fresh_process if fresh else partial(side, score=load(setting))
-    for name in names:
-        try:
-            rows += run(name, setting)
-        except RuntimeError as error:
-            notes.append(f"left out: {name}: {error}")
-    for row in rows:
-        row["CPU s / evaluation"] = row["CPU seconds"] / row["evaluations"] if row.get("evaluations") else math.nan
-    frame = table({key: row.get(key, "" if key == "converged" else math.nan) for key in COLUMNS} for row in rows)
     size = "the true size" if setting.narrow == 1 else f"widths divided by {setting.narrow}"
     title = (f"Stable Diffusion {setting.version}, {size}, random weights, {setting.size}×{setting.size} pixels, "
              f"{setting.dtype}, micro-batches of {setting.micro_batch}")
-    return Result("latent", title, frame, [], [*said(setting), *notes])
+    for name in names:
+        try:
+            rows += [in_order(row) for row in run(name, setting)]
+        except (RuntimeError, MemoryError) as error:
+            notes.append(f"left out: {name}: {error}")
+        each(result := Result("latent", title, table(rows), [], notes))
+    return result
+
+
+def in_order(row: dict) -> dict:
+    """All columns, with NaN or nothing where a side has no such number."""
+    if row.get("evaluations"):
+        row = row | {"CPU s / evaluation": row["CPU seconds"] / row["evaluations"]}
+    return {key: row.get(key, "" if key == "converged" else math.nan) for key in COLUMNS}
 
 
 def said(setting: Setting) -> list[str]:
@@ -205,11 +207,11 @@ def said(setting: Setting) -> list[str]:
     where = f"on {torch.cuda.get_device_name(setting.device)}; peak: torch.cuda.max_memory_allocated" if setting.cuda else \
         (f"on {setting.threads} threads of a CPU ({platform.machine()}, {os.cpu_count()} in all); CPU seconds leave out waiting "
          "for other programs; peak: resident memory of the process, libraries included")
-    small = [f"{setting.size} pixels, not 512: an evaluation of 512 pixels costs far more time; --size 512 measures it"]
+    small = f"{setting.size} pixels, not 512: an evaluation of 512 pixels costs far more time; --size 512 measures it"
     return [f"sampling, guided sampling: evaluations and seconds are {steps}",
             f"geodesic: at most {setting.iterations} Gauss–Newton steps from the straight line, one prompt for all points; a "
             "changing prompt doubles the evaluations a step; how many steps a trained model needs is not measured here",
-            where, *(small if setting.size < 512 else []), *([HALF] if not setting.cuda and setting.dtype != "float32" else [])]
+            where, *([small] if setting.size < 512 else [])]
 
 
 def full_size(quick: bool = False) -> Result:
@@ -239,10 +241,9 @@ def main(size: Annotated[int, typer.Option(help="pixels a side, a multiple of 64
     setting = Setting(size, checks.choice("dtype", dtype, DTYPES), str(checks.device(device)), micro_batch, threads=threads)
     setting = replace(setting, iterations=iterations or (40 if setting.cuda else 8),
                       measured=min(measured or (STEPS if setting.cuda else 3), STEPS))
-    wanted = [name.strip() for name in sides.split(",") if name.strip()]
-    result = replace(compare(setting, wanted), name=f"latent_{size}_{dtype}_{torch.device(device).type}")
+    name, wanted = f"latent_{size}_{dtype}_{torch.device(device).type}", [s.strip() for s in sides.split(",") if s.strip()]
+    result = compare(setting, wanted, each=lambda r: run.keep(replace(r, name=name), out, threads, **asdict(setting)))
     run.show(run.Console(width=None if run.Console().is_terminal else 180), result)
-    run.keep(result, out, threads, **asdict(setting))
 
 
 if __name__ == "__main__":

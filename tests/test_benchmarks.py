@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 from functools import cache
 
 import pandas as pd
@@ -93,7 +92,19 @@ def test_a_latent_side_runs_in_a_process_of_its_own():
     setting = latent.Setting(narrow=8)
     (row,) = latent.in_fresh_process("decoding", setting)
     assert row["side"] == "decoding 1" and row["seconds"] > 0 and row["peak, GB"] > row["weights, GB"] > 0.05
-    assert "left out: calls: " in latent.compare(replace(setting, dtype="nothing"), ["calls"]).notes[-1]
+
+
+def test_a_latent_side_that_fails_is_left_out_and_the_others_are_kept(monkeypatch):
+    def killed(name, setting):
+        if name == "sampling":
+            raise RuntimeError("ended with code -9: killed: too little memory?")
+        return [{"side": name, "seconds": 1.0, "CPU seconds": 0.9, "evaluations": 3, "measured": 3}]
+
+    monkeypatch.setattr(latent, "in_fresh_process", killed)
+    kept = []
+    result = latent.compare(latent.Setting(), ["geodesic", "sampling", "calls"], each=lambda r: kept.append(len(r.rows)))
+    assert kept == [1, 1, 2] and list(result.rows["CPU s / evaluation"]) == pytest.approx([0.3, 0.3])
+    assert result.notes[-1] == "left out: sampling: ended with code -9: killed: too little memory?"
 
 
 def test_missing_peers_are_named_with_the_mend(monkeypatch):

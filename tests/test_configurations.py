@@ -7,10 +7,10 @@ from fnmatch import fnmatch
 
 import pytest
 import torch
-from benchmarks import stable_diffusion
-from benchmarks.stable_diffusion import CONFIGURATIONS, WIDTHS, configuration, parts
 from pipelines import pipeline as small_pipeline
 
+from benchmarks import stable_diffusion
+from benchmarks.stable_diffusion import CONFIGURATIONS, WIDTHS, configuration, parts
 from lib import latents
 from lib.scores import StableDiffusionScore, load_stable_diffusion, loading_latent
 
@@ -132,7 +132,7 @@ def test_weights_in_shards(variant, pipes, tmp_path):
     torch.testing.assert_close(score(x), given(x), rtol=1e-3, atol=1e-4)
     shards = [name for name in score.origin["sha256"] if name.startswith("unet/") and name.endswith(".safetensors")]
     assert len(shards) == len(list((tmp_path / "unet").glob("*.safetensors")))
-    wanted = loading_latent.weight_patterns(variant)            # what a hub would be asked for holds every file but configurations
+    wanted = loading_latent.weight_patterns(variant)            # what the hub is asked for: every file but configurations
     for part in ("unet", "vae", "text_encoder"):
         names = [f"{part}/{path.name}" for path in (tmp_path / part).iterdir() if path.name != "config.json"]
         assert names and all(any(fnmatch(name, pattern) for pattern in wanted) for name in names)
