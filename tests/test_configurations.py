@@ -84,7 +84,7 @@ def test_loaded_as_it_was_saved(version, folders, pipes):
     torch.testing.assert_close(score.denoise(x), clean, rtol=1e-4, atol=1e-5)
 
 
-@every_version
+@pytest.mark.parametrize("version", ["1.5", "2.1"])
 def test_slicing_tiling_and_micro_batches_change_nothing_but_memory(version, folders):
     plain, thrifty = (load_stable_diffusion(folders[version], prompt=PROMPT, sigma=1.0, **settings) for settings in (
         {}, {"attention_slicing": True, "vae_tiling": True, "micro_batch": 1}))
@@ -93,8 +93,7 @@ def test_slicing_tiling_and_micro_batches_change_nothing_but_memory(version, fol
     torch.testing.assert_close(latents.decode(thrifty, x), latents.decode(plain, x), rtol=1e-3, atol=1e-4)
 
 
-@every_version
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("version, dtype", [("1.5", torch.float16), ("2.1-base", torch.bfloat16), ("2.1", torch.bfloat16)])
 def test_half_precision_on_a_cpu(version, dtype, folders):
     full, half = (load_stable_diffusion(folders[version], prompt=PROMPT, sigma=1.0, dtype=d) for d in (torch.float32, dtype))
     x = points(full)
