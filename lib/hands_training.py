@@ -24,10 +24,10 @@ from .models import replaceable, write_folder
 from .training import Loss, Settings, State, fit, made_how
 
 AUTOENCODER = Settings(steps=4000, batch=8, rate=1e-3, warmup=200, ema=0.999, every=250)
-DENOISER = Settings(steps=8000, batch=16, rate=6e-4, warmup=200, ema=0.999, every=250)
+DENOISER = Settings(steps=6500, batch=16, rate=6e-4, warmup=200, ema=0.999, every=250)
 KL = 5e-4                 # weight of the KL term, a mean over latent entries
 EDGES = 1.0               # weight of the terms of neighbours' differences
-COPIES = 24               # moved copies of each photograph, encoded once
+COPIES = 14               # moved copies of each photograph, encoded once
 GUIDANCE, STEPS = 3.0, 25                # of samples
 RATED = 20                # samples of each digit, of which the classifier reads how many are right
 WRITTEN = {"README.md", "samples.png", "reconstructions.png", "model_index.json", "scheduler/scheduler_config.json",
