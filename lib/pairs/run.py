@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import checks, latents
-from ..classifier import DigitClassifier, Reference
+from ..classifier import Classifier, Reference
 from ..evaluation import evaluate, load_lpips, mse, path_log_density, set_summary, summary
 from ..evaluation.frames import Distance
 from ..evaluation.table import _is_measure
@@ -35,7 +35,7 @@ OWN = ("method", "pair", "prompt", "end_prompt", "converged", "settings")
 
 def run_pairs(score: StableDiffusionScore, pairs: Pairs, methods: Sequence[str], out: str | Path, *, frames: int = 17,
               batch: int = 8, settings: Mapping[str, Mapping[str, Any]] | None = None, density_sigma: float | None = None,
-              distances: Mapping[str, Distance] | None = None, classifier: DigitClassifier | None = None,
+              distances: Mapping[str, Distance] | None = None, classifier: Classifier | None = None,
               reference: Reference | None = None, truth: Tensor | None = None, gif: bool = False,
               progress: bool = True) -> pd.DataFrame:
     """Frames between the images of every pair by every method, and a table with one row a (method, pair).
@@ -77,7 +77,7 @@ class _Run:
     distances: dict[str, Distance]
     gif: bool
 
-    def check(self, classifier: DigitClassifier | None, reference: Reference | None) -> None:
+    def check(self, classifier: Classifier | None, reference: Reference | None) -> None:
         """Everything that can be wrong is better known before the work; digests of images and model are taken here."""
         if not isinstance(self.score, StableDiffusionScore):
             raise TypeError(f"run_pairs wants a StableDiffusionScore (load_stable_diffusion), got {type(self.score).__name__}")
@@ -213,7 +213,7 @@ def _work_off(run: _Run, label: str, chunks: Iterable[list[int]], bar: tqdm) -> 
             warnings.warn(f"{label}: not enough memory for {len(rows)} pairs at once; it goes on with {limit}", stacklevel=3)
 
 
-def _report(run: _Run, classifier: DigitClassifier | None, reference: Reference | None) -> pd.DataFrame:
+def _report(run: _Run, classifier: Classifier | None, reference: Reference | None) -> pd.DataFrame:
     """Write the table and its summary; return the table."""
     table = pd.DataFrame([run.measured(label, i) for label in run.plan for i in range(len(run.pairs))])
     means = [summary(table)]
@@ -232,7 +232,7 @@ def _report(run: _Run, classifier: DigitClassifier | None, reference: Reference 
     return table
 
 
-def _of_the_pairs(run: _Run, classifier: DigitClassifier) -> Reference:
+def _of_the_pairs(run: _Run, classifier: Classifier) -> Reference:
     every = (torch.stack(run.pairs.images(i, run.size)) for i in range(len(run.pairs)))
     x = torch.cat([classifier.features(images) for images in every]).double()
     return Reference(x.mean(0), x.T.cov(), x, f"the {len(x)} images given", classifier.sha256)
