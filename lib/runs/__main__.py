@@ -123,9 +123,12 @@ def pairs_command(
     found = pairs.read_pairs(folder)
     score = _latent_model(model, size, revision=revision, sigma=sigma, device=device, micro_batch=micro_batch)
     score = score.prompted("", guidance=guidance, negative=negative)
-    pairs.run_pairs(score, found, wanted, out, frames=frames, batch=batch, settings=settings, density_sigma=density_sigma,
-                    gif=gif)
+    table = pairs.run_pairs(score, found, wanted, out, frames=frames, batch=batch, settings=settings, density_sigma=density_sigma,
+                            gif=gif)
     print((out / "summary.csv").read_text(encoding="utf-8"), end="")
+    for label, lost in table["converged"].eq(False).groupby(table["method"], sort=False).sum().items():
+        if lost:
+            print(f"{label}: {lost} of {len(found)} geodesics did not converge (column converged of the table)")
     print(f"{len(found)} pairs, {len(wanted)} methods: {os.path.relpath(out / 'table.csv')}")
 
 
