@@ -96,7 +96,7 @@ def augmented(pixels: Tensor, generator: torch.Generator, size: int = SIZE) -> T
 
 
 def moving(images: Tensor, amount: Tensor, *, degrees: float = 0.0, shift: tuple[float, float] = (0.0, 0.0),
-           scale: float = 1.0) -> Tensor:
+           scale: float = 1.0, size: int = SIZE) -> Tensor:
     """Each image (n, c, h, w), moved by the share `amount` (frames,) of the whole movement: (n, frames, c, size, size).
 
     The known truth for paths between the first and the last: degrees and shift grow linearly, scale as scale**amount. Negative
@@ -104,18 +104,19 @@ def moving(images: Tensor, amount: Tensor, *, degrees: float = 0.0, shift: tuple
     """
     n, t = len(images), torch.as_tensor(amount, dtype=torch.float32).repeat(len(images))
     frames = moved(images.repeat_interleave(len(amount), 0), degrees=degrees * t, shift=t[:, None] * torch.tensor(shift),
-                   scale=scale**t)
+                   scale=scale**t, size=size)
     return frames.unflatten(0, (n, len(amount)))
 
 
-def drawn(pipe: Any, captions: Sequence[str], seeds: Sequence[int], *, steps: int = 25, guidance: float = 3.0) -> Tensor:
-    """One sample (n, 3, h, w) in [0, 1] of each caption by the pipeline's own scheduler, the same alone and in a batch.
+def drawn(pipe: Any, captions: Sequence[str], seeds: Sequence[int], *, steps: int = 25, guidance: float = 3.0,
+          size: int | None = None) -> Tensor:
+    """One sample (n, 3, size, size) in [0, 1] of each caption by the pipeline's own scheduler, the same alone and in a batch.
 
-    seeds: (n,), each image its own noise. guidance: of classifier-free guidance, 1 for none.
+    seeds: (n,), each image its own noise. guidance: of classifier-free guidance, 1 for none. size: the model's own if None.
     """
     pipe.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-    return pipe(list(captions), num_inference_steps=steps, guidance_scale=guidance, output_type="pt",
+    return pipe(list(captions), num_inference_steps=steps, guidance_scale=guidance, output_type="pt", height=size, width=size,
                 generator=generators).images.float().cpu()
 
 
