@@ -19,9 +19,9 @@ help: ## list the commands
 figures: $(READY) ## run every notebook that changed and write figures/ (ARGS="--only 03" for one)
 	@$(BIN)/python -m lib.runs figures $(ARGS)
 
-# Two processes of one thread finish sooner than one of two. A file's tests stay together, the longest files come first.
+# Two or three processes of one thread finish sooner than one of several. A file's tests stay together, the longest files come first.
 test: $(READY) ## run all tests, the notebooks' checked cells among them (ARGS="-k metric" for some)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest notebooks tests --nbval-lax -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest notebooks tests --nbval-lax -n auto --maxprocesses=3 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 notebooks: $(READY) ## re-execute the committed notebooks in place (ARGS="03" for one)
 	@$(BIN)/python -m lib.runs refresh $(ARGS)
