@@ -176,9 +176,7 @@ def _flow(metric: ScoreMetric, frames: Tensor, distance: float, damping: float, 
         if len(active) == 0:
             break
     moved = (now.x - given)[:, 1:-1].flatten(1).square().mean(1).sqrt()
-    out = now.x.reshape(frames.shape).to(frames)
-    out[:, [0, -1]] = frames[:, [0, -1]]
-    return Smoothed(out, moved, steps, reason)
+    return Smoothed(now.x.reshape(frames.shape).to(frames), moved, steps, reason)
 
 
 def _until(moved: Tensor, delta: Tensor, distance: float) -> Tensor:
