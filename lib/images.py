@@ -49,15 +49,20 @@ def read(path: str | Path, *, size: int, channels: int = 3) -> Tensor:
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = _eight_bits(ImageOps.exif_transpose(image))
-            if min(image.size) < LEAST:
-                raise ValueError(f"{image.width}×{image.height} pixels are too few")
-            if image.has_transparency_data:
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            square = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.BICUBIC)
+            return square(image, size=size, channels=channels)
     except Exception as error:      # decoders answer a damaged file with nearly any class
         raise ValueError(f"cannot read {Path(path).name}: {error}; replace or remove it") from error
-    return torch.from_numpy(np.array(square, np.float32).reshape(size, size, channels) / 255).permute(2, 0, 1).contiguous()
+
+
+def square(image: Image.Image, *, size: int, channels: int = 3) -> Tensor:
+    """An opened picture (of a moving one, the frame it stands at) as `read` gives it; ValueError if it is too small."""
+    image = _eight_bits(ImageOps.exif_transpose(image))
+    if min(image.size) < LEAST:
+        raise ValueError(f"{image.width}×{image.height} pixels are too few")
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    fitted = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(fitted, np.float32).reshape(size, size, channels) / 255).permute(2, 0, 1).contiguous()
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
