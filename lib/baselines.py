@@ -84,8 +84,8 @@ def guided_walk(score: Score, start: Tensor, velocity: Tensor, frames: int, time
     step = velocity.flatten(1).norm(dim=1) * checks.positive("time", time) / (checks.count("frames", frames, least=2) - 1)
     x, path = start, [start]
     direction = scale(1 / velocity.flatten(1).norm(dim=1), velocity)
-    for _ in range(frames - 1):
-        s = checks.finite("the score on the walk", score(x))
+    for place in torch.linspace(0, 1, frames)[:-1]:
+        s = checks.finite("the score on the walk", score.along(place.reshape(1))(x))
         tangent = direction - scale(dot(direction, s) / dot(s, s).clamp_min(torch.finfo(x.dtype).tiny), s)
         new = x + scale(step / tangent.flatten(1).norm(dim=1).clamp_min(1e-12), tangent) + pull * score.sigma**2 * s
         made = new - x

@@ -15,7 +15,7 @@ from .presets import METHODS, Preset
 from .scores import Counter, Score, as_score
 from .scores.distillation import distilled
 from .solvers import Geodesic, geodesic, shoot
-from .spaces import SPACES, Space, working_space
+from .spaces import Space, working_space
 
 
 @dataclass
@@ -130,22 +130,21 @@ def extrapolate(model: Score | Callable[[Tensor], Tensor], start: Tensor, veloci
     """Frames that leave `start` with `velocity` (batch, *event) and run for `time`, the first of them the start.
 
     method: "stein", "density", "both" or "yu2025" (exponential map of that metric), or a baseline ("straight", "guided_walk").
-    space, seed, flow_steps, flow_method: as for `interpolate`, with the same noise; the velocity is carried by the scale of
-    the coordinates. "ddim" raises ValueError: an inversion would carry the velocity by its derivative.
+    space, seed, flow_steps, flow_method: as for `interpolate`; the velocity is carried along (`Space.carry`), by the derivative
+    of the inversion for "ddim", which costs two more.
     settings: of the metric, and of `shoot` (steps, form, radius, …; its method, rk4 or dopri5, as `ode`) or of the baseline,
     all of that space.
     """
     score, frames = as_score(model), checks.count("frames", frames, least=2)
     known = ["stein", "density", "both", "yu2025"]
     checks.choice("method", method, [*known, *baselines.EXTRAPOLATIONS])
-    if checks.choice("space", space, SPACES) == "ddim":
-        raise ValueError("space='ddim' is for end points: an inversion carries no velocity here; use space='shared_noise'")
     start, velocity = (checks.batched(n, x, score.event_shape) for n, x in (("start", start), ("velocity", velocity)))
     checks.positive("time", time)
     before = replace(score.counter)
     room = working_space(score, space, sigma, seed=seed, steps=flow_steps, method=flow_method)
     _in_units(room, score, start=start)
-    x, v = room.enter(start), velocity if space == "clean" else room.score.unit * velocity
+    first = room.along(torch.zeros(1))
+    x, v = first.enter(start), first.carry(start, velocity)
     if method in baselines.EXTRAPOLATIONS:
         walk, path = baselines.EXTRAPOLATIONS[method], None
         used = {"time": time, **(walk.__kwdefaults__ or {}), **settings}

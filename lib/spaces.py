@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import checks, flow
+from .metrics.base import scale
 from .scores.base import Score
 from .scores.variance_preserving import VariancePreservingScore
 
@@ -37,6 +38,10 @@ class Space:
     def enter(self, x: Tensor) -> Tensor:
         """Clean points (n, *event) -> points of this space (n, *event)."""
         return x
+
+    def carry(self, x: Tensor, v: Tensor) -> Tensor:
+        """Velocities v at clean points x, (n, *event) each -> velocities there in this space."""
+        return v
 
     def leave(self, z: Tensor) -> Tensor:
         """Points of this space (n, *event) -> clean points (n, *event)."""
@@ -69,6 +74,15 @@ class NoisedSpace(Space):
             return self.score.encode(flow.diffuse(self.model, x, self.level, **self.flow))
         noise = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(self.seed), dtype=torch.float64)
         return self.score.encode(x + self.level * noise.to(x))
+
+    def carry(self, x: Tensor, v: Tensor) -> Tensor:
+        """√ᾱ scale·v under shared noise; for "ddim" the inversion's derivative along v, a central difference, two inversions."""
+        if self.kind == "shared_noise":
+            return self.score.unit * v
+        spread = (x[0].numel() * self.score.alpha_bar) ** 0.5 / self.score.unit     # norm of data of unit variance
+        reach = 0.01 * spread / v.flatten(1).norm(dim=1).clamp_min(1e-12)
+        ahead, behind = (self.enter(x + scale(h, v)) for h in (reach, -reach))
+        return scale(0.5 / reach, ahead - behind)
 
     def leave(self, z: Tensor) -> Tensor:
         return flow.denoise(self.model, self.score.decode(z), self.level, **self.flow)

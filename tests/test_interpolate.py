@@ -200,7 +200,7 @@ def test_baselines_are_the_paths_module():
     (lambda a, b: interpolate(SphereScore(), a, b, space="ddim", sigma=0.5, noise_levels=(0.6, 0.4)), ValueError, "below"),
     (lambda a, b: baselines.noisediffusion(a, b, 5, a, b[:, :2]), ValueError, "clean_b"),
     (lambda a, b: extrapolate(SphereScore(), a, 0 * b), ValueError, "zero"),
-    (lambda a, b: extrapolate(SphereScore(), a, b, space="ddim"), ValueError, "use space='shared_noise'"),
+    (lambda a, b: extrapolate(SphereScore(), a, 0 * b, space="ddim"), ValueError, "zero"),
     (lambda a, b: extrapolate(SphereScore(), a, b, space="clear"), ValueError, "did you mean 'clean'"),
     (lambda a, b: extrapolate(lambda x: -x, a, b, space="shared_noise"), ValueError, "one fixed density"),
     (lambda a, b: extrapolate(SphereScore(), a, b, method="georce"), ValueError, "unknown method"),
@@ -290,6 +290,21 @@ def test_a_line_through_inverted_ends_of_a_gaussian_comes_back_as_the_line():
     score, start, end = network_and_ends()
     result = interpolate(score, start, end, method="lerp", space="ddim", sigma=1.0, flow_steps=150, flow_method="heun", frames=5)
     torch.testing.assert_close(result.frames, paths.lerp(start, end, 5), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("space", ["shared_noise", "ddim"])
+def test_a_velocity_is_carried_into_a_noised_space(space):
+    """Of a Gaussian the flow is linear: a straight line comes back as the line, with the velocity given."""
+    score, start, end = network_and_ends()
+    common = dict(method="straight", space=space, sigma=1.0, flow_steps=150, flow_method="heun", frames=5, time=2.0)
+    ahead = extrapolate(score, start, end - start, **common).frames
+    if space == "ddim":
+        torch.testing.assert_close(ahead, paths.lerp(start, 2 * end - start, 5), atol=4e-3, rtol=0)
+    noise = (ahead[:, 0] - start) * (space == "shared_noise")
+    shrink = moments(score)[1] / (moments(score)[1] ** 2 + 1.0).sqrt()      # of the flow from sigma 1 to 0
+    moved = (ahead[:, -1] - ahead[:, 0]) / (2 * (end - start) * (shrink if space == "shared_noise" else 1.0))
+    torch.testing.assert_close(moved, torch.ones_like(moved), atol=1e-2, rtol=0)
+    assert space == "ddim" or noise.abs().max() > 0.05
 
 
 def test_ddim_slerp_is_a_great_circle_in_the_model_s_coordinates():

@@ -18,7 +18,8 @@ from lib.metrics import DensityMetric, SteinMetric
 from lib.scores import DistillationScore, StableDiffusionScore, load, load_stable_diffusion
 from lib.scores.distillation import NEGATIVE, distilled
 from lib.scores.variance_preserving import VariancePreservingScore
-from lib.solvers import FunctionalGradient, geodesic
+from lib.solvers import ConvergenceWarning, FunctionalGradient, geodesic, shoot
+from lib.solvers.initial_value import flow as flow_of
 
 LATENT = (4, 8, 8)
 PIPES = {version: pipeline(version) for version in VERSIONS}
@@ -181,15 +182,39 @@ def test_methods_by_name(method):
 
 
 def test_extrapolation_by_name():
-    """One prompt a start; paper B's form asks its distillation direction; a prompt that changes has no place there."""
+    """One prompt a start; paper B's form asks its distillation direction, row by row what each start gives alone."""
     score, start, velocity = score_of(prompt=["a cat", "hat"], negative="blur"), points(2, 5), 0.1 * points(2, 6)
     for method, space in (("yu2025", "clean"), ("stein", "shared_noise"), ("straight", "clean")):
         few = {} if method == "straight" else {"steps": 2}
         made = extrapolate(score, start, velocity, method=method, space=space, frames=3, sigma=2.0, flow_steps=2, **few)
         assert made.frames.shape == (2, 3, *LATENT) and made.settings["prompt"] == ["a cat", "hat"]
         assert ("distillation" in made.settings) == (method == "yu2025")
-    with pytest.raises(ValueError, match="come without their place"):
-        extrapolate(score_of(end_prompt="a dog"), start, velocity, sigma=2.0, steps=2)
+        alone = extrapolate(score.prompted("hat"), start[1], velocity[1], method=method, space=space, frames=3, sigma=2.0,
+                            flow_steps=2, **few)
+        if method != "yu2025":          # its noise is fresh at each call
+            torch.testing.assert_close(made.frames[1], alone.frames[0], rtol=1e-2, atol=2e-2)
+
+
+def test_a_prompt_moves_along_an_extrapolation():
+    """Asked at the place reached: with rk4 and two steps first at 0, last at 1; no conserved speed is claimed."""
+    score, start, velocity = score_of(end_prompt="a dog", negative="blur"), points(2, 5), 0.1 * points(2, 6)
+    for prompt in ("a cat", "a dog"):
+        fixed = shoot(DensityMetric(score_of(prompt=prompt, sigma=2.0), 0.1), start, velocity, steps=2)
+        moving = shoot(DensityMetric(score_of(prompt=prompt, end_prompt=prompt, sigma=2.0), 0.1), start, velocity, steps=2)
+        torch.testing.assert_close(moving.points, fixed.points, rtol=1e-4, atol=1e-4)
+    places = []
+    metric = DensityMetric(score.at(2.0), 0.1)
+    metric.along = lambda times: places.append(float(times[0])) or DensityMetric(score.at(2.0).along(times), 0.1)
+    flow_of(metric, start, velocity, time=3.0, steps=2)
+    assert places[0] == 0 and places[-1] == 1 and sorted(set(places)) == pytest.approx([0, 1/6, 1/3, 1/2, 2/3, 5/6, 1])
+    ball = DensityMetric(DistillationScore(score_of(negative="blur", sigma=2.0), fresh=False), 0.1)
+    both = shoot(ball, start, velocity, steps=2, form="yu2025", radius="start").points
+    alone = shoot(ball, start[1], velocity[1], steps=2, form="yu2025", radius="start").points
+    torch.testing.assert_close(both[1], alone[0], rtol=1e-3, atol=1e-3)
+    with pytest.warns(ConvergenceWarning, match="the score moves along the path"):
+        shoot(DensityMetric(score.at(2.0), 0.5), start, velocity, steps=2)
+    walk = extrapolate(score, start, velocity, method="guided_walk", sigma=2.0, frames=3)
+    assert bool(torch.isfinite(walk.frames).all())
 
 
 def test_micro_batches_sizes_and_derivatives():

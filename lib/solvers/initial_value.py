@@ -5,6 +5,8 @@ v^T G v = exp(−2 alpha f)(‖v‖² + lam (s·v)²) is constant; how far it dr
 
 form="yu2025" is the equation of the released code of arXiv 2504.06675, the density geodesic at constant *Euclidean* speed,
 v' = −alpha‖v‖² (s − (s·v) v/‖v‖²): the same curve under another parameter.
+
+A score that changes along the path by itself (a moving prompt) is asked at the place reached, and nothing is conserved then.
 """
 
 from __future__ import annotations
@@ -53,36 +55,43 @@ def shoot(metric: Metric, start: Tensor, velocity: Tensor, *, time: float = 1.0,
             drift = _drift(_log_speed(metric, form, points, velocities, f, scores))
         settings |= {"metric": metric.name, "solver": "shoot", "radius": radius, "speed_drift": drift.tolist()}
         converged = (drift <= DRIFT).cpu()
-        reason = [("integrated" if ok else f"the conserved speed drifts by {d:.1%}; raise steps= or use method='dopri5'")
+        mend = ("the score moves along the path, which conserves no speed" if getattr(metric.score, "moves", False) else
+                "raise steps= or use method='dopri5'")
+        reason = [("integrated" if ok else f"the conserved speed drifts by {d:.1%}; {mend}")
                   for ok, d in zip(converged, settings["speed_drift"], strict=True)]
         result = describe(metric, points, scores=scores, converged=converged, reason=reason, settings=settings)
     return finish(charge(result, metric, before))
 
 
 def flow(metric: Metric, x: Tensor, v: Tensor, *, time: float = 1.0, steps: int = 100, method: str = "rk4",
-         form: str = "closed", rtol: float | None = None, atol: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
+         form: str = "closed", rtol: float | None = None, atol: float | None = None,
+         part: tuple[float, float] = (0.0, 1.0)) -> tuple[Tensor, Tensor, Tensor]:
     """The geodesic flow itself, unwrapped and differentiable: x, v (batch, *event) -> points and velocities
     (batch, steps + 1, *event) and log p − log p(start) (batch, steps + 1), which stays 0 for a metric without f.
 
+    part: which part of a path in [0, 1] this is, for a score that must be told (see `Score.along`).
     A row that blows up is left as it is with "rk4"; with "dopri5" ArithmeticError is raised for the batch.
     """
     checks.positive("time", time), checks.count("steps", steps)
     times = torch.linspace(0, time, steps + 1, dtype=torch.float64, device=x.device)
-    y = integrate(_equation(metric, form, x.shape), _pack(x, v), times, method, rtol, atol)
+    place = lambda t: (part[0] + (part[1] - part[0]) * t / time).reshape(1)
+    y = integrate(_equation(metric, form, x.shape, place), _pack(x, v), times, method, rtol, atol)
     points, velocities, f = y.tensor_split([x[0].numel(), 2 * x[0].numel()], dim=2)
     shape = (len(x), len(times), *x.shape[1:])
     return points.reshape(shape), velocities.reshape(shape), f[..., 0]
 
 
-def _equation(metric: Metric, form: str, shape: torch.Size) -> Callable[[Tensor, Tensor], Tensor]:
+def _equation(metric: Metric, form: str, shape: torch.Size,
+              place: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     """Right side of the packed system (batch, 2d + 1); one score a call."""
     def right_side(t: Tensor, y: Tensor) -> Tensor:
         x, v = (part.reshape(shape) for part in y[:, :-1].chunk(2, dim=1))
+        here = metric.along(place(t))
         if not isinstance(metric, ScoreMetric):
-            return _pack(v, metric.acceleration(x, v))
-        s = metric.score(x)
+            return _pack(v, here.acceleration(x, v))
+        s = here.score(x)
         sv, vv = dot(s, v), dot(v, v)
-        a = metric.acceleration(x, v, s) if form == "closed" else scale(metric.alpha * sv, v) - scale(metric.alpha * vv, s)
+        a = here.acceleration(x, v, s) if form == "closed" else scale(metric.alpha * sv, v) - scale(metric.alpha * vv, s)
         return _pack(v, a, sv)
 
     return right_side
@@ -102,8 +111,8 @@ def _on_sphere(metric: ScoreMetric, x: Tensor, v: Tensor, radius: float | str, t
         raise ValueError("velocity points along the radius: a motion on the sphere needs a tangent part")
     v = scale(speed / norm(tangent(x, v)), tangent(x, v))
     path, change = [(x, v, f)], torch.zeros_like(speed)
-    for _ in range(checks.count("steps", steps)):
-        points, velocities, rise = flow(metric, x, v, time=time / steps, steps=1, form="yu2025")
+    for i in range(checks.count("steps", steps)):
+        points, velocities, rise = flow(metric, x, v, time=time / steps, steps=1, form="yu2025", part=(i / steps, (i + 1) / steps))
         x = scale(radius / norm(points[:, 1]), points[:, 1])
         v, f = tangent(x, velocities[:, 1]), f + rise[:, 1]
         change = torch.maximum(change, (norm(v) / speed - 1).abs())
