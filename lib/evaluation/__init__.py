@@ -4,8 +4,8 @@ from .bootstrap import Interval, bootstrap
 from .frames import PathLogDensity, adjacent_distances, mse, path_log_density, pdv, ppl, psnr, ssim
 from .published import Lpips, load_lpips
 from .sets import fid, frechet_distance, kid
-from .table import definition, evaluate, paired_ratio, set_summary, summary
+from .table import definition, evaluate, paired_ratio, set_differences, set_summary, summary
 
 __all__ = ["Interval", "Lpips", "PathLogDensity", "adjacent_distances", "bootstrap", "definition", "evaluate", "fid",
            "frechet_distance", "kid", "load_lpips", "mse", "paired_ratio", "path_log_density", "pdv", "ppl", "psnr",
-           "set_summary", "ssim", "summary"]
+           "set_differences", "set_summary", "ssim", "summary"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from .bootstrap import Interval, bootstrap
 from .frames import Distance, adjacent_distances, mse, path_log_density, pdv, ppl, psnr, ssim
 from .sets import fid_of_pairs, kid_of_pairs
 
+_OF_PAIRS = {"fid": fid_of_pairs, "kid": kid_of_pairs}
 _INNER = "mean over the frames between first and last (given or reconstructed: not counted), against the true frames"
 _DEFINITIONS = {
     "mse": f"mean squared error a pixel, {_INNER}; lower is better",
@@ -113,18 +115,33 @@ def set_summary(frames: Mapping[str, Any], reference: Reference, *, classifier: 
     Intervals by drawing pairs with all their frames, the draws' mean moved onto the estimate (`bootstrap`, centre): they show the
     spread over pairs. Frames, clamping and settings as in `evaluate` and `summary`.
     """
-    classifier, rows = classifier or load_classifier(), []
-    if classifier.sha256 != reference.model:
-        raise ValueError("the reference holds another classifier's features: load both by one name, load_classifier('hands') "
-                         "and load_reference('hands'), or make it anew with make_reference")
-    for method, value in frames.items():
-        x = getattr(value, "frames", value)
-        _check(method, x, x)
-        features = classifier.features(x[:, 1:-1].flatten(0, 1).clamp(0, 1)).unflatten(0, (len(x), -1))
-        for measure, of_pairs in (("fid", fid_of_pairs), ("kid", kid_of_pairs)):
-            found = bootstrap(torch.arange(len(x)), of_pairs(features, reference), centre=True, **settings)
-            rows.append((method, measure, *found, len(x)))
+    rows = []
+    for method, features in _features(frames, reference, classifier or load_classifier()).items():
+        for measure, of_pairs in _OF_PAIRS.items():
+            found = bootstrap(torch.arange(len(features)), of_pairs(features, reference), centre=True, **settings)
+            rows.append((method, measure, *found, len(features)))
     return pd.DataFrame(rows, columns=["method", "measure", "estimate", "low", "high", "pairs"])
+
+
+def set_differences(frames: Mapping[str, Any], methods: Sequence[str], baselines: Sequence[str], reference: Reference, *,
+                    classifier: Classifier, **settings: Any) -> pd.DataFrame:
+    """FID and KID of each method less each baseline's, on the same pairs, with intervals as `set_summary`'s; below zero is better.
+
+    Columns method, baseline, measure, estimate, low, high, pairs.
+    """
+    for name in (*methods, *baselines):
+        checks.choice("method", name, frames)
+    features = _features({name: frames[name] for name in (*methods, *baselines)}, reference, classifier)
+    if len({len(x) for x in features.values()}) > 1:
+        raise ValueError("methods and baselines must have the same pairs")
+    rows = []
+    for measure, of_pairs in _OF_PAIRS.items():
+        value = {name: of_pairs(x, reference) for name, x in features.items()}
+        for a, b in product(methods, baselines):
+            n = len(features[a])
+            found = bootstrap(torch.arange(n), lambda i, a=a, b=b: value[a](i) - value[b](i), centre=True, **settings)
+            rows.append((a, b, measure, *found, n))
+    return pd.DataFrame(rows, columns=["method", "baseline", "measure", "estimate", "low", "high", "pairs"])
 
 
 def paired_ratio(table: pd.DataFrame, method: str, baseline: str, measure: str, **settings: Any) -> Interval:
@@ -138,6 +155,19 @@ def paired_ratio(table: pd.DataFrame, method: str, baseline: str, measure: str, 
     if np.isnan(both).any():
         raise ValueError(f"{method!r} and {baseline!r} do not both have a {measure} for every pair; compare on common pairs")
     return bootstrap(torch.tensor(both), lambda v: v[0].mean(-1) / v[1].mean(-1), **settings)
+
+
+def _features(frames: Mapping[str, Any], reference: Reference, classifier: Classifier) -> dict[str, Tensor]:
+    """Of each method's frames between first and last: (pairs, frames − 2, k)."""
+    if classifier.sha256 != reference.model:
+        raise ValueError("the reference holds another classifier's features: load both by one name, load_classifier('hands') "
+                         "and load_reference('hands'), or make it anew with make_reference")
+    found = {}
+    for method, value in frames.items():
+        x = getattr(value, "frames", value)
+        _check(method, x, x)
+        found[method] = classifier.features(x[:, 1:-1].flatten(0, 1).clamp(0, 1)).unflatten(0, (len(x), -1))
+    return found
 
 
 def _image_columns(x: Tensor, truth: Tensor | None, distances: Mapping[str, Distance]) -> dict[str, Tensor]:
