@@ -373,6 +373,22 @@ def test_true_turns_are_nearer_to_turned_digits_than_straight_lines(turns, netwo
     assert rows.loc[("kid", "lerp"), "estimate"] == pytest.approx(evaluation.kid(features, reference)[0], rel=1e-6)
 
 
+def test_differences_of_sets_are_those_of_their_summaries(turns, network, reference):
+    truth, straight = turns
+    sets = {"exact": truth, "lerp": straight}
+    alone = evaluation.set_summary(sets, reference, draws=100).set_index(["measure", "method"]).estimate
+    rows = evaluation.set_differences(sets, ["exact"], ["lerp", "exact"], reference, classifier=network, draws=100)
+    rows = rows.set_index(["measure", "baseline"])
+    for measure in ("fid", "kid"):
+        assert rows.estimate[measure, "lerp"] == pytest.approx(alone[measure, "exact"] - alone[measure, "lerp"], abs=1e-9)
+        assert rows.low[measure, "lerp"] < rows.estimate[measure, "lerp"] < rows.high[measure, "lerp"]
+        assert tuple(rows.loc[measure, "exact"])[1:4] == (0.0, 0.0, 0.0)             # a method against itself
+    with pytest.raises(ValueError, match="same pairs"):
+        evaluation.set_differences({**sets, "few": truth[:2]}, ["few"], ["lerp"], reference, classifier=network)
+    with pytest.raises(ValueError, match="unknown method 'stein'"):
+        evaluation.set_differences(sets, ["stein"], ["lerp"], reference, classifier=network)
+
+
 # the classifier
 
 @needs_mnist
