@@ -242,7 +242,7 @@ def main(size: Annotated[int, typer.Option(help="pixels a side, a multiple of 64
     setting = replace(setting, iterations=iterations or (40 if setting.cuda else 8),
                       measured=min(measured or (STEPS if setting.cuda else 3), STEPS))
     name, wanted = f"latent_{size}_{dtype}_{torch.device(device).type}", [s.strip() for s in sides.split(",") if s.strip()]
-    result = compare(setting, wanted, each=lambda r: run.keep(replace(r, name=name), out, threads, **asdict(setting)))
+    result = compare(setting, wanted, each=lambda r: run.keep(replace(r, name=name), out, **asdict(setting)))
     run.show(run.Console(width=None if run.Console().is_terminal else 180), result)
 
 
