@@ -2,7 +2,9 @@
 
 import os
 import pickle
+import signal
 import socket
+import threading
 import tomllib
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -14,6 +16,8 @@ import torch
 from lib import data, hands
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)     # a shell's background job is born deaf to Ctrl-C
 
 
 @pytest.fixture(autouse=True)
