@@ -1,28 +1,29 @@
-"""One notebook through papermill: unchanged work skipped, figures published only when the whole notebook has passed."""
+"""One run through papermill into its folder: a finished one is not repeated, an unfinished one never looks finished."""
 
-import hashlib
-import json
+import errno
 import os
 import platform
 import re
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-import nbformat
 import papermill
 from nbclient.exceptions import CellExecutionError
 from papermill.exceptions import PapermillExecutionError
 
-from lib.data import availability
-from lib.figures import ROOT, plain, replacing, writing
-from lib.runs.parameters import check
+from lib.figures import _commit
+from lib.runs import identity
+from lib.runs.folder import Run, State, clear, held, keep, read, stamp, state, synced
+from lib.runs.results import collected, sources
 
-SOURCES = ("lib/**/*.py", "data/**/*", "requirements.txt")  # besides its own cells, what a notebook's result hangs on
-QUIET = ["--log-level=ERROR"]  # else every kernel warns that its local sockets are not encrypted
+QUIET = ["--log-level=CRITICAL"]  # else every kernel warns that its sockets are not encrypted, and that it was ended
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -34,96 +35,168 @@ class Outcome:
     seconds: float
     files: list[Path] = field(default_factory=list)
     error: str = ""
+    folder: Path | None = None
+    note: str = ""
 
     def fallbacks(self) -> list[str]:
         """Messages of the data sources that stood in for better ones, from the provenance beside the figures."""
-        records = [json.loads(path.read_text(encoding="utf-8")) for path in self.files if path.suffix == ".json"]
-        sources = [source for record in records for source in record.get("data", []) if isinstance(source, dict)]
-        return sorted({source["message"] for source in sources if source.get("fallback")})
+        _, data = sources(path for path in self.files if path.suffix == ".json")
+        return sorted({source["message"] for source in data if source.get("fallback")})
 
 
-def execute(notebook: Path, given: Mapping[str, Any], *, build: Path, out: Path) -> Outcome:
-    """Run one notebook with parameters `given`; figures go to `out`, the executed notebook and a stamp to `build`.
+def perform(run: Run, *, bar: bool = False) -> Outcome:
+    """Execute a run into its folder, unless it is finished; waits while another process works on the same run.
 
-    Returns at once if the stamp of an earlier run with the same inputs stands and its files are still the same.
-    Figures reach `out` only when the whole notebook has passed. A failure is an Outcome, an interrupt is raised.
+    A failure is an Outcome (and failed.json), an interrupt is raised and leaves the run to be continued. A damaged run is
+    made anew, its files are kept in damaged-N. bar: show papermill's progress bar of cells where somebody watches.
     """
-    start, stamp = time.perf_counter(), build / f"{notebook.stem}.stamp.json"
+    start = time.perf_counter()
     try:
-        if "figures_dir" in given:
-            raise ValueError("figures_dir is not a free parameter here; say where figures go with --out or --into")
-        check(notebook, {**given, "figures_dir": "."})
-        inputs = fingerprint(notebook, given, out)
-        if (earlier := _unchanged(stamp, inputs, out)) is not None:
-            return Outcome(notebook.stem, "unchanged", earlier["seconds"], [out / name for name in earlier["files"]])
-        stamp.unlink(missing_ok=True)
-        names = _run(notebook, given, build, out)
+        run.plan()
+        with held(run.folder):
+            if (found := state(run.folder)).name == "finished":
+                return finished(run)
+            clear(run.folder, found)
+            run.plan()
+            return replace(_attempt(run, bar), note=_note(found))
+    except Exception as error:  # whatever it is, the other runs shall still be made; the caller reports it
         seconds = round(time.perf_counter() - start, 1)
-        record = {"inputs": inputs, "seconds": seconds, "files": {name: _sha256(out / name) for name in names}}
-        with replacing(stamp) as (draft,):
-            draft.write_text(json.dumps(record, indent=2), encoding="utf-8")
-        return Outcome(notebook.stem, "passed", seconds, [out / name for name in names])
-    except Exception as error:  # whatever it is, the other notebooks shall still run; the caller reports it
-        return Outcome(notebook.stem, "failed", round(time.perf_counter() - start, 1), error=explain(error))
+        return Outcome(run.notebook.stem, "failed", seconds, error=explain(error), folder=run.folder)
 
 
-def fingerprint(notebook: Path, given: Mapping[str, Any], out: Path) -> str:
-    """sha256 over all that a run's result hangs on: cells, parameters, sources, pins, Python, data, target folder."""
-    book = nbformat.read(notebook, as_version=4)
-    cells = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in book.cells]
-    paths = sorted(path for pattern in SOURCES for path in ROOT.glob(pattern) if path.is_file())
-    files = {path.relative_to(ROOT).as_posix(): _sha256(path) for path in paths if "__pycache__" not in path.parts}
-    whole = [cells, plain(given), files, platform.python_version(), availability(), os.path.relpath(out, ROOT)]
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+def execute(notebook: Path, given: Mapping[str, Any], *, build: Path, out: Path, smoke: bool = False) -> Outcome:
+    """Run one notebook with parameters `given` below the folder `build`, then publish its figures to `out`."""
+    from lib.runs.publish import publish
 
-
-def _run(notebook: Path, given: Mapping[str, Any], build: Path, out: Path) -> list[str]:
-    """Execute into a draft folder inside `out`, then move what was written there into `out`; names, sorted."""
-    with writing("figures", out):
-        out.mkdir(parents=True, exist_ok=True)
-        staging = tempfile.TemporaryDirectory(dir=out, prefix=".draft-")
-    with staging as stage, replacing(build / f"{notebook.stem}.ipynb") as (draft,):
-        inside = {**given, "figures_dir": os.path.relpath(stage, notebook.parent)}
-        _papermill(notebook, draft, inside)
-        names = sorted(path.relative_to(stage).as_posix() for path in Path(stage).rglob("*") if path.is_file())
-        if not any(name.endswith(".png") for name in names):
-            raise ValueError(f"{notebook.stem} ran but wrote no figure; pass figures_dir to lib.figures.save")
-        for name in names:
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(Path(stage) / name, out / name)
-    return names
-
-
-def _papermill(notebook: Path, draft: Path, given: Mapping[str, Any]) -> None:
-    failed = draft.with_name(f"{notebook.stem}.failed.ipynb")
-    failed.unlink(missing_ok=True)
-    bar = {"desc": notebook.stem, "disable": None}  # None: no bar where nobody watches
     try:
-        papermill.execute_notebook(str(notebook), str(draft), given, kernel_name="python3", progress_bar=bar,
-                                   extra_arguments=QUIET, cwd=str(notebook.parent))
-    except PapermillExecutionError as error:
-        os.replace(draft, failed)
-        error.add_note(f"the notebook up to there: {os.path.relpath(failed)}")
-        raise
+        run = Run(notebook, given, build, smoke)
+    except ValueError as error:
+        return Outcome(notebook.stem, "failed", 0.0, error=explain(error))
+    return publish(perform(run), out)
 
 
-def _unchanged(stamp: Path, inputs: str, out: Path) -> dict[str, Any] | None:
-    if not stamp.exists():
-        return None
-    record = json.loads(stamp.read_text(encoding="utf-8"))
-    same = record["inputs"] == inputs and all(
-        (out / name).is_file() and _sha256(out / name) == digest for name, digest in record["files"].items())
-    return record if same else None
+def finished(run: Run) -> Outcome:
+    """The outcome of a run that stands already."""
+    seconds = read(run.folder / "provenance.json")["seconds"]
+    return Outcome(run.notebook.stem, "unchanged", seconds, _figures(run.folder), folder=run.folder)
+
+
+def record_failure(run: Run, error: str, trace: str, seconds: float) -> None:
+    """Write failed.json; a disk too full even for this leaves the run unfinished, which `resume` sees as well."""
+    with suppress(OSError):
+        keep(run.folder / "failed.json", {"id": run.id, "error": error, "traceback": trace, "seconds": seconds})
 
 
 def explain(error: Exception) -> str:
     """What went wrong, for a terminal: for a failing cell its error and the end of its traceback, without colours."""
     if not isinstance(error, (PapermillExecutionError, CellExecutionError)):
-        return f"{type(error).__name__}: {error}"
+        mend = isinstance(error, OSError) and error.errno in DISK and "free space" not in str(error)
+        return f"{type(error).__name__}: {error}" + mend * "; free space there, make it writable, or choose another folder"
+    return "\n".join([f"{error.ename}: {error.evalue}", *_trace(error)[-15:], *getattr(error, "__notes__", [])])
+
+
+def threads() -> int | None:
+    """Threads that a kernel started now will use, as the environment says; None where it says nothing."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isdigit() else None
+
+
+def _attempt(run: Run, bar: bool) -> Outcome:
+    start = time.perf_counter()
+    with _journal(run.folder) as log, tempfile.TemporaryDirectory(dir=run.folder, prefix=".draft-") as draft:
+        log.write(f"run {run.name} begins, process {os.getpid()} on {platform.node()}, {threads() or 'all'} threads\n")
+        try:
+            _papermill(run, Path(draft), log, bar)
+            _complete(run, Path(draft))
+        except Exception as error:
+            short, *lines = explain(error).splitlines()
+            log.write("\n".join([short, *(_trace(error) or lines)]) + "\n")
+            record_failure(run, short, "\n".join(_trace(error) or lines), round(time.perf_counter() - start, 1))
+            raise
+        seconds = round(time.perf_counter() - start, 1)
+        log.write(f"finished in {seconds} s\n")
+    _seal(run, seconds)
+    return Outcome(run.notebook.stem, "passed", seconds, _figures(run.folder), folder=run.folder)
+
+
+def _papermill(run: Run, draft: Path, log: TextIO, bar: bool) -> None:
+    """The notebook, executed beside its committed self, with a draft folder for its figures."""
+    (draft / "figures").mkdir()
+    inside = {**run.given, "figures_dir": os.path.relpath(draft / "figures", run.notebook.parent)}
+    progress = {"desc": run.notebook.stem, "disable": None if bar else True}  # None: no bar where nobody watches
+    try:
+        papermill.execute_notebook(str(run.notebook), str(draft / "notebook.ipynb"), inside, kernel_name="python3",
+                                   progress_bar=progress, extra_arguments=QUIET, cwd=str(run.notebook.parent),
+                                   stdout_file=log, stderr_file=log)
+    except PapermillExecutionError as error:
+        failed = run.folder / "notebook.failed.ipynb"
+        os.replace(draft / "notebook.ipynb", failed)
+        error.add_note(f"the notebook up to there: {os.path.relpath(failed)}")
+        raise
+
+
+def _complete(run: Run, draft: Path) -> None:
+    """Check what an execution left in its draft, add results.json, and move all of it into the run's folder."""
+    if not any((draft / "figures").rglob("*.png")):
+        raise ValueError(f"{run.notebook.stem} ran but wrote no figure; pass figures_dir to lib.figures.save")
+    now = identity.parts(run.notebook, run.effective)
+    if changed := [name for name, digest in run.parts.items() if now[name] != digest]:
+        raise ValueError(f"changed while {run.notebook.stem} ran: {', '.join(changed)}; nobody can say what made this result, "
+                         "so run it again")
+    keep(draft / "results.json", collected(run, draft))
+    for path in draft.rglob("*"):
+        synced(path)
+    for path in sorted(draft.iterdir()):
+        os.replace(path, run.folder / path.name)
+    synced(run.folder)
+
+
+def _seal(run: Run, seconds: float) -> None:
+    """Write provenance.json, by which the run is finished."""
+    models, data = sources(path for path in _figures(run.folder) if path.suffix == ".json")
+    about = {"id": run.id, "notebook": run.notebook.stem, "parameters": run.effective, "parts": run.parts,
+             **identity.environment(), **_commit(), "models": models, "data": data,
+             "inputs": identity.inputs(run.notebook, run.effective), "seed": run.effective.get("seed"), "threads": threads(),
+             "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "seconds": seconds}
+    made = [run.folder / name for name in ("request.json", "notebook.ipynb", "results.json", "log.txt")]
+    files = {path.relative_to(run.folder).as_posix(): identity.sha256(path) for path in [*made, *_figures(run.folder)]}
+    keep(run.folder / "provenance.json", about | {"files": files})
+
+
+@contextmanager
+def _journal(folder: Path) -> Iterator["Journal"]:
+    with (folder / "log.txt").open("a", encoding="utf-8") as file:
+        yield Journal(file)
+        os.fsync(file.fileno())
+
+
+class Journal:
+    """What papermill writes a notebook's words to: every line with the time, of a progress bar only its last state."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+
+    def write(self, text: str) -> None:
+        for line in text.splitlines() if "\r" not in text else [text.rstrip().rpartition("\r")[2]]:
+            self.file.write(f"{stamp()}  {line}\n")
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _note(found: State) -> str:
+    """What to tell about what stood in the folder before."""
+    if found.name == "damaged":
+        return f"was damaged ({found.detail}); made anew, what was there is kept in damaged-N"
+    return {"interrupted": "had been interrupted", "failed": "had failed before"}.get(found.name, "")
+
+
+def _trace(error: Exception) -> list[str]:
+    if not isinstance(error, (PapermillExecutionError, CellExecutionError)):
+        return []
     trace = error.traceback if isinstance(error.traceback, str) else "\n".join(error.traceback)
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", trace).splitlines()
-    return "\n".join([f"{error.ename}: {error.evalue}", *lines[-15:], *getattr(error, "__notes__", [])])
+    return re.sub(r"\x1b\[[0-9;]*m", "", trace).splitlines()
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _figures(folder: Path) -> list[Path]:
+    return sorted(path for path in (folder / "figures").rglob("*") if path.is_file())

@@ -1,7 +1,8 @@
 """Which notebooks there are, and whether they take the parameters someone wants to give them."""
 
 import ast
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,10 @@ def parameters(notebook: Path) -> dict[str, dict[str, Any]]:
 def check(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """`given` if the notebook has those parameters and the types fit its defaults, else ValueError.
 
-    papermill itself would run with a misspelt parameter as if nothing had been said. An int does for a float.
+    papermill itself would run with a misspelt parameter as if nothing had been said. An int does for a float and is made
+    one, so that lam=1 and lam=1.0 are the same run; a list's numbers likewise, and they have to be of its default's type.
     """
-    known = parameters(notebook)
+    known, fit = parameters(notebook), {}
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"{notebook.stem} has no parameter {name!r}; {_nearest(name, known)}")
@@ -52,7 +54,8 @@ def check(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         if not _fits(value, default):
             raise ValueError(f"{name} = {value!r} is of type {type(value).__name__}; {notebook.stem} wants "
                              f"{type(default).__name__} such as {default!r}")
-    return dict(given)
+        fit[name] = _converted(value, default)
+    return fit
 
 
 def parse(notebook: Path, assignments: Iterable[str]) -> dict[str, Any]:
@@ -86,8 +89,24 @@ def _literal(text: str) -> Any:
 def _fits(value: Any, default: Any) -> bool:
     if default is None or isinstance(value, bool) or isinstance(default, bool):
         return default is None or isinstance(value, bool) == isinstance(default, bool)
-    allowed = {float: (float, int), list: (list, tuple), tuple: (list, tuple)}.get(type(default), type(default))
-    return isinstance(value, allowed)
+    if isinstance(default, float):
+        return isinstance(value, (float, int)) and math.isfinite(value)
+    if isinstance(default, (list, tuple)):
+        return isinstance(value, (list, tuple)) and (not _alike(default) or all(_fits(item, default[0]) for item in value))
+    return isinstance(value, type(default))
+
+
+def _converted(value: Any, default: Any) -> Any:
+    if isinstance(default, float):
+        return float(value)
+    if isinstance(default, (list, tuple)):
+        return [_converted(item, default[0] if _alike(default) else None) for item in value]
+    return value
+
+
+def _alike(default: Sequence[Any]) -> bool:
+    """Whether a list's items are of one type, which other values have to be of, too."""
+    return len({type(item) for item in default}) == 1
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -1,0 +1,5 @@
+"""The commands of `python -m lib.runs`, a file a theme; each has an `app`, and `PARTS` lists them in the order of --help."""
+
+from lib.runs.commands import figures, models, reruns
+
+PARTS = (reruns, figures, models)

@@ -1,0 +1,62 @@
+"""What a run says in a form that tables can be made of: checked outputs, result files, checksums of the plotted arrays."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+
+CHECKED = "nbval-check-output"
+
+
+def collected(run: Any, folder: Path) -> dict[str, Any]:
+    """The content of results.json for a run whose notebook.ipynb and figures/ lie in `folder`."""
+    records = {path.stem: record(path) for path in sorted((folder / "figures").rglob("*.json"))}
+    tables = {path.stem: _table(path) for path in sorted((folder / "figures").rglob("*.csv"))}
+    said = {name: about["results"] for name, about in records.items() if "results" in about}
+    arrays = {name: about["arrays"] for name, about in records.items() if "arrays" in about}
+    return {"notebook": run.notebook.stem, "id": run.id, "parameters": run.effective,
+            "checked": checked(folder / "notebook.ipynb"), "results": said | tables, "arrays": arrays}
+
+
+def checked(notebook: Path) -> list[dict[str, Any]]:
+    """Text printed by the checked cells; cell: index in the committed notebook, which has no injected parameters."""
+    cells = [cell for cell in nbformat.read(notebook, as_version=4).cells
+             if "injected-parameters" not in cell.metadata.get("tags", [])]
+    return [{"cell": index, "text": "".join(map(_text, cell.outputs))} for index, cell in enumerate(cells)
+            if CHECKED in cell.metadata.get("tags", []) and cell.cell_type == "code"]
+
+
+def sources(records: Iterable[Path]) -> tuple[list[Any], list[dict[str, Any]]]:
+    """Models and data sources that result files name, each once."""
+    found = [record(path) for path in records]
+    models = [about["model"] for about in found if about.get("model")]
+    data = [source for about in found for source in about.get("data") or [] if isinstance(source, dict)]
+    return _once(models), _once(data)
+
+
+def record(path: Path) -> dict[str, Any]:
+    """A JSON file that a notebook wrote; {} for one that is no record."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _once(items: list[Any]) -> list[Any]:
+    return list({json.dumps(item, sort_keys=True): item for item in items}.values())
+
+
+def _text(output: Any) -> str:
+    """What an output says in words on stdout; progress bars on stderr are none of a result."""
+    if output.output_type == "stream":
+        return output.text if output.name == "stdout" else ""
+    return "".join(output.get("data", {}).get("text/plain", ""))
+
+
+def _table(path: Path) -> dict[str, Any]:
+    table = pd.read_csv(path)
+    return {"columns": list(table.columns), "rows": table.to_dict("records")}
