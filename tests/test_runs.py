@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,13 +12,16 @@ import time
 
 import books
 import nbformat
+import psutil
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from lib import runs
 from lib.figures import ROOT
 from lib.runs import __main__ as command
 from lib.runs import execution
+from lib.runs.commands import reruns
 
 
 @pytest.fixture
@@ -33,7 +38,7 @@ def shelf(tmp_path):
 @pytest.fixture
 def cli(shelf, tmp_path):
     def call(name, *arguments, into=True):
-        places = ["--out", tmp_path / "figures", "--build", tmp_path / "build"] if into else []
+        places = ["--out", tmp_path / "figures", "--build", tmp_path / "build", "--workers", "1"] if into else []
         words = [name, *arguments, *places, "--notebooks", shelf]
         return CliRunner().invoke(command.app, list(map(str, words)))
     return call
@@ -54,13 +59,15 @@ def test_find_names_the_nearest(shelf, tmp_path):
 def test_parse_knows_the_types_of_the_defaults(shelf):
     text = ["count=7", "scale=3", "name=5", "sigmas=[2.0, 1]", "quick=True"]
     expected = {"count": 7, "scale": 3, "name": "5", "sigmas": [2.0, 1], "quick": True}
-    assert runs.parse(runs.find("1", shelf), text) == expected
+    found = runs.parse(runs.find("1", shelf), text)
+    assert found == expected
+    assert isinstance(found["scale"], float) and all(isinstance(value, float) for value in found["sigmas"])
 
 
 @pytest.mark.parametrize("assignment, words", [
     ("cuont=7", "no parameter 'cuont'; did you mean 'count'"), ("count=7.5", "wants int such as 3"),
     ("count=many", "wants int"), ("count=True", "wants int"), ("quick=1", "wants bool"), ("sigmas=2.0", "wants list"),
-    ("count", "write name=value")])
+    ("count", "write name=value"), ("sigmas=[2, 'x']", "wants list"), ("scale=1e999", "wants float")])
 def test_wrong_parameters_are_refused(shelf, assignment, words):
     with pytest.raises(ValueError, match=words):
         runs.parse(runs.find("1", shelf), [assignment])
@@ -77,7 +84,22 @@ def test_smoke_parameters_must_be_there_and_known(shelf):
 
 def test_list_shows_names_defaults_and_comments(cli):
     said = cli("list", into=False).output
-    assert "01_drawn" in said and "sigmas = [1.0, 0.5]" in said and "# points, 1 to 9" in said
+    assert "01_drawn" in said and "sigmas: list = [1.0, 0.5]" in said and "# points, 1 to 9" in said and "02_other" in said
+    one = cli("list", "2", into=False).output
+    assert "02_other" in one and "01_drawn" not in one and "quick: bool = False" in one
+
+
+def test_list_is_a_table_where_a_person_looks(cli, monkeypatch):
+    monkeypatch.setattr(reruns, "Console", lambda: Console(force_terminal=True, width=100))
+    said = cli("list", "1", into=False).output
+    assert "parameter" in said and "meaning" in said and "[1.0, 0.5]" in said and "│" in said
+
+
+def test_help_teaches(cli):
+    said = CliRunner().invoke(command.app, ["--help"]).output
+    for name in ("list", "run", "sweep", "status", "resume", "figures", "refresh", "train", "pairs"):
+        assert f"│ {name} " in said
+    assert "sweep 01 --grid lam=1,10 sigma=0.1,0.2" in said and "--dry-run" in said
 
 
 def test_figures_runs_everything_once_and_then_only_what_changed(cli, shelf, tmp_path):
@@ -91,10 +113,11 @@ def test_figures_runs_everything_once_and_then_only_what_changed(cli, shelf, tmp
 
     books.write(shelf, "02_other", books.code(books.DRAW.replace("drawn", "other")), books.markdown("more"))
     second = cli("figures").stdout
-    assert "01_drawn: unchanged" in second and "02_other: passed" in second
-    (tmp_path / "figures" / "drawn.png").unlink()
+    assert re.search("01_drawn/.*: unchanged", second) and re.search("02_other/.*: passed", second)
+    (tmp_path / "figures" / "drawn.png").write_bytes(b"another")
     third = cli("figures").stdout
-    assert "01_drawn: passed" in third and "02_other: unchanged" in third
+    assert re.search("01_drawn/.*: unchanged", third) and "published again: drawn.png" in third
+    assert (tmp_path / "figures" / "drawn.png").read_bytes() == bytes(range(3))
 
 
 def test_a_failing_notebook_is_shown_leaves_no_stamp_and_does_not_stop_the_others(cli, shelf, tmp_path):
@@ -106,8 +129,12 @@ def test_a_failing_notebook_is_shown_leaves_no_stamp_and_does_not_stop_the_other
     assert done.exit_code == 1 and done.stdout.endswith("notebooks: 1 passed, 1 failed\n")
     assert "ValueError: no luck" in done.stdout and "raise ValueError" in done.stdout
     assert (figures / "drawn.png").read_bytes() == before  # the figure drawn before the failure is not published
-    left = sorted(path.name for path in (tmp_path / "build").iterdir())
-    assert left == ["01_drawn.failed.ipynb", "01_drawn.ipynb", "02_other.ipynb", "02_other.stamp.json"]
+    states = sorted((found.folder.parent.name, found.state.name) for found in runs.found_runs(tmp_path / "build"))
+    assert states == [("01_drawn", "failed"), ("01_drawn", "finished"), ("02_other", "finished")]
+    failed = next(found for found in runs.found_runs(tmp_path / "build") if found.state.name == "failed")
+    assert "no luck" in failed.state.detail and "no luck" in (failed.folder / "log.txt").read_text()
+    assert sorted(path.name for path in failed.folder.iterdir()) == [
+        ".lock", "failed.json", "log.txt", "notebook.failed.ipynb", "request.json"]
 
 
 def test_a_notebook_without_a_figure_fails(shelf, tmp_path):
@@ -123,44 +150,36 @@ def test_a_full_disk_is_reported_and_leaves_nothing(shelf, tmp_path, monkeypatch
     monkeypatch.setattr(execution.papermill, "execute_notebook", full)
     outcome = runs.execute(runs.find("1", shelf), {}, build=tmp_path / "build", out=tmp_path / "figures")
     assert outcome.state == "failed" and "No space left" in outcome.error and "free space" in outcome.error
-    assert [path for folder in ("build", "figures") for path in (tmp_path / folder).iterdir()] == []
+    assert not (tmp_path / "figures").exists()
+    assert [found.state.name for found in runs.found_runs(tmp_path / "build")] == ["failed"]
+    assert not list((tmp_path / "build").rglob(".draft-*")) and not list((tmp_path / "build").rglob("provenance.json"))
 
 
-@pytest.mark.parametrize("change", ["cells", "parameters", "data", "target"])
-def test_the_fingerprint_follows_every_input(shelf, tmp_path, monkeypatch, change):
-    path, given, out = runs.find("1", shelf), {"count": 3}, tmp_path / "figures"
-    before = runs.fingerprint(path, given, out)
-    assert before == runs.fingerprint(path, given, out)
-    if change == "cells":
-        books.write(shelf, "01_drawn", books.code(books.DRAW + "\n1"))
-    elif change == "data":
-        monkeypatch.setattr(execution, "availability", lambda: {"mnist-test": "here", "mnist-train": "missing"})
-    given, out = ({"count": 4} if change == "parameters" else given), (tmp_path if change == "target" else out)
-    assert runs.fingerprint(path, given, out) != before
+def test_a_disk_that_takes_no_figures_leaves_them_as_they_were(shelf, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "drawn.png").write_bytes(b"old")
+    monkeypatch.setattr(shutil, "copyfile", full)
+    outcome = runs.execute(runs.find("1", shelf), {}, build=tmp_path / "build", out=tmp_path / "figures")
+    assert outcome.state == "failed" and "cannot write figures" in outcome.error and "free space" in outcome.error
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "figures").iterdir()] == [("drawn.png", b"old")]
+    assert [found.state.name for found in runs.found_runs(tmp_path / "build")] == ["finished"]  # the run itself is not lost
 
 
-def test_the_fingerprint_follows_the_sources(shelf, tmp_path, monkeypatch):
-    (tmp_path / "lib" / "scores").mkdir(parents=True)
-    monkeypatch.setattr(execution, "ROOT", tmp_path)
-    prints = set()
-    for text in ("a = 1", "a = 2"):
-        (tmp_path / "lib" / "scores" / "one.py").write_text(text)
-        prints.add(runs.fingerprint(runs.find("1", shelf), {}, tmp_path))
-    assert len(prints) == 2
-
-
-def test_outputs_alone_do_not_change_the_fingerprint(shelf, tmp_path):
+def test_outputs_alone_make_no_other_run(shelf, tmp_path):
     path = runs.find("1", shelf)
-    before = runs.fingerprint(path, {}, tmp_path)
+    before = runs.Run(path).id
     assert runs.refresh(path).state == "passed"
-    assert runs.fingerprint(path, {}, tmp_path) == before
+    assert runs.Run(path).id == before
 
 
 def test_run_makes_a_folder_per_set_of_parameters(cli, tmp_path):
-    said = [cli("run", "1", "-p", f"count={count}", "--into", tmp_path / "runs", into=False) for count in (4, 5, 4)]
+    said = [cli("run", "1", "-p", f"count={count}", "--root", tmp_path / "runs", into=False) for count in (4, 5, 4)]
     assert [done.exit_code for done in said] == [0, 0, 0] and "unchanged" in said[2].stdout
-    counts = [json.loads(path.read_text())["parameters"]["count"] for path in (tmp_path / "runs").glob("*/drawn.json")]
-    assert sorted(counts) == [4, 5]
+    drawn = (tmp_path / "runs").glob("01_drawn/*/figures/drawn.json")
+    assert sorted(json.loads(path.read_text())["parameters"]["count"] for path in drawn) == [4, 5]
 
 
 def test_a_mistake_on_the_command_line_is_one_line(shelf, monkeypatch, capsys):
@@ -193,19 +212,24 @@ def test_refresh_leaves_a_notebook_that_fails_as_it_was(cli, shelf):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals between processes as POSIX has them")
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupt_keeps_what_is_finished_and_nothing_half_done(shelf, tmp_path, number, status):
+@pytest.mark.parametrize("number, status, workers", [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 1)])
+def test_an_interrupt_keeps_what_is_finished_and_nothing_half_done(shelf, tmp_path, number, status, workers):
     begun = tmp_path / "begun"
-    waiting = f"open({str(begun)!r}, 'w').close()\nimport time\ntime.sleep(60)"
+    waiting = f"import os, time\nopen({str(begun)!r}, 'w').write(str(os.getpid()))\ntime.sleep(100)"
     books.write(shelf, "02_other", books.code(books.DRAW.replace("drawn", "other")), books.code(waiting))
-    words = ["figures", "--notebooks", shelf, "--out", tmp_path / "figures", "--build", tmp_path / "build"]
-    with subprocess.Popen([sys.executable, "-m", "lib.runs", *words], cwd=ROOT, stdout=subprocess.PIPE,
+    (shelf / "durations.yml").write_text("01_drawn: 2\n02_other: 1\n")
+    words = ["figures", "--notebooks", shelf, "--out", tmp_path / "figures", "--build", tmp_path / "build", "-w", workers]
+    with subprocess.Popen([sys.executable, "-m", "lib.runs", *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT) as process:
-        deadline = time.monotonic() + 90
-        while not begun.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
+        deadline = time.monotonic() + 240
+        while not (begun.exists() and (tmp_path / "figures" / "drawn.png").exists()) and time.monotonic() < deadline:
+            assert process.poll() is None, process.communicate()[0].decode()
+            time.sleep(0.2)
         process.send_signal(number)
         said = process.communicate(timeout=60)[0].decode()
     assert process.returncode == status, said
     assert sorted(os.listdir(tmp_path / "figures")) == ["drawn.json", "drawn.png"]
-    assert sorted(os.listdir(tmp_path / "build")) == ["01_drawn.ipynb", "01_drawn.stamp.json"]
+    assert [found.state.name for found in runs.found_runs(tmp_path / "build")] == ["finished", "interrupted"]
+    left = next((tmp_path / "build" / "02_other").iterdir())
+    assert sorted(os.listdir(left)) == [".lock", "log.txt", "request.json"]
+    assert not psutil.pid_exists(int(begun.read_text()))  # the kernel is gone with it

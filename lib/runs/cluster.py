@@ -17,8 +17,9 @@
 import json
 import logging
 import os
+import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import Any
 import dask
 import psutil
 import torch
+import yaml
 from dask.system import CPU_COUNT
 from distributed import Client, Nanny, Scheduler, SpecCluster, as_completed
 from distributed.scheduler import KilledWorker
@@ -37,8 +39,7 @@ from lib.runs.execution import THREADS, Outcome, explain, finished, perform, rec
 from lib.runs.folder import Run, held, read, tidy
 
 DEATHS = 3  # workers that may die of one run before it is given up
-CONFIG = {"distributed.scheduler.allowed-failures": DEATHS - 1,
-          "distributed.scheduler.worker-saturation": 1.0,      # a worker holds one run, not a second in store that dies with it
+CONFIG = {"distributed.scheduler.worker-saturation": 1.0,      # a worker holds one run, not a second in store that dies with it
           "distributed.worker.profile.enabled": False, "distributed.diagnostics.nvml": False,
           "distributed.worker.http.routes": [], "distributed.scheduler.http.routes": [],
           "distributed.nanny.pre-spawn-environ": {}}           # a kernel shall find this environment, not dask's
@@ -81,23 +82,26 @@ def visible_gpus() -> tuple[str, ...]:
 
 
 def run_all(runs: Iterable[Run], *, workers: int | None = None, threads: int | None = None, scheduler: str | None = None,
-            bar: bool = True) -> list[Outcome]:
+            then: Callable[[Outcome], Outcome] = lambda outcome: outcome) -> list[Outcome]:
     """Make all runs, several at once; the outcomes in their order. Finished runs are not made again.
 
-    workers: runs at once, here; threads: of each; scheduler: address of an existing cluster instead. One run, or one worker,
-    needs no cluster and is made in this process. A script that calls this wants `if __name__ == "__main__":`, since workers
-    import it. An interrupt leaves finished runs finished and the others to `resume`.
+    workers: runs at once, here; threads: of each; scheduler: address of an existing cluster instead. then: is called here
+    with every outcome as soon as it is there, and may replace it. One run, or one worker, needs no cluster and is made in this
+    process. A script that calls this wants `if __name__ == "__main__":`, since workers import it. An interrupt leaves finished
+    runs finished and the others to `resume`.
     ValueError: workers of the scheduler that have other sources or do not see the folder. OSError: no scheduler there.
     """
     runs = list(runs)
     for run in runs:
         run.plan()
-    done = {run.folder: finished(run) for run in runs if run.state().name == "finished"}
+    done = {run.folder: then(finished(run)) for run in runs if run.state().name == "finished"}
     todo = list({run.folder: run for run in runs if run.folder not in done}.values())
     if todo:
-        make = _elsewhere(todo, scheduler, threads) if scheduler else _here(todo, layout(todo, workers, threads), bar)
-        for run, outcome in tqdm(make, total=len(todo), desc="runs", unit="run", disable=None if bar and len(todo) > 1 else True):
-            done[run.folder] = outcome
+        make = _elsewhere(todo, scheduler, threads) if scheduler else _here(todo, layout(todo, workers, threads))
+        for run, outcome in tqdm(make, total=len(todo), desc="runs", unit="run", disable=None if len(todo) > 1 else True):
+            done[run.folder] = then(outcome)
+            if not sys.stderr.isatty():                        # a log shows no bar
+                print(f"{run.name}: {outcome.state} ({outcome.seconds:.1f} s)", file=sys.stderr, flush=True)
     return [done[run.folder] for run in runs]
 
 
@@ -128,12 +132,12 @@ def task(text: str) -> str:
     return json.dumps(asdict(perform(run)), default=str)
 
 
-def _here(runs: list[Run], plan: Layout, bar: bool) -> Iterator[tuple[Run, Outcome]]:
+def _here(runs: list[Run], plan: Layout) -> Iterator[tuple[Run, Outcome]]:
     if plan.workers == 1:
         with environment(plan.environment(0)):
-            yield from ((run, perform(run, bar=bar and len(runs) == 1)) for run in longest_first(runs))
+            yield from ((run, perform(run, bar=len(runs) == 1)) for run in longest_first(runs))
         return
-    with tempfile.TemporaryDirectory(prefix="runs-") as scratch, environment({}), dask.config.set(CONFIG):
+    with tempfile.TemporaryDirectory(prefix="runs-") as scratch, environment({}), _configured():
         options = {"host": "127.0.0.1", "nthreads": 1, "memory_limit": 0, "local_directory": scratch, "dashboard": False,
                    "silence_logs": logging.ERROR}
         nannies = {index: {"cls": Nanny, "options": {**options, "env": plan.environment(index)}} for index in range(plan.workers)}
@@ -146,6 +150,12 @@ def _here(runs: list[Run], plan: Layout, bar: bool) -> Iterator[tuple[Run, Outco
                 for run in runs:
                     tidy(run.folder)
                 raise
+
+
+@contextmanager
+def _configured() -> Iterator[None]:
+    with dask.config.set(CONFIG | {"distributed.scheduler.allowed-failures": DEATHS - 1}):
+        yield
 
 
 def _elsewhere(runs: list[Run], scheduler: str, threads: int | None) -> Iterator[tuple[Run, Outcome]]:
@@ -184,12 +194,18 @@ def _submitted(client: Client, runs: list[Run]) -> Iterator[tuple[Run, Outcome]]
 
 
 def longest_first(runs: Sequence[Run]) -> list[Run]:
-    """Runs by how long their notebook took before, the unknown ones at the front."""
-    known: dict[tuple[str, bool], float] = {}
+    """Runs by how long their notebook took before (else by durations.yml beside it), the unknown ones at the front."""
+    known = {(name, False): float(seconds) for name, seconds in _usual(runs[0].notebook.parent).items()} if runs else {}
+    measured: dict[tuple[str, bool], float] = {}
     for file in {path for run in runs for path in (run.root / run.notebook.stem).glob("*/provenance.json")}:
         key = (file.parent.parent.name, bool(read(file.parent / "request.json").get("smoke")))
-        known[key] = max(known.get(key, 0.0), read(file).get("seconds", 0.0))
-    return sorted(runs, key=lambda run: -known.get((run.notebook.stem, run.smoke), float("inf")))
+        measured[key] = max(measured.get(key, 0.0), read(file).get("seconds", 0.0))
+    return sorted(runs, key=lambda run: -(known | measured).get((run.notebook.stem, run.smoke), float("inf")))
+
+
+def _usual(folder: Path) -> dict[str, float]:
+    file = folder / "durations.yml"
+    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def _asked(run: Run) -> str:

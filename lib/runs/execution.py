@@ -38,6 +38,11 @@ class Outcome:
     folder: Path | None = None
     note: str = ""
 
+    @property
+    def label(self) -> str:
+        """The notebook, with the identifier where there is a run."""
+        return self.name if self.folder is None else f"{self.name}/{self.folder.name}"
+
     def fallbacks(self) -> list[str]:
         """Messages of the data sources that stood in for better ones, from the provenance beside the figures."""
         _, data = sources(path for path in self.files if path.suffix == ".json")

@@ -30,7 +30,7 @@ def figures_command(
     chosen = [find(name, folder) for name in only] if only else notebooks(folder)
     out = out or ROOT / ("build/smoke/figures" if smoke else "figures")
     runs = [Run(notebook, smoke_parameters(notebook) if smoke else {}, build, smoke) for notebook in chosen]
-    report([publish(outcome, out) for outcome in run_all(runs, workers=workers, threads=THREADS)])
+    report(run_all(runs, workers=workers, threads=THREADS, then=lambda outcome: publish(outcome, out)))
 
 
 @app.command("refresh", rich_help_panel=PANEL)

@@ -21,14 +21,14 @@ NOTEBOOKS_FOLDER, RUNS_FOLDER = NOTEBOOKS, RUNS
 
 def report(outcomes: list[Outcome]) -> None:
     """Print files, fallbacks, times and failures, the closing line last; exit 1 if anything failed."""
-    fallbacks: dict[str, list[str]] = {}
+    fallbacks: dict[str, dict[str, None]] = {}  # as an ordered set
     for outcome in outcomes:
         when = "last run" if outcome.state == "unchanged" else "in"
-        print(f"{outcome.name}: {outcome.state} ({when} {outcome.seconds:.1f} s)")
+        print(f"{outcome.label}: {outcome.state} ({when} {outcome.seconds:.1f} s)")
         for path in outcome.files if outcome.state == "passed" else []:
             print(f"    {os.path.relpath(path)}")
         for message in outcome.fallbacks():
-            fallbacks.setdefault(message, []).append(outcome.name)
+            fallbacks.setdefault(message, {})[outcome.name] = None
         if outcome.note:
             print(f"    {outcome.note}")
         if outcome.error:
