@@ -6,19 +6,15 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import time
 
 import books
 import nbformat
-import psutil
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
 from lib import runs
-from lib.figures import ROOT
 from lib.runs import __main__ as command
 from lib.runs import execution
 from lib.runs.commands import reruns
@@ -209,27 +205,3 @@ def test_refresh_leaves_a_notebook_that_fails_as_it_was(cli, shelf):
     assert done.exit_code == 1 and "no luck" in done.stdout and "notebooks: 1 passed, 1 failed" in done.stdout
     assert path.read_bytes() == before
     assert sorted(os.listdir(shelf)) == ["01_drawn.ipynb", "02_other.ipynb", "smoke.yml"]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals between processes as POSIX has them")
-@pytest.mark.parametrize("number, status, workers", [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 1)])
-def test_an_interrupt_keeps_what_is_finished_and_nothing_half_done(shelf, tmp_path, number, status, workers):
-    begun = tmp_path / "begun"
-    waiting = f"import os, time\nopen({str(begun)!r}, 'w').write(str(os.getpid()))\ntime.sleep(100)"
-    books.write(shelf, "02_other", books.code(books.DRAW.replace("drawn", "other")), books.code(waiting))
-    (shelf / "durations.yml").write_text("01_drawn: 2\n02_other: 1\n")
-    words = ["figures", "--notebooks", shelf, "--out", tmp_path / "figures", "--build", tmp_path / "build", "-w", workers]
-    with subprocess.Popen([sys.executable, "-m", "lib.runs", *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT) as process:
-        deadline = time.monotonic() + 240
-        while not (begun.exists() and (tmp_path / "figures" / "drawn.png").exists()) and time.monotonic() < deadline:
-            assert process.poll() is None, process.communicate()[0].decode()
-            time.sleep(0.2)
-        process.send_signal(number)
-        said = process.communicate(timeout=60)[0].decode()
-    assert process.returncode == status, said
-    assert sorted(os.listdir(tmp_path / "figures")) == ["drawn.json", "drawn.png"]
-    assert [found.state.name for found in runs.found_runs(tmp_path / "build")] == ["finished", "interrupted"]
-    left = next((tmp_path / "build" / "02_other").iterdir())
-    assert sorted(os.listdir(left)) == [".lock", "log.txt", "request.json"]
-    assert not psutil.pid_exists(int(begun.read_text()))  # the kernel is gone with it

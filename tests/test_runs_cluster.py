@@ -1,5 +1,6 @@
 """Many runs on a cluster of this machine: a killed worker's runs are made by others, each once; GPUs and threads shared out."""
 
+import gc
 import json
 import os
 import signal
@@ -13,7 +14,9 @@ from distributed import LocalCluster
 from lib import runs
 from lib.runs import cluster, identity
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+# distributed leaves sockets and event loops to the garbage collector, which `collected` calls while that is still allowed
+pytestmark = [pytest.mark.skipif(os.name != "posix", reason="SIGKILL"), pytest.mark.filterwarnings("ignore::ResourceWarning"),
+              pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
 # each finished run adds one line to a file; kernels that are killed come no further than the sleep
 NOTE = """import os, time
 time.sleep(scale)
@@ -22,6 +25,12 @@ record["parameters"].update(seen)
 (folder / "drawn.json").write_text(json.dumps(record))
 with open(name, "a") as file:
     file.write(f"{count}\\n")"""
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -90,7 +90,8 @@ def test_a_file_of_several_notebooks(shelf, tmp_path, cli):
 @pytest.mark.parametrize("text, said", [
     ("notebook: 1\nparametres: {count: 1}", "key 'parametres'; did you mean 'parameters'"), ("grid: {count: [1]}", "names no"),
     ("notebook: 1\ngrid: {count: 1}", "grid, count wants a list"), ("notebook: 1\ngrid: {cuont: [1]}", "did you mean 'count'"),
-    ("notebook: 1\nruns: {count: 1}", "runs wants a list"), ("notebook: 7", "no notebook '7'"), ("{", "no YAML"), ("", "names no"),
+    ("notebook: 1\nruns: {count: 1}", "runs wants a list"), ("notebook: 7", "no notebook '7'"), ("{", "no YAML"),
+    ("", "names no"),
     ("notebook: 1\nruns: [{count: x}]", "wants int"), ("notebook: 1\ngrid: {count: []}", "no values for count")])
 def test_a_wrong_file_is_refused(shelf, tmp_path, text, said):
     (tmp_path / "sweep.yml").write_text(text)
