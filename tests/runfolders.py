@@ -1,0 +1,44 @@
+"""Run folders as lib.runs leaves them, made by hand in milliseconds, for testing what reads them."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import books
+import nbformat
+
+
+def make(root: Path, number: int, results: dict | None = None, *, state: str = "finished", notebook: str = "01_drawn", lib: str = "a",
+         checked: str = "3\n", **effective) -> Path:
+    """A run's folder; its id is `number` in twelve hex digits."""
+    folder = root / notebook / f"{number:012x}"
+    (folder / "figures").mkdir(parents=True)
+    parts = {name: hashlib.sha256(f"{name}{lib}".encode()).hexdigest() for name in ("notebook", "lib", "environment", "models", "data")}
+    parts |= {"notebook": "c" * 64, "parameters": f"{number:064x}"}
+    effective = {"count": 3, "scale": 2.0} | effective
+    request = {"notebook": notebook, "parameters": effective, "effective": effective, "id": folder.name, "parts": parts}
+    _write(folder / "request.json", request)
+    if state == "failed":
+        _write(folder / "failed.json", {"error": "ValueError: no luck", "traceback": "line 1\nValueError: no luck"})
+    if state in ("planned", "failed"):
+        return folder
+    cell = books.code("print(count)", "nbval-check-output", said=checked, count=2)
+    nbformat.write(books.book(books.code(books.PARAMETERS, "parameters", count=1), cell), folder / "notebook.ipynb")
+    _write(folder / "results.json", {"notebook": notebook, "id": folder.name, "parameters": effective,
+                                     "checked": [{"cell": 1, "text": checked}], "results": results or {}, "arrays": {}})
+    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("notebook.ipynb", "results.json")}
+    _write(folder / "provenance.json", {**{key: request[key] for key in ("id", "notebook", "parameters", "parts")}, "files": files,
+                                        "versions": {"torch": "2.15.0"}, "python": "3.11.2", "platform": "Linux", "commit": "0" * 40,
+                                        "modified": False, "models": {}, "data": {}, "seed": 0, "threads": 1, "seconds": 1.5})
+    if state == "damaged":
+        (folder / "results.json").write_text("{}")
+    return folder
+
+
+def table(*rows: dict) -> dict:
+    """A result as a csv table leaves it."""
+    return {"columns": list(rows[0]), "rows": list(rows)}
+
+
+def _write(path: Path, record: dict) -> None:
+    path.write_text(json.dumps(record), encoding="utf-8")
