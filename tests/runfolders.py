@@ -12,7 +12,7 @@ def make(root: Path, number: int, results: dict | None = None, *, state: str = "
          checked: str = "3\n", **effective) -> Path:
     """A run's folder; its id is `number` in twelve hex digits."""
     folder = root / notebook / f"{number:012x}"
-    (folder / "figures").mkdir(parents=True)
+    folder.mkdir(parents=True)
     parts = {name: hashlib.sha256(f"{name}{lib}".encode()).hexdigest() for name in ("notebook", "lib", "environment", "models", "data")}
     parts |= {"notebook": "c" * 64, "parameters": f"{number:064x}"}
     effective = {"count": 3, "scale": 2.0} | effective
@@ -22,6 +22,7 @@ def make(root: Path, number: int, results: dict | None = None, *, state: str = "
         _write(folder / "failed.json", {"error": "ValueError: no luck", "traceback": "line 1\nValueError: no luck"})
     if state in ("planned", "failed"):
         return folder
+    (folder / "figures").mkdir()
     cell = books.code("print(count)", "nbval-check-output", said=checked, count=2)
     nbformat.write(books.book(books.code(books.PARAMETERS, "parameters", count=1), cell), folder / "notebook.ipynb")
     _write(folder / "results.json", {"notebook": notebook, "id": folder.name, "parameters": effective,

@@ -9,23 +9,45 @@ from typing import Any
 
 import pandas as pd
 
-from lib.figures import ROOT, replacing
+from lib.figures import replacing
+from lib.runs.folder import RUNS
+from lib.runs.status import Found, found_runs
 from lib.runs.tables import number, tables
-from lib.runs.standing import run_folders, state_of
 
 CODE = ("lib", "environment")  # the parts of a run's id that say which code made its numbers, besides the notebook's cells
 FIXED = ("notebook", "id", "code", "cells", "result", "row", "quantity", "value")
+TAKEN = (*FIXED, "state", "why", "rows", "threads", "seconds", "checked")  # no names for a parameter's column
 LISTED = 20                    # so many runs are named on the screen, all of them in runs.csv
 
 
-def collect(root: Path) -> pd.DataFrame:
+def collect(root: Path = RUNS) -> pd.DataFrame:
     """The numbers of all finished runs below `root`: one row a (run, result, row of the result, quantity).
 
     Columns: notebook, id, code and cells (8 hex digits that differ where library or environment, or the notebook's cells, do),
     the parameters that differ between runs of a notebook, result, row, the text labels of the result's rows, quantity, value.
     Lists are JSON text, true is 1. Other states of runs: see `overview`. FileNotFoundError where there is no run.
     """
-    found = [run for run in read(root) if run["state"] == "finished"]
+    return tidy(read(root))
+
+
+def overview(root: Path = RUNS, *, checked: bool = False) -> pd.DataFrame:
+    """One row a run below `root`: notebook, id, code, cells, state, why it is not finished, rows of its results, threads, seconds.
+
+    The parameters that differ follow; with `checked` also the texts that the checked cells of a finished run printed.
+    """
+    return listed(read(root), checked=checked)
+
+
+def read(root: Path = RUNS) -> list[dict[str, Any]]:
+    """All runs below `root` with their state and, of finished ones, what they left. FileNotFoundError if there is none."""
+    if not (found := found_runs(root)):
+        raise FileNotFoundError(f"no run in {root}; make some with: python -m lib.runs run NN, or sweep NN --grid name=1,2")
+    return [_run(about) for about in found]
+
+
+def tidy(found: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """`collect`'s table of runs that `read` has found."""
+    found = [run for run in found if run["state"] == "finished"]
     varied = varying(found)
     parameters = list(dict.fromkeys(name for names in varied.values() for name in names))
     records, labels = [], {}
@@ -37,29 +59,21 @@ def collect(root: Path) -> pd.DataFrame:
             records += [about | {"result": result, "row": place} | {texts[name]: row.get(name) for name in texts}
                         | {"quantity": name, "value": number(value)}
                         for place, row in enumerate(rows) for name, value in row.items() if name not in texts]
-    shown = [_free(name, FIXED, "parameter") for name in parameters]
+    shown = [_free(name, TAKEN, "parameter") for name in parameters]
     table = pd.DataFrame(records, columns=[*FIXED[:4], *shown, *FIXED[4:6], *labels, *FIXED[6:]])
-    return _tidy(table.astype({"value": float}), shown)
+    return _of_one_kind(table.astype({"value": float}), shown)
 
 
-def overview(root: Path, *, checked: bool = False) -> pd.DataFrame:
-    """One row a run below `root`: notebook, id, state, why it is not in the table, code, cells, how many numbers, threads, seconds.
-
-    The parameters that differ follow; with `checked` also the texts that the checked cells of a finished run printed.
-    """
-    found = read(root)
-    varied = varying(found)
-    rows = []
+def listed(found: Iterable[Mapping[str, Any]], *, checked: bool = False) -> pd.DataFrame:
+    """`overview`'s table of runs that `read` has found."""
+    varied, rows = varying(found), []
     for run in found:
-        made = run.get("provenance", {})
-        counted = sum(len(rows) for _, rows in tables(run["results"]["results"])) if "results" in run else None
-        row = {**_about(run), "state": run["state"], "why": run["why"], "rows": counted, "threads": made.get("threads"),
-               "seconds": made.get("seconds"), **_shown(run, varied)}
-        texts = [cell["text"] for cell in run.get("results", {}).get("checked", [])]
-        rows.append(row | ({"checked": "\n".join(texts)} if checked else {}))
+        made, left = run.get("provenance", {}), run.get("results", {"results": {}, "checked": []})
+        rows.append({**_about(run), "state": run["state"], "why": run["why"], "rows": sum(len(r) for _, r in tables(left["results"])),
+                     "threads": made.get("threads"), "seconds": made.get("seconds"), **_shown(run, varied)})
+        rows[-1] |= {"checked": "\n".join(cell["text"] for cell in left["checked"])} if checked else {}
     table = pd.DataFrame(rows)
-    fixed = {"notebook", "id", "code", "cells", "state", "why", "rows", "threads", "seconds", "checked"}
-    return _tidy(table, [name for name in table if name not in fixed])
+    return _of_one_kind(table, [_free(name, TAKEN, "parameter") for names in varied.values() for name in names])
 
 
 def notes(runs: pd.DataFrame) -> list[str]:
@@ -80,22 +94,16 @@ def notes(runs: pd.DataFrame) -> list[str]:
 
 
 def write(table: pd.DataFrame, runs: pd.DataFrame, out: Path) -> list[Path]:
-    """results.csv and runs.csv, and results.parquet where pyarrow is installed, into the folder `out`: all or none."""
-    parquet = [out / "results.parquet"] if importlib.util.find_spec("pyarrow") else []
-    files = [out / "results.csv", out / "runs.csv", *parquet]
+    """results.csv and runs.csv, and both as parquet where pyarrow is installed, into the folder `out`: all of them or none."""
+    endings = ["csv", "parquet"] if importlib.util.find_spec("pyarrow") else ["csv"]
+    files = [out / f"{name}.{ending}" for ending in endings for name in ("results", "runs")]
     with replacing(*files) as drafts:
-        table.to_csv(drafts[0], index=False, lineterminator="\n")
-        runs.to_csv(drafts[1], index=False, lineterminator="\n")
-        for draft in drafts[2:]:
-            table.to_parquet(draft, index=False)
+        for draft, content in zip(drafts, [table, runs] * len(endings), strict=True):
+            if draft.suffix == ".csv":
+                content.to_csv(draft, index=False, lineterminator="\n")
+            else:
+                content.to_parquet(draft, index=False)
     return files
-
-
-def read(root: Path) -> list[dict[str, Any]]:
-    """All runs below `root` with their state and what they left, in the order of notebook and id."""
-    if not (folders := run_folders(root)):
-        raise FileNotFoundError(f"no run in {root}; make some with: python -m lib.runs run NN, or sweep NN --grid name=1,2")
-    return [_run(folder) for folder in folders]
 
 
 def varying(runs: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -105,26 +113,27 @@ def varying(runs: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
         known = values.setdefault(run["request"]["notebook"], {})
         for name, value in run["request"]["effective"].items():
             known.setdefault(name, set()).add(str(_cell(value)))
-    return {notebook: [name for name, seen in known.items() if len(seen) > 1 and name != "figures_dir"]
+    return {notebook: [name for name, seen in known.items() if len(seen) > 1]
             for notebook, known in values.items()}
 
 
-def _run(folder: Path) -> dict[str, Any]:
-    state, why = state_of(folder)
-    wanted = {"request": "request.json"} | ({"results": "results.json", "provenance": "provenance.json"} if state == "finished" else {})
-    return {"state": state, "why": why} | {
-        key: json.loads((folder / name).read_text(encoding="utf-8")) for key, name in wanted.items()}
+def _run(found: Found) -> dict[str, Any]:
+    names = ("results", "provenance") if found.state.name == "finished" else ()
+    request = {"notebook": found.folder.parent.name, "id": found.folder.name, "effective": {}, "parts": {}} | found.request
+    return {"request": request, "state": found.state.name, "why": found.state.detail} | {
+        name: json.loads((found.folder / f"{name}.json").read_text(encoding="utf-8")) for name in names}
 
 
 def _about(run: Mapping[str, Any]) -> dict[str, Any]:
     request = run["request"]
-    digest = hashlib.sha256("".join(request["parts"][part] for part in CODE).encode()).hexdigest()
-    return {"notebook": request["notebook"], "id": request["id"], "code": digest[:8], "cells": request["parts"]["notebook"][:8]}
+    parts = request["parts"]
+    code = hashlib.sha256("".join(parts.get(name, "") for name in CODE).encode()).hexdigest()
+    return {"notebook": request["notebook"], "id": request["id"], "code": code[:8], "cells": parts.get("notebook", "")[:8]}
 
 
 def _shown(run: Mapping[str, Any], varied: Mapping[str, Iterable[str]]) -> dict[str, Any]:
     effective = run["request"]["effective"]
-    return {_free(name, FIXED, "parameter"): _cell(effective[name]) for name in varied[run["request"]["notebook"]] if name in effective}
+    return {_free(name, TAKEN, "parameter"): _cell(effective[name]) for name in varied[run["request"]["notebook"]] if name in effective}
 
 
 def _cell(value: Any) -> Any:
@@ -134,7 +143,7 @@ def _cell(value: Any) -> Any:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _tidy(table: pd.DataFrame, parameters: Iterable[str]) -> pd.DataFrame:
+def _of_one_kind(table: pd.DataFrame, parameters: Iterable[str]) -> pd.DataFrame:
     """Columns of one kind: a parameter that is a number in one run and a text in another is a text in all."""
     for name in parameters:
         column = table[name].dropna()

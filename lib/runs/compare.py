@@ -29,7 +29,7 @@ def compare(table: pd.DataFrame, notebook: str, quantities: Sequence[str] = (), 
     Returns ({"png", "pdf", "npz", "json"} → path, what is not shown); no path where nothing was varied.
     """
     part = table[table["notebook"] == notebook].dropna(axis="columns", how="all")
-    asked = _asked(part, quantities)
+    asked = _asked(table, quantities)
     parameters, labels = _columns(part)
     varied = sorted((name for name in parameters if part[name].nunique(dropna=False) > 1), key=lambda name: -part[name].nunique())
     if not varied or part["id"].nunique() < 2:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import os
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import nbformat
 from nbconvert import HTMLExporter
 
 from lib.figures import ROOT, replacing
+from lib.runs.folder import RUNS, read, state
 from lib.runs.parameters import NOTEBOOKS, parameters
 from lib.runs.refresh import strip
-from lib.runs.standing import run_folders, state_of
 
 TAIL = 40  # lines of the log
 # The policy has a browser refuse whatever is not in the file itself. nbconvert's own page would load four scripts from elsewhere.
@@ -38,7 +39,7 @@ ABOUT = """<style>
 .run table {border-collapse: collapse; margin: .5em 0} .run td, .run th {text-align: left; padding: .15em 1em .15em 0;
  border-bottom: 1px solid #ddd; vertical-align: top} .run pre {overflow: auto; background: #f5f5f5; padding: .6em}
 .run .changed td {font-weight: bold} .run .bad {border-left: 5px solid #D55E00; padding-left: .8em} .run code {font-size: 13px}
-main {max-width: 75em; margin: auto} .jp-OutputArea-output {overflow-x: auto} img, mjx-container svg {max-width: 100%}
+.jp-InputArea, .jp-InputArea-editor {overflow-x: auto !important} main {max-width: 75em; margin: auto} .jp-OutputArea-output {overflow-x: auto} img, mjx-container svg {max-width: 100%}
 </style>
 <header class="run tex2jax_ignore">
 <h1>{{ request.notebook }}</h1>
@@ -60,20 +61,22 @@ main {max-width: 75em; margin: auto} .jp-OutputArea-output {overflow-x: auto} im
 """
 
 
-def report(run: str | Path, out: Path | None = None, *, root: Path = ROOT / "build" / "runs") -> Path:
+def report(run: str | Path, out: Path | None = None, *, root: Path = RUNS) -> Path:
     """Write the report of a run, given by its folder or the first digits of its id, to `out`; returns that path.
 
-    Default: build/reports/NOTEBOOK-ID.html. ValueError: no such run (the nearest is named), several, or one that left no notebook.
+    Default: build/reports/NOTEBOOK-ID.html. Of a failed run its traceback and the notebook up to there. ValueError: no such run
+    (the nearest is named), several, or one that has neither finished nor failed.
     """
     folder = locate(run, root)
     about = _about(folder)
-    request, name = about["request"], "notebook.failed.ipynb" if about["state"] == "failed" else "notebook.ipynb"
-    if not (folder / name).is_file():
-        raise ValueError(f"{request['notebook']}/{request['id']} is {about['state']} and has no {name} to report; "
-                         "finish it with: python -m lib.runs resume")
-    book = strip(nbformat.read(folder / name, as_version=4))
+    request, failed = about["request"], about["state"] == "failed"
+    notebook = folder / ("notebook.failed.ipynb" if failed else "notebook.ipynb")
+    if not (failed or notebook.is_file()):
+        raise ValueError(f"{request['notebook']}/{request['id']} is {about['state']} and has no {notebook.name} to report; "
+                         "continue it with: python -m lib.runs resume")
+    book = strip(nbformat.read(notebook, as_version=4)) if notebook.is_file() else nbformat.v4.new_notebook()
     book.metadata["title"] = f"{request['notebook']} {request['id']}"
-    about["parameters"] = _parameters(folder / name, request["effective"])
+    about["parameters"] = _parameters(parameters(notebook) if notebook.is_file() else {}, request)
     header = jinja2.Environment(autoescape=True).from_string(ABOUT).render(about)
     quiet = logging.getLogger("nbconvert.quiet")
     quiet.setLevel(logging.ERROR)  # else it counts on stderr the figures that have no alternative text
@@ -90,7 +93,7 @@ def locate(run: str | Path, root: Path) -> Path:
     """The folder of a run: a path, or the first digits of the id of one below `root`. ValueError with the nearest ids."""
     if (Path(run) / "request.json").is_file():
         return Path(run)
-    name, folders = str(run), {folder.name: folder for folder in run_folders(root)}
+    name, folders = str(run), {path.parent.name: path.parent for path in sorted(root.glob("*/*/request.json"))}
     found = [identifier for identifier in folders if identifier.startswith(name)]
     if len(found) == 1:
         return folders[found[0]]
@@ -113,30 +116,32 @@ def mathjax() -> str:
 
 def _about(folder: Path) -> dict[str, Any]:
     """What the header shows of a run; files that are not there yet count as empty."""
-    state, why = state_of(folder)
-    request, made, failure = (_read(folder / f"{name}.json") for name in ("request", "provenance", "failed"))
+    found = state(folder)
+    request, made, failure = (read(folder / f"{name}.json") for name in ("request", "provenance", "failed"))
+    request = {"notebook": folder.parent.name, "id": folder.name, "effective": {}, "parameters": {}, "parts": {}} | request
     commit = made.get("commit") and made["commit"] + (", with uncommitted changes" if made.get("modified") else "")
     facts = {"seed": request["effective"].get("seed"), "threads": made.get("threads"), "seconds": made.get("seconds"),
              "commit": commit, "Python": made.get("python"), "platform": made.get("platform")}
     facts |= {"models": _short(made.get("models")), "data": _short(made.get("data"))}
     log = folder / "log.txt"
-    return {"state": state, "why": why, "request": request, "failure": failure,
+    return {"state": found.name, "why": found.detail, "request": request, "failure": failure,
             "facts": {name: value for name, value in facts.items() if value not in (None, "")},
             "lists": {"Versions": made.get("versions"), "Checksums of what went in": request["parts"], "Files": made.get("files")},
             "log": "\n".join(log.read_text(encoding="utf-8").splitlines()[-TAIL:]) if log.is_file() else ""}
 
 
-def _parameters(notebook: Path, effective: dict[str, Any]) -> list[dict[str, Any]]:
-    known = parameters(notebook)
-    return [{"name": name, "value": repr(value), "default": repr(known.get(name, {}).get("default")),
-             "help": known.get(name, {}).get("help", ""), "changed": name in known and value != known[name]["default"]}
-            for name, value in effective.items() if name != "figures_dir"]
+def _parameters(known: Mapping[str, Any], request: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row a parameter; where the notebook's defaults are not known, what was given counts as changed."""
+    rows = []
+    for name, value in request["effective"].items():
+        default = known.get(name, {}).get("default")
+        changed = value != default if name in known else name in request["parameters"]
+        rows.append({"name": name, "value": repr(value), "changed": changed, "help": known.get(name, {}).get("help", ""),
+                     "default": repr(default) if name in known else ""})
+    return rows
 
 
 def _short(found: Any) -> str:
     """Models or data in words, from whatever their loaders said of them."""
     return json.dumps(found, ensure_ascii=False) if found else ""
 
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
