@@ -2,7 +2,11 @@
 
 import json
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
+import books
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +17,7 @@ from lib.runs import __main__ as command
 from lib.runs import collect, overview, tables
 from lib.runs.collect import LISTED, notes, write
 from lib.runs.compare import compare
+from lib.runs.results import collected
 
 ROWS = [{"method": name, "pair": pair, "mse": 0.1 * (pair + 1), "seconds": 3.0, "converged": True}
         for name in ("stein", "lerp") for pair in range(2)]
@@ -40,7 +45,8 @@ def cli(tmp_path):
 
 def test_every_number_has_its_row(sweep):
     table = collect(sweep)
-    assert list(table) == ["notebook", "id", "code", "cells", "lam", "levels", "result", "row", "method", "why", "quantity", "value"]
+    parameters, labels = ["lam", "levels"], ["method", "why"]
+    assert list(table) == ["notebook", "id", "code", "cells", *parameters, "result", "row", *labels, "quantity", "value"]
     assert len(table) == 6 * (4 * 4 + 1) and not table["value"].isna().any()
     one = table[(table["id"] == f"{5:012x}") & (table["quantity"] == "mse") & (table["row"] == 3)]
     assert one[["lam", "levels", "method", "value"]].values.tolist() == [[100, "[1.0, 0.5]", "lerp", 40.0]]
@@ -57,7 +63,8 @@ def test_parameters_that_do_not_differ_are_left_out_and_one_notebooks_are_empty_
     assert table[table["notebook"] == "02_other"][["lam", "size"]].isna().values.tolist() == [[True, False]] * 2
 
 
-@pytest.mark.parametrize("values, kind", [([1, 2.5], "f"), ([1, 2], "i"), (["auto", 3], "O"), ([True, False], "O"), ([None, 2], "O")])
+@pytest.mark.parametrize("values, kind", [([1, 2.5], "f"), ([1, 2], "i"), (["auto", 3], "O"), ([True, False], "O"),
+                                          ([None, 2], "O")])
 def test_a_parameter_is_of_one_kind_and_survives_the_csv(tmp_path, values, kind):
     for number, value in enumerate(values):
         runfolders.make(tmp_path / "runs", number, {"r": {"a": 1.0}}, which=value)
@@ -99,8 +106,9 @@ def test_what_is_not_in_the_table_is_counted_and_named(sweep):
     runfolders.make(sweep, 103)
     listed, said = overview(sweep, checked=True), "\n".join(notes(overview(sweep)))
     assert listed["state"].value_counts().to_dict() == {"finished": 7, "failed": 1, "damaged": 1, "planned": 1}
-    for words in ("1 failed", "ValueError: no luck", f"{101:012x}: results.json has changed", f"1 planned\n    01_drawn {102:012x}",
-                  f"1 finished without numbers (01_drawn: no lib.figures.save_results)", f"01_drawn {103:012x}"):
+    for words in ("1 failed", "ValueError: no luck", f"{101:012x}: results.json has changed",
+                  f"1 planned\n    01_drawn {102:012x}",
+                  "1 finished without numbers (01_drawn: no lib.figures.save_results)", f"01_drawn {103:012x}"):
         assert words in said
     assert set(collect(sweep)["id"]) == {f"{number:012x}" for number in range(6)}
     assert listed[listed["state"] == "finished"]["checked"].tolist() == ["3\n"] * 7
@@ -130,7 +138,8 @@ def test_no_run_is_an_error_that_says_how_to_make_one(tmp_path):
 
 def test_the_figure_shows_the_means_over_the_parameter_with_the_most_values(sweep, tmp_path):
     files, left = compare(collect(sweep), "01_drawn", out=tmp_path)
-    assert {path.name for path in files.values()} == {f"01_comparison.{end}" for end in ("png", "pdf", "npz", "json")} and not left
+    assert {path.name for path in files.values()} == {f"01_comparison.{end}" for end in ("png", "pdf", "npz", "json")}
+    assert not left
     about = json.loads(files["json"].read_text())
     assert about["parameters"]["x"] == "lam" and about["parameters"]["colour"] == ["levels"]
     drawn = np.load(files["npz"])
@@ -201,3 +210,18 @@ def test_parquet_holds_the_same_table(sweep, tmp_path):
     table = collect(sweep)
     write(table, overview(sweep), tmp_path)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "results.parquet"), table)
+
+
+def test_a_table_keeps_every_digit_and_tells_names_from_numbers(tmp_path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "t.csv").write_text("pair,name,x,ok,e\n00,none,0.1234567890123456789,True,\n01,NA,1e-300,False,inf\n")
+    (tmp_path / "figures" / "t.json").write_text('{"name": "t", "kind": "results", "rows": 2, "columns": []}')
+    shown = nbformat.v4.new_output("display_data", data={"image/png": "", "text/plain": "<Figure size 640x480>"})
+    cell = books.code("1", "nbval-check-output", said="3\n")
+    nbformat.write(books.book(cell | {"outputs": [*cell.outputs, shown]}), tmp_path / "notebook.ipynb")
+    run = SimpleNamespace(notebook=Path("01_drawn.ipynb"), id="0", effective={})
+    found = collected(run, tmp_path)
+    assert found["results"]["t"]["rows"] == [
+        {"pair": "00", "name": "none", "x": 0.1234567890123456789, "ok": True, "e": None},
+        {"pair": "01", "name": "NA", "x": 1e-300, "ok": False, "e": math.inf}]
+    assert found["checked"] == [{"cell": 0, "text": "3\n"}]

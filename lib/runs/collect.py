@@ -31,7 +31,7 @@ def collect(root: Path = RUNS) -> pd.DataFrame:
 
 
 def overview(root: Path = RUNS, *, checked: bool = False) -> pd.DataFrame:
-    """One row a run below `root`: notebook, id, code, cells, state, why it is not finished, rows of its results, threads, seconds.
+    """One row a run below `root`: notebook, id, code, cells, state, why not finished, rows of its results, threads, seconds.
 
     The parameters that differ follow; with `checked` also the texts that the checked cells of a finished run printed.
     """
@@ -69,20 +69,22 @@ def listed(found: Iterable[Mapping[str, Any]], *, checked: bool = False) -> pd.D
     varied, rows = varying(found), []
     for run in found:
         made, left = run.get("provenance", {}), run.get("results", {"results": {}, "checked": []})
-        rows.append({**_about(run), "state": run["state"], "why": run["why"], "rows": sum(len(r) for _, r in tables(left["results"])),
-                     "threads": made.get("threads"), "seconds": made.get("seconds"), **_shown(run, varied)})
-        rows[-1] |= {"checked": "\n".join(cell["text"] for cell in left["checked"])} if checked else {}
+        counted = sum(len(part) for _, part in tables(left["results"]))
+        printed = {"checked": "\n".join(cell["text"] for cell in left["checked"])} if checked else {}
+        rows.append({**_about(run), "state": run["state"], "why": run["why"], "rows": counted, "threads": made.get("threads"),
+                     "seconds": made.get("seconds"), **_shown(run, varied), **printed})
     table = pd.DataFrame(rows)
     return _of_one_kind(table, [_free(name, TAKEN, "parameter") for names in varied.values() for name in names])
 
 
 def notes(runs: pd.DataFrame) -> list[str]:
-    """What a reader of the table must know, from `overview`: runs that are not in it, runs without numbers, a mixture of codes."""
+    """What a reader of the table must know, from `overview`: runs that are not in it or have no numbers, a mixture of codes."""
     said, finished = [], runs[runs["state"] == "finished"]
     for state, group in runs[runs["state"] != "finished"].groupby("state"):
         said += [f"not in the table: {len(group)} {state}", *_named(group)]
     if len(empty := finished[finished["rows"] == 0]):
-        said += [f"{len(empty)} finished without numbers ({', '.join(sorted(set(empty['notebook'])))}: no lib.figures.save_results); "
+        which = ", ".join(sorted(set(empty["notebook"])))
+        said += [f"{len(empty)} finished without numbers ({which}: no lib.figures.save_results); "
                  "--checked keeps what their checked cells printed", *_named(empty)]
     if finished["code"].nunique() > 1:
         said.append(f"warning: numbers of {finished['code'].nunique()} codes or environments in one table (column code); "
@@ -132,8 +134,8 @@ def _about(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown(run: Mapping[str, Any], varied: Mapping[str, Iterable[str]]) -> dict[str, Any]:
-    effective = run["request"]["effective"]
-    return {_free(name, TAKEN, "parameter"): _cell(effective[name]) for name in varied[run["request"]["notebook"]] if name in effective}
+    effective, names = run["request"]["effective"], varied[run["request"]["notebook"]]
+    return {_free(name, TAKEN, "parameter"): _cell(effective[name]) for name in names if name in effective}
 
 
 def _cell(value: Any) -> Any:

@@ -20,7 +20,11 @@ COLOURS = 16    # a text label with more values than this is no colour; each val
 WIDE = 30       # largest over smallest value from which on an axis is logarithmic
 
 
-def compare(table: pd.DataFrame, notebook: str, quantities: Sequence[str] = (), *, out: Path) -> tuple[dict[str, Path], list[str]]:
+Legend = dict[str, mpl.artist.Artist]
+
+
+def compare(table: pd.DataFrame, notebook: str, quantities: Sequence[str] = (), *,
+            out: Path) -> tuple[dict[str, Path], list[str]]:
     """Draw one notebook's part of `lib.runs.collect`'s table: a panel a quantity, over the parameter with the most values.
 
     Colours are the second parameter, else a text label. A point is a run: the mean over the rows of a result with equal labels;
@@ -44,7 +48,8 @@ def compare(table: pd.DataFrame, notebook: str, quantities: Sequence[str] = (), 
     means = means[means["panel"].isin(panels[:most])]
     figure = _draw(means, varied[0], *coloured)
     shown = {"x": means[varied[0]], "panel": means["panel"], "value": means["mean"], "rows": means["count"], "run": means["id"]}
-    shown |= {"colour": means[name] for name in coloured}
+    if coloured:
+        shown["colour"] = means[coloured[0]]
     about = {"notebook": notebook, "x": varied[0], "colour": coloured, "averaged": varied[2:], "quantities": list(quantities),
              "codes": sorted(set(part["code"])), "cells": sorted(set(part["cells"]))}
     files = figures.save(figure, f"{notebook[:2]}_comparison", folder=out, parameters=about,
@@ -95,7 +100,7 @@ def _draw(means: pd.DataFrame, x: str, colour: str | None = None) -> Figure:
     rows = math.ceil(len(panels) / columns)
     palette = {} if colour is None else _palette(means[colour].dropna().unique())
     figure, grid = plt.subplots(rows, columns, figsize=(4.2 * columns + 1.5 * bool(colour), 3.4 * rows), squeeze=False)
-    legend: dict[str, mpl.artist.Artist] = {}
+    legend: Legend = {}
     for axes, panel in zip(grid.flat, panels, strict=False):
         legend |= _panel(axes, means[means["panel"] == panel], x, colour, palette)
     for axes in grid.flat[len(panels):]:
@@ -105,7 +110,7 @@ def _draw(means: pd.DataFrame, x: str, colour: str | None = None) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, drawn: pd.DataFrame, x: str, colour: str | None, palette: dict[str, object]) -> dict[str, mpl.artist.Artist]:
+def _panel(axes: Axes, drawn: pd.DataFrame, x: str, colour: str | None, palette: dict[str, object]) -> Legend:
     """One quantity; returns what its legend would show."""
     hue = {"color": "black"} if palette else {}
     if colour is not None and drawn[colour].notna().all():
@@ -113,7 +118,8 @@ def _panel(axes: Axes, drawn: pd.DataFrame, x: str, colour: str | None, palette:
     if pd.api.types.is_numeric_dtype(drawn[x]):
         sns.lineplot(drawn, x=x, y="mean", marker="o", errorbar=("pi", 100), err_style="bars", ax=axes, **hue)
     else:
-        sns.pointplot(drawn, x=x, y="mean", linestyle="none", errorbar=("pi", 100), dodge=0.3 if "hue" in hue else False, ax=axes, **hue)
+        beside = 0.3 if "hue" in hue else False
+        sns.pointplot(drawn, x=x, y="mean", linestyle="none", errorbar=("pi", 100), dodge=beside, ax=axes, **hue)
     for axis, values in (("x", drawn[x]), ("y", drawn["mean"])):
         if pd.api.types.is_numeric_dtype(values) and values.min() > 0 and values.max() > WIDE * values.min():
             axes.set(**{f"{axis}scale": "log"})

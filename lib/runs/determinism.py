@@ -28,7 +28,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one notebook. cells: checked ones; texts, arrays: those that differ; repeat, threads: numbers, 1 against 1 and 2 threads."""
+    """Of one notebook. cells: checked ones; texts, arrays: what differs; repeat, threads: numbers, 1 against 1 and 2 threads."""
 
     notebook: str
     seconds: float
@@ -47,7 +47,8 @@ class Verdict:
         said = [self.error] if self.error else []
         said += [f"checked output differs: {text}" for text in self.texts]
         said += [f"on one thread {name} differs" for name in self.arrays]
-        said += [f"on one thread {what}" for what in self.repeat.other] + [f"on two threads {what}" for what in self.threads.other]
+        said += [f"on one thread {what}" for what in self.repeat.other]
+        said += [f"on two threads {what}" for what in self.threads.other]
         if self.repeat.relative > 0:
             said.append(f"on one thread results differ by {self.repeat.relative:.2g} in {self.repeat.where}")
         if self.threads.relative > self.tolerance:
@@ -59,8 +60,9 @@ class Verdict:
 def examine(notebook: Path, given: Mapping[str, Any], *, keep: Path | None = None, tolerance: float = TOLERANCE) -> Verdict:
     """Run a notebook three times (twice on 1 thread, once on 2), never reusing a finished run, and compare.
 
-    Checked outputs must be equal over the three, numbers and the plotted arrays over the first two; between 1 and 2 threads numbers
-    may differ by `tolerance` of the largest value of their column, texts and truth values not at all. Measured times are left out.
+    Checked outputs must be equal over the three, numbers and the plotted arrays over the first two; between 1 and 2 threads
+    numbers may differ by `tolerance` of the largest value of their column, texts and truth values not at all. Measured times
+    are left out.
     keep: an empty or new folder that the runs stay in. A run that fails is an error of the verdict.
     """
     if keep is not None and keep.exists() and any(keep.iterdir()):
@@ -88,7 +90,8 @@ def judge(first: Mapping[str, Any], again: Mapping[str, Any], two: Mapping[str, 
     arrays += [f"figure {figure}" for figure in set(again["arrays"]) - set(first["arrays"])]
     counted = sum(number(value) is not None for _, rows in tables(first["results"]) for row in rows for value in row.values())
     return Verdict(first["notebook"], round(seconds, 1), len(first["checked"]), counted, tuple(texts), tuple(arrays),
-                   difference(first["results"], again["results"]), difference(first["results"], two["results"]), tolerance=tolerance)
+                   difference(first["results"], again["results"]), difference(first["results"], two["results"]),
+                   tolerance=tolerance)
 
 
 def difference(ones: Mapping[str, Any], others: Mapping[str, Any]) -> Difference:
@@ -119,7 +122,7 @@ def lines(verdicts: Iterable[Verdict]) -> list[str]:
     verdicts = list(verdicts)
     rows = [("notebook", "checked cells", "equal", "arrays", "results", "1 and 1 thread", "1 and 2 threads", "where", "seconds")]
     for verdict in verdicts:
-        equal = ["failed", "failed"] if verdict.error else ["no" if differ else "yes" for differ in (verdict.texts, verdict.arrays)]
+        equal = ["no" if differ else "yes" for differ in (verdict.texts, verdict.arrays)] if not verdict.error else ["failed"] * 2
         rows.append((verdict.notebook, str(verdict.cells), *equal, str(verdict.numbers), f"{verdict.repeat.relative:.1g}",
                      f"{verdict.threads.relative:.1g}", verdict.threads.where or "-", f"{verdict.seconds:.0f}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

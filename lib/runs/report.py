@@ -39,7 +39,9 @@ ABOUT = """<style>
 .run table {border-collapse: collapse; margin: .5em 0} .run td, .run th {text-align: left; padding: .15em 1em .15em 0;
  border-bottom: 1px solid #ddd; vertical-align: top} .run pre {overflow: auto; background: #f5f5f5; padding: .6em}
 .run .changed td {font-weight: bold} .run .bad {border-left: 5px solid #D55E00; padding-left: .8em} .run code {font-size: 13px}
-.jp-InputArea, .jp-InputArea-editor {overflow-x: auto !important} main {max-width: 75em; margin: auto} .jp-OutputArea-output {overflow-x: auto} img, mjx-container svg {max-width: 100%}
+.jp-InputArea, .jp-InputArea-editor {overflow-x: auto !important}
+main {max-width: 75em; margin: auto} .jp-OutputArea-output {overflow-x: auto}
+img, mjx-container svg {max-width: 100%}
 </style>
 <header class="run tex2jax_ignore">
 <h1>{{ request.notebook }}</h1>
@@ -49,13 +51,14 @@ ABOUT = """<style>
 <h2>Parameters</h2>
 <table><tr><th>name</th><th>value</th><th>default</th><th>meaning</th></tr>
 {% for row in parameters %}<tr{% if row.changed %} class="changed"{% endif %}><td><code>{{ row.name }}</code></td>
-<td><code>{{ row.value }}</code></td><td>{% if row.changed %}<code>{{ row.default }}</code> (changed){% else %}the same{% endif %}</td>
+<td><code>{{ row.value }}</code></td>
+<td>{% if row.changed %}<code>{{ row.default }}</code> (changed){% else %}the same{% endif %}</td>
 <td>{{ row.help }}</td></tr>{% endfor %}</table>
 <h2>Made from</h2>
 <table>{% for name, value in facts.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>{% endfor %}</table>
 {% for title, rows in lists.items() if rows %}<details><summary>{{ title }} ({{ rows|length }})</summary>
-<table>{% for name, value in rows.items() %}<tr><td>{{ name }}</td><td><code>{{ value }}</code></td></tr>{% endfor %}</table></details>
-{% endfor %}
+<table>{% for name, value in rows.items() %}<tr><td>{{ name }}</td><td><code>{{ value }}</code></td></tr>{% endfor %}</table>
+</details>{% endfor %}
 {% if log %}<details><summary>End of the log</summary><pre>{{ log }}</pre></details>{% endif %}
 </header>
 """
@@ -126,7 +129,8 @@ def _about(folder: Path) -> dict[str, Any]:
     log = folder / "log.txt"
     return {"state": found.name, "why": found.detail, "request": request, "failure": failure,
             "facts": {name: value for name, value in facts.items() if value not in (None, "")},
-            "lists": {"Versions": made.get("versions"), "Checksums of what went in": request["parts"], "Files": made.get("files")},
+            "lists": {"Versions": made.get("versions"), "Checksums of what went in": request["parts"],
+                      "Files": made.get("files")},
             "log": "\n".join(log.read_text(encoding="utf-8").splitlines()[-TAIL:]) if log.is_file() else ""}
 
 

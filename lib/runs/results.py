@@ -51,12 +51,18 @@ def _once(items: list[Any]) -> list[Any]:
 
 
 def _text(output: Any) -> str:
-    """What an output says in words on stdout; progress bars on stderr are none of a result."""
+    """What an output says in words on stdout; progress bars on stderr are none of a result, nor are stand-ins for pictures."""
     if output.output_type == "stream":
         return output.text if output.name == "stdout" else ""
-    return "".join(output.get("data", {}).get("text/plain", ""))
+    shown = output.get("data", {})
+    return "" if any(kind.startswith("image/") for kind in shown) else "".join(shown.get("text/plain", ""))
 
 
 def _table(path: Path) -> dict[str, Any]:
-    table = pd.read_csv(path)
-    return {"columns": list(table.columns), "rows": table.to_dict("records")}
+    """A csv file with every digit of its numbers; empty cells are null, "none" and "NA" texts, as is a column of "00", "01"."""
+    how: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "float_precision": "round_trip"}
+    texts = pd.read_csv(path, dtype=str, **how)
+    names = [name for name in texts if texts[name].str.fullmatch(r"0\d+").any()]
+    table = pd.read_csv(path, dtype=dict.fromkeys(names, str), **how)
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return {"columns": list(table.columns), "rows": rows}

@@ -27,7 +27,7 @@ def number(value: Any) -> float | None:
 
 
 def is_time(*names: str) -> bool:
-    """Whether a quantity, or a label of its row, says that it is a measured time, which no two runs share: "seconds", "net_seconds"."""
+    """Whether a quantity, or a label of its row, says that it is a measured time: "seconds", "net_seconds"."""
     return any(name.rpartition(".")[2].rpartition("_")[2] == "seconds" for name in names)
 
 

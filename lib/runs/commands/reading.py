@@ -22,7 +22,7 @@ def collect_command(
         out: Annotated[Path, typer.Option(help="Tables and figures go here.", show_default="build/collected")] = COLLECTED,
         quantities: Annotated[list[str] | None, typer.Option(
             "--quantity", help="Draw this one; may be repeated.", show_default="the first that differ between runs")] = None,
-        checked: Annotated[bool, typer.Option("--checked", help="Keep what the checked cells printed, in runs.csv.")] = False) -> None:
+        checked: Annotated[bool, typer.Option("--checked", help="Keep checked cells' texts, in runs.csv.")] = False) -> None:
     """Put the numbers of all finished runs into one tidy table, and draw them over the parameters that differ.
 
     results.csv has a row a number: notebook, id, code, cells, the parameters that differ, result, row, labels, quantity, value.
@@ -40,7 +40,8 @@ def collect_command(
         files, said = files + list(drawn.values()), said + left
     for path in [*write(table, runs, out), *files]:
         print(f"    {os.path.relpath(path)}")
-    print("\n".join([*said, f"{len(table)} numbers of {table['id'].nunique()} runs; {len(runs)} runs in {os.path.relpath(root)}"]))
+    counted = f"{len(table)} numbers of {table['id'].nunique()} runs; {len(runs)} runs in {os.path.relpath(root)}"
+    print("\n".join([*said, counted]))
 
 
 @app.command("report", rich_help_panel=PANEL)
@@ -57,13 +58,13 @@ def report_command(
 @app.command("determinism", rich_help_panel=PANEL)
 def determinism_command(
         only: Annotated[list[str] | None, typer.Argument(metavar="[NN]...", help="Numbers or names; all if left out.")] = None,
-        full: Annotated[bool, typer.Option("--full/--smoke", help="The defaults, or the small parameters of smoke.yml.")] = False,
-        keep: Annotated[Path | None, typer.Option(help="A new folder that the runs stay in.", show_default="none, they go")] = None,
+        full: Annotated[bool, typer.Option("--full/--smoke", help="Defaults, or the small parameters of smoke.yml.")] = False,
+        keep: Annotated[Path | None, typer.Option(help="A new folder, where the runs stay.", show_default="none")] = None,
         folder: Folder = NOTEBOOKS) -> None:
     """Run notebooks three times, on 1, 1 and 2 threads, and compare all they say; exit status 1 if anything differs.
 
-    Equal must be: checked outputs over all three; results and plotted arrays on 1 thread. Between 1 and 2 threads results may differ
-    by 1e-3 of the largest value of their column. Measured times are not compared.
+    Equal must be: checked outputs over all three; results and plotted arrays on 1 thread. Between 1 and 2 threads results
+    may differ by 1e-3 of the largest value of their column. Measured times are not compared.
     """
     from lib.runs.determinism import examine, lines
 
