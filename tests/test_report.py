@@ -43,7 +43,8 @@ def header(page):
 def test_the_header_tells_what_the_run_was_made_from(run, tmp_path):
     page = report(run, tmp_path / "out.html").read_text(encoding="utf-8")
     head = header(page)
-    changed = re.findall(r'<tr class="changed"><td><code>(\w+)</code></td>\s*<td><code>(.*?)</code></td>\s*<td><code>(.*?)</code>', head)
+    row = r'<tr class="changed"><td><code>(\w+)</code></td>\s*<td><code>(.*?)</code></td>\s*<td><code>(.*?)</code>'
+    changed = re.findall(row, head)
     assert changed == [("count", "7", "3")]
     for words in ("0" * 40, "points, 1 to 9", "linux-x86_64", "3.11.2", "finished", "results.json", "torch", "2.15.0"):
         assert words in head
