@@ -18,7 +18,8 @@ CHROMIUM = shutil.which("chromium")
 FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
          "--disable-component-update --disable-sync").split()
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-FORMULAS = "The score $s(x)=\\nabla\\log p(x)$, $\\boldsymbol{v}$, $\\cancel{x}$ and\n\n\\begin{align}G &= I+\\lambda ss^\\top\\end{align}\n"
+FORMULAS = ("The score $s(x)=\\nabla\\log p(x)$, $\\boldsymbol{v}$, $\\cancel{x}$ and\n\n"
+            "\\begin{align}G &= I+\\lambda ss^\\top\\end{align}\n")
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ def _first_difference(one: str, other: str) -> str:
 
 @contextmanager
 def _limited(count: int) -> Iterator[None]:
-    """Kernels that are started in this block use so many threads, which sleep while they wait: on a busy machine that is faster."""
+    """Kernels started in this block use so many threads, which sleep while they wait: on a busy machine that is faster."""
     wanted = dict.fromkeys(THREADS, str(count)) | {"OMP_WAIT_POLICY": "passive"}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)

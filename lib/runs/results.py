@@ -60,7 +60,7 @@ def _text(output: Any) -> str:
 
 def _table(path: Path) -> dict[str, Any]:
     """A csv file with every digit of its numbers; empty cells are null, "none" and "NA" texts, as is a column of "00", "01"."""
-    how: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "float_precision": "round_trip"}
+    how: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
     texts = pd.read_csv(path, dtype=str, **how)
     names = [name for name in texts if texts[name].str.fullmatch(r"0\d+").any()]
     table = pd.read_csv(path, dtype=dict.fromkeys(names, str), **how)
