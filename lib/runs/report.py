@@ -37,7 +37,9 @@ PAGE = """{%- extends "lab/index.html.j2" -%}
 ABOUT = """<style>
 .run {font: 14px/1.45 system-ui, sans-serif; max-width: 75em; margin: 1em auto; padding: 0 1em; overflow-wrap: anywhere}
 .run table {border-collapse: collapse; margin: .5em 0} .run td, .run th {text-align: left; padding: .15em 1em .15em 0;
- border-bottom: 1px solid #ddd; vertical-align: top} .run pre {overflow: auto; background: #f5f5f5; padding: .6em}
+ border-bottom: 1px solid #ddd; vertical-align: top}
+.run td:first-child {white-space: nowrap} .run details {overflow-x: auto}
+.run pre {overflow: auto; background: #f5f5f5; padding: .6em}
 .run .changed td {font-weight: bold} .run .bad {border-left: 5px solid #D55E00; padding-left: .8em} .run code {font-size: 13px}
 .jp-InputArea, .jp-InputArea-editor {overflow-x: auto !important}
 main {max-width: 75em; margin: auto} .jp-OutputArea-output {overflow-x: auto}
@@ -123,7 +125,7 @@ def _about(folder: Path) -> dict[str, Any]:
     request, made, failure = (read(folder / f"{name}.json") for name in ("request", "provenance", "failed"))
     request = {"notebook": folder.parent.name, "id": folder.name, "effective": {}, "parameters": {}, "parts": {}} | request
     commit = made.get("commit") and made["commit"] + (", with uncommitted changes" if made.get("modified") else "")
-    facts = {"seed": request["effective"].get("seed"), "threads": made.get("threads"), "seconds": made.get("seconds"),
+    facts = {"seed": request["effective"].get("seed"), "threads": made.get("threads"), "seconds": made.get("seconds", failure.get("seconds")),
              "commit": commit, "Python": made.get("python"), "platform": made.get("platform")}
     facts |= {"models": _short(made.get("models")), "data": _short(made.get("data"))}
     log = folder / "log.txt"
