@@ -1,0 +1,157 @@
+"""The fault matrix: what goes wrong, how it is provoked, what must be said, and what must still be there afterwards.
+
+A row is a generator. It prepares, hands over what provokes the fault with `yield`, and after that checks what is left:
+
+    @fault("lib.figures", "the disk is full", OSError, "free space there", left="the older figure, byte for byte")
+    def full_disk(world):
+        world.tree(...)                     # must be the same afterwards, byte for byte
+        yield lambda: figures.save(...)
+        assert ...                          # anything else that must hold
+
+`left` says the same in words; a row that checks nothing after the fault is refused by tests/test_faults.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lib.figures import ROOT
+
+MATRIX: list[Fault] = []
+Provoker = Callable[["World"], Iterator[Callable[[], Any]]]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A row. area: the public module. error: a class, an exit status, or None where it must be endured. says: a pattern."""
+
+    area: str
+    what: str
+    error: type[BaseException] | int | None
+    says: str
+    left: str
+    provoke: Provoker
+
+
+def fault(area: str, what: str, error: type[BaseException] | int | None, says: str, *, left: str) -> Callable[[Provoker], Provoker]:
+    """Put a provoker into the matrix."""
+    def put(provoke: Provoker) -> Provoker:
+        MATRIX.append(Fault(area, what, error, says, left, provoke))
+        return provoke
+
+    return put
+
+
+@dataclass
+class World:
+    """Where a fault happens, and what is watched while it does."""
+
+    folder: Path
+    monkeypatch: pytest.MonkeyPatch
+    tensors: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    trees: dict[Path, dict[str, bytes] | None] = field(default_factory=dict)
+
+    def keep(self, *tensors: Tensor) -> Any:
+        """Tensors of the caller: the same bits must be in them afterwards."""
+        self.tensors += [(x, x.clone()) for x in tensors]
+        return tensors if len(tensors) > 1 else tensors[0]
+
+    def points(self) -> tuple[Tensor, Tensor]:
+        """Two points (1, 2) of the caller, near the unit circle."""
+        return self.keep(torch.tensor([[1.0, 0.2]]), torch.tensor([[-0.3, 1.0]]))
+
+    def tree(self, folder: Path | None = None) -> Path:
+        """A folder that must hold the same files with the same bytes after the fault as just before it."""
+        folder = self.folder if folder is None else folder
+        self.trees[folder] = None
+        return folder
+
+    def watch(self) -> None:
+        self.trees = {folder: contents(folder) for folder in self.trees}
+        self.before = torch.get_rng_state(), torch.get_default_dtype(), torch.get_num_threads(), Path.cwd()
+
+    def check(self) -> None:
+        """What every fault must leave alone, and what this one was told to."""
+        assert all(torch.equal(x, kept) and x.dtype == kept.dtype for x, kept in self.tensors), "a tensor of the caller changed"
+        for folder, before in self.trees.items():
+            now = contents(folder)
+            assert now.keys() == before.keys(), f"files came or went: {sorted(now.keys() ^ before.keys())}"
+            assert now == before, f"changed: {[name for name in now if now[name] != before[name]]}"
+        assert not [path for path in self.folder.rglob("*draft*")], "a draft was left"
+        state, *rest = self.before
+        assert torch.equal(torch.get_rng_state(), state), "the global generator moved"
+        assert rest == [torch.get_default_dtype(), torch.get_num_threads(), Path.cwd()], "a global setting changed"
+
+
+class Status(Exception):
+    """A command ended with an exit status: what it said is the message."""
+
+    def __init__(self, status: int, said: str) -> None:
+        super().__init__(said)
+        self.status = status
+
+
+def meet(fault: Fault, world: World) -> None:
+    """Provoke a fault, compare what is said, check what is left; AssertionError if anything is not as the row has it."""
+    row = fault.provoke(world)
+    act = next(row)
+    world.watch()
+    _provoked(fault, act)
+    world.check()
+    with pytest.raises(StopIteration):
+        next(row)
+
+
+def _provoked(fault: Fault, act: Callable[[], Any]) -> None:
+    if fault.error is None:
+        act()
+    elif isinstance(fault.error, int):
+        with pytest.raises(Status) as ended:
+            act()
+        said = str(ended.value)
+        assert ended.value.status == fault.error and re.search(fault.says, said), f"status {ended.value.status}: {said}"
+    elif issubclass(fault.error, Warning):
+        with pytest.warns(fault.error, match=fault.says):
+            act()
+    else:
+        with pytest.raises(fault.error, match=fault.says or None):
+            act()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with what it holds."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def command(*words: Any, python: tuple[str, ...] = (sys.executable, "-m", "lib.runs"), **environment: str) -> None:
+    """Run a command of the project from its root; raises `Status` with what it said on both streams if it does not end well."""
+    done = subprocess.run([*python, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=120,
+                          env={**os.environ, **environment})
+    if done.returncode:
+        raise Status(done.returncode, done.stdout + done.stderr)
+
+
+def markdown() -> str:
+    """The matrix as a Markdown table, for a page of the site."""
+    lines = ["| where | what goes wrong | what is said | what is left |", "|---|---|---|---|"]
+    for row in sorted(MATRIX, key=lambda row: row.area):
+        name = "endured" if row.error is None else f"exit status {row.error}" if isinstance(row.error, int) else row.error.__name__
+        said = f"{name}: … {_plain(row.says)} …" if row.says else name
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (f"`{row.area}`", row.what, said, row.left)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _plain(pattern: str) -> str:
+    """A pattern as a reader sees it: dots for what may stand between."""
+    return re.sub(r"\\(.)", r"\1", re.sub(r"\(\?[a-z]+\)", "", pattern.replace(".*", " … ")))
