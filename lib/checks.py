@@ -85,7 +85,8 @@ def same_layout(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
     if a.dtype != b.dtype:
         raise TypeError(f"{name_a} and {name_b} differ in dtype: {a.dtype} and {b.dtype}; convert one of them")
     if a.device != b.device:
-        raise ValueError(f"{name_a} and {name_b} live on different devices: {a.device} and {b.device}")
+        raise ValueError(f"{name_a} and {name_b} live on different devices: {a.device} and {b.device}; "
+                         "move one of them with .to(...)")
 
 
 def batched(name: str, x: Tensor, event_shape: Sequence[int] | None) -> Tensor:

@@ -1,10 +1,6 @@
 """The fault matrix, row by row (tests/faults), and that it is whole. `python tests/test_faults.py` prints it as a table."""
 
-import ast
-import inspect
 import pkgutil
-import re
-import textwrap
 
 import pytest
 import torch
@@ -12,11 +8,11 @@ from faults import MATRIX, Fault, World, markdown, meet
 
 import lib
 
-for part in ("points", "images", "files", "work", "runs"):
+for part in ("points", "images", "disk", "work", "runs"):
     __import__(f"faults.{part}")
 
 # Parts of lib that no user calls: what they refuse shows in the rows of those that do.
-INNER = {"ode", "elements", "exact", "presets", "models", "hands", "hands_training", "hands_classifier", "digits_classifier",
+INNER = {"checks", "ode", "elements", "presets", "models", "hands_training", "hands_classifier", "digits_classifier",
          "classifier_training"}
 
 
@@ -35,16 +31,6 @@ def test_the_matrix_is_whole():
     assert public | {"make"} == {row.area for row in MATRIX}
 
 
-@pytest.mark.parametrize("provoke", {row.provoke for row in MATRIX}, ids=lambda f: f.__name__)
-def test_every_row_checks_what_is_left(provoke):
-    """It watches tensors or a folder, or asserts something once the fault has happened."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(provoke)))
-    handed = min(node.lineno for node in ast.walk(tree) if isinstance(node, ast.Yield))
-    asserts = [node for node in ast.walk(tree) if isinstance(node, ast.Assert) and node.lineno > handed]
-    watched = re.search(r"world\.(keep|points|tree)\(", inspect.getsource(provoke))
-    assert asserts or watched, "nothing is checked after the fault"
-
-
 def row(act, error=ValueError, says="no luck", after=lambda: True):
     def provoke(world):
         x = world.keep(torch.zeros(2))
@@ -52,6 +38,10 @@ def row(act, error=ValueError, says="no luck", after=lambda: True):
         yield lambda: act(world, x)
         assert after()
     return Fault("lib.x", "a fault", error, says, "all", provoke)
+
+
+def unchecked(world):
+    yield fails
 
 
 def fails(*_, text="no luck"):
@@ -66,6 +56,7 @@ CARELESS = {
     "a changed file": row(lambda w, x: fails((w.folder / "kept").write_text("2"))),
     "a new file": row(lambda w, x: fails((w.folder / "new").write_text("2"))),
     "a moved generator": row(lambda w, x: fails(torch.rand(1))),
+    "nothing checked": Fault("lib.x", "a fault", ValueError, "no luck", "all", unchecked),
     "something lost": row(lambda w, x: fails(), after=lambda: False),
 }
 

@@ -13,11 +13,16 @@ A row is a generator. It prepares, hands over what provokes the fault with `yiel
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import re
 import subprocess
 import sys
+import tempfile
+import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +82,11 @@ class World:
         self.trees[folder] = None
         return folder
 
+    def full(self, *targets: Path) -> None:
+        """Writing these files ends in ENOSPC, of the kernel: what is written to their drafts goes to /dev/full."""
+        for target in targets:
+            (target.parent / f".draft-{os.getpid()}-{target.name}").symlink_to("/dev/full")
+
     def watch(self) -> None:
         self.trees = {folder: contents(folder) for folder in self.trees}
         self.before = torch.get_rng_state(), torch.get_default_dtype(), torch.get_num_threads(), Path.cwd()
@@ -102,15 +112,43 @@ class Status(Exception):
         self.status = status
 
 
+@contextmanager
+def read_only() -> Iterator[tuple[Path, Callable[[Callable[[], Any]], Any]]]:
+    """A folder with one file in it, and a way to call something that may not write there, even if we are root."""
+    def unprivileged(act: Callable[[], Any]) -> Any:
+        root = os.geteuid() == 0
+        try:
+            os.seteuid(65534) if root else None
+            return act()
+        finally:
+            os.seteuid(0) if root else None
+
+    with tempfile.TemporaryDirectory() as outside:      # pytest's own folders let nobody else in
+        folder = Path(outside, "locked")
+        folder.mkdir()
+        (folder / "kept.txt").write_text("kept")
+        os.chmod(outside, 0o755)
+        os.chmod(folder, 0o555)
+        yield folder, unprivileged
+        os.chmod(folder, 0o755)
+
+
 def meet(fault: Fault, world: World) -> None:
     """Provoke a fault, compare what is said, check what is left; AssertionError if anything is not as the row has it."""
     row = fault.provoke(world)
     act = next(row)
+    assert world.tensors or world.trees or asserts_afterwards(fault.provoke), "the row does not check what is left"
     world.watch()
     _provoked(fault, act)
     world.check()
     with pytest.raises(StopIteration):
         next(row)
+
+
+def asserts_afterwards(provoke: Provoker) -> bool:
+    tree = ast.parse(textwrap.dedent(inspect.getsource(provoke)))
+    handed = min(node.lineno for node in ast.walk(tree) if isinstance(node, ast.Yield))
+    return any(isinstance(node, ast.Assert) and node.lineno > handed for node in ast.walk(tree))
 
 
 def _provoked(fault: Fault, act: Callable[[], Any]) -> None:
