@@ -169,9 +169,8 @@ def _model(unet: Path, variant: str | None, kind: Any = None, **dtype: torch.dty
 
     plain = {"low_cpu_mem_usage": False} if "torch_dtype" in dtype else {}
     try:
-        with torch.random.fork_rng(devices=[]):     # first weights are drawn, then replaced
-            model, found = kind.from_pretrained(unet, variant=variant, use_safetensors=True, local_files_only=True,
-                                                output_loading_info=True, **dtype, **plain)
+        model, found = kind.from_pretrained(unet, variant=variant, use_safetensors=True, local_files_only=True,
+                                            output_loading_info=True, **dtype, **plain)
     except Exception as error:    # of safetensors, torch, diffusers or the constructor: each says by another class what is wrong
         raise ValueError(f"the weights or the config.json of {unet.name} are damaged or belong to another network: "
                          f"{_short(error)}; copy both again from the model's source") from error

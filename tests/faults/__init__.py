@@ -31,8 +31,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib.figures import ROOT
-
+ROOT = Path(__file__).resolve().parents[2]
 MATRIX: list[Fault] = []
 Provoker = Callable[["World"], Iterator[Callable[[], Any]]]
 
