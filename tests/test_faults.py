@@ -8,7 +8,7 @@ from faults import MATRIX, Fault, World, markdown, meet
 
 import lib
 
-for part in ("points", "images", "disk", "training", "work", "runs"):
+for part in ("points", "images", "models", "disk", "training", "work", "runs"):
     __import__(f"faults.{part}")
 
 # Parts of lib that no user calls: what they refuse shows in the rows of those that do.

@@ -48,7 +48,8 @@ class Fault:
     provoke: Provoker
 
 
-def fault(area: str, what: str, error: type[BaseException] | int | None, says: str, *, left: str) -> Callable[[Provoker], Provoker]:
+def fault(area: str, what: str, error: type[BaseException] | int | None, says: str, *, left: str) -> Callable[[Provoker],
+          Provoker]:
     """Put a provoker into the matrix."""
     def put(provoke: Provoker) -> Provoker:
         MATRIX.append(Fault(area, what, error, says, left, provoke))
@@ -183,7 +184,8 @@ def markdown() -> str:
     """The matrix as a Markdown table, for a page of the site."""
     lines = ["| where | what goes wrong | what is said | what is left |", "|---|---|---|---|"]
     for row in sorted(MATRIX, key=lambda row: row.area):
-        name = "endured" if row.error is None else f"exit status {row.error}" if isinstance(row.error, int) else row.error.__name__
+        name = "endured" if row.error is None else f"exit status {row.error}" if isinstance(row.error,
+                                                                                            int) else row.error.__name__
         said = f"{name}: … {_plain(row.says)} …" if row.says else name
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (f"`{row.area}`", row.what, said, row.left)) + " |")
     return "\n".join(lines) + "\n"

@@ -45,7 +45,8 @@ TABLE = [
      "a score keeps the shape"),
     ("lib.scores", "points of whole numbers", lambda a, b: SPHERE(a.long()), TypeError, r"use \.float\(\)"),
     ("lib.scores", "a list instead of a tensor", lambda a, b: SPHERE(a.tolist()), TypeError, r"use torch\.as_tensor"),
-    ("lib.scores", "a negative noise level", lambda a, b: SphereScore(sigma=-0.1), ValueError, "sigma must be a finite number > 0"),
+    ("lib.scores", "a negative noise level", lambda a, b: SphereScore(sigma=-0.1), ValueError,
+     "sigma must be a finite number > 0"),
     ("lib.scores", "another level of one fixed density", lambda a, b: FIXED.at(0.1), ValueError, "has no other noise levels"),
     ("lib.scores", "data with NaN", lambda a, b: EmpiricalScore(a * NAN), ValueError, "clean the input first"),
     ("lib.scores", "no data at all", lambda a, b: EmpiricalScore(a[:0]), ValueError, "with m ≥ 1, got"),
@@ -80,7 +81,8 @@ TABLE = [
     ("lib.solvers", "a score instead of a metric", lambda a, b: geodesic(SPHERE, a, b), TypeError, r"SteinMetric\(score\)"),
     ("lib.solvers", "a start path of another shape", lambda a, b: geodesic(METRIC, a, b, init=torch.zeros(1, 5, 2)), ValueError,
      "init must have shape"),
-    ("lib.solvers", "a tolerance of zero", lambda a, b: geodesic(METRIC, a, b, tol=0), ValueError, "tol must be a finite number > 0"),
+    ("lib.solvers", "a tolerance of zero", lambda a, b: geodesic(METRIC, a, b, tol=0), ValueError,
+     "tol must be a finite number > 0"),
     ("lib.solvers", "a tolerance in words", lambda a, b: geodesic(METRIC, a, b, tol="small"), TypeError, "tol must be a number"),
     ("lib.solvers", "a setting that no solver has", lambda a, b: Relaxation(optimizer="sgd"), ValueError, "known: adam, lbfgs"),
     ("lib.solvers", "a solver for other metrics", lambda a, b: geodesic(JacobianMetric(SPHERE), a, b), TypeError,
@@ -106,7 +108,8 @@ TABLE = [
     ("lib.interpolate", "one frame", lambda a, b: interpolate(SPHERE, a, b, frames=1), ValueError, "frames must be .* ≥ 2"),
     ("lib.interpolate", "a setting of another method", lambda a, b: interpolate(SPHERE, a, b, alpha=1.0), TypeError,
      "use method='both'"),
-    ("lib.interpolate", "a setting that does not exist", lambda a, b: interpolate(SPHERE, a, b, lambda_=1.0), TypeError, "lambda_"),
+    ("lib.interpolate", "a setting that does not exist", lambda a, b: interpolate(SPHERE, a, b, lambda_=1.0), TypeError,
+     "lambda_"),
     ("lib.baselines", "settings for a baseline", lambda a, b: interpolate(SPHERE, a, b, method="lerp", lam=1.0), TypeError,
      "takes no settings, got lam"),
     ("lib.baselines", "a walk of no step", lambda a, b: guided_walk(SPHERE, a, b, 5, -1.0), ValueError, "time must be"),
@@ -119,7 +122,8 @@ TABLE = [
     ("lib.density", "a flow that blows up", lambda a, b: log_density(FunctionScore(lambda x, s: x**9, sigma=0.1), 9 * a,
      sigma_max=5.0, steps=5), ArithmeticError, "raise sigma_min= or steps="),
     ("lib.paths", "knots of NaN", lambda a, b: NaturalSpline(a[:, None] * NAN), ValueError, "clean the input first"),
-    ("lib.paths", "one point asked of a path", lambda a, b: resample(torch.stack([a, b], 1), 1), ValueError, "count must be .* ≥ 2"),
+    ("lib.paths", "one point asked of a path", lambda a, b: resample(torch.stack([a, b], 1), 1), ValueError,
+     "count must be .* ≥ 2"),
     ("lib.spaces", "an unknown space", lambda a, b: interpolate(SPHERE, a, b, space="ddmi"), ValueError, "did you mean 'ddim'"),
     ("lib.spaces", "a noised space without noise", lambda a, b: working_space(FIXED, "ddim", 0.5), ValueError,
      r"FunctionScore\(\.\.\., sigma="),
@@ -185,7 +189,8 @@ def midway(solver):
 
     fault("lib.solvers", f"Ctrl-C in the middle of {solver}", KeyboardInterrupt, "", left=undisturbed)(
         interrupted(KeyboardInterrupt()))
-    fault("lib.solvers", f"too little memory in the middle of {solver}", torch.OutOfMemoryError, "out of memory", left=undisturbed)(
+    fault("lib.solvers", f"too little memory in the middle of {solver}", torch.OutOfMemoryError, "out of memory",
+          left=undisturbed)(
         interrupted(torch.OutOfMemoryError("out of memory")))
 
     def finite_path(found):

@@ -22,7 +22,8 @@ def of():
 
 
 def made(folder, **more):
-    return of().made(folder, **{"methods": ("lerp",), "of": of().pairs(3, prompt="cat", end_prompt=None, about={}), "batch": 1} | more)
+    return of().made(folder, **{"methods": ("lerp",), "of": of().pairs(3, prompt="cat", end_prompt=None, about={}),
+              "batch": 1} | more)
 
 
 def refused_pairs(what, error, says, make):
@@ -42,7 +43,8 @@ refused_pairs("images in 0..255", ValueError, "divide those in 0..255", lambda o
 refused_pairs("a score without a latent model", TypeError, "load_stable_diffusion", lambda out: made(out, score=lambda x: -x))
 
 
-@fault("lib.pairs", "a folder that holds something else", ValueError, "thesis.tex, which no pairs run wrote; choose another folder",
+@fault("lib.pairs", "a folder that holds something else", ValueError, "thesis.tex,
+       which no pairs run wrote; choose another folder",
        left="what lies there")
 def foreign_folder(world):
     (world.tree() / "thesis.tex").write_text("mine")
@@ -67,7 +69,8 @@ folder_of_pairs("a table that cannot be read", ValueError, "cannot be read as a 
 folder_of_pairs("an image cut short", ValueError, "pair '000': cannot read 2.png.*replace or remove it", lambda f: (
     half(f), (f / "pairs.csv").write_text("start,end\n1.png,2.png\n")))
 
-WHOLE = [f"frames/lerp/00{i}/{name}" for i in (0, 1) for name in ("00.png", "01.png", "02.png", "03.png", "04.png", "record.json")]
+WHOLE = [f"frames/lerp/00{i}/{name}" for i in (0, 1) for name in ("00.png", "01.png", "02.png", "03.png", "04.png",
+                                               "record.json")]
 
 
 def cut_pairs(what, error, says, at_third, left="the finished pairs, byte for byte; the next run makes the rest only"):
