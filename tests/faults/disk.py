@@ -98,8 +98,8 @@ without("lib.hands", "the photographs are not here", lambda f: photographs(), Fi
 without("lib.evaluation", "LPIPS is not here", lambda f: load_lpips(), FileNotFoundError, "pass download=True")
 
 
-@fault("lib.data", "GEODESICS_DATA names no folder", FileNotFoundError, "correct or unset it", left="everything,
-       nothing was made")
+@fault("lib.data", "GEODESICS_DATA names no folder", FileNotFoundError, "correct or unset it",
+       left="everything, nothing was made")
 def no_data_folder(world):
     world.monkeypatch.setenv("GEODESICS_DATA", str(world.tree() / "typo"))
     yield lambda: data.locate("mnist-test")

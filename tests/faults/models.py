@@ -97,9 +97,8 @@ asked("a setting that no model has", lambda f: load(f, micro_bach=2), ValueError
 asked("a revision of a folder", lambda f: load(f, revision="main"), ValueError, "leave revision=None")
 
 
-@fault("lib.scores", "a hub that cannot be reached", ConnectionError, "check name, revision and network,
-       or download it elsewhere",
-       left="the hub's cache, as empty as it was")
+@fault("lib.scores", "a hub that cannot be reached", ConnectionError,
+       "check name, revision and network, or download it elsewhere", left="the hub's cache, as empty as it was")
 def offline_hub(world):
     world.monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")      # nobody listens there
     world.monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(world.tree()))

@@ -43,9 +43,8 @@ refused_pairs("images in 0..255", ValueError, "divide those in 0..255", lambda o
 refused_pairs("a score without a latent model", TypeError, "load_stable_diffusion", lambda out: made(out, score=lambda x: -x))
 
 
-@fault("lib.pairs", "a folder that holds something else", ValueError, "thesis.tex,
-       which no pairs run wrote; choose another folder",
-       left="what lies there")
+@fault("lib.pairs", "a folder that holds something else", ValueError,
+       "thesis.tex, which no pairs run wrote; choose another folder", left="what lies there")
 def foreign_folder(world):
     (world.tree() / "thesis.tex").write_text("mine")
     yield lambda: made(world.folder)
