@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help figures test notebooks bench train lab lock clean
+.PHONY: help figures test notebooks bench train lab lock licences clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | while IFS='|' read -r name text; do printf 'make %-10s %s\n' "$$name" "$$text"; done
@@ -42,6 +42,9 @@ lock: ## remake requirements.txt, with hashes, from the pins in pyproject.toml
 		--no-emit-index-url pyproject.toml -o build/lock/locked.txt
 	@{ grep '^#' requirements.txt; grep -v '^#' build/lock/locked.txt; } > build/lock/new.txt
 	@mv build/lock/new.txt requirements.txt && echo "requirements.txt: $$(grep -c '^[a-z].*==' requirements.txt) pins"
+
+licences: $(READY) ## remake LICENCES.md from the installed packages and data/registry.toml
+	@$(BIN)/python -m tools.licences
 
 clean: ## delete what was built: build/ and caches; figures/ and the environment stay
 	@rm -rf build .pytest_cache .ruff_cache *.egg-info
