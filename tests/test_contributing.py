@@ -3,8 +3,6 @@
 import importlib
 import math
 import re
-import subprocess
-import sys
 
 import books
 import nbformat
@@ -103,9 +101,8 @@ def test_the_added_notebook_passes_the_lint_and_runs(shelf):
     assert refreshed.state == "passed", refreshed.error
     assert complaints(notebook) == []
     words = ["run", "10", "-p", "lam=20", "--notebooks", shelf, "--root", shelf / "runs"]
-    done = subprocess.run([sys.executable, "-m", "lib.runs", *map(str, words)], cwd=ROOT, capture_output=True, text=True,
-                          timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == 0, done.output
     (figure,) = (shelf / "runs").rglob("10_radius.png")
     assert {figure.with_suffix(end).exists() for end in (".pdf", ".npz", ".json")} == {True}
     assert runs.smoke_parameters(notebook) == {"lam": 5.0}

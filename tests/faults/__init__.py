@@ -66,6 +66,7 @@ class World:
     monkeypatch: pytest.MonkeyPatch
     tensors: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     trees: dict[Path, dict[str, bytes] | None] = field(default_factory=dict)
+    killed: bool = False    # a process that is killed cleans up nothing: the next one does
 
     def keep(self, *tensors: Tensor) -> Any:
         """Tensors of the caller: the same bits must be in them afterwards."""
@@ -87,6 +88,9 @@ class World:
         for target in targets:
             (target.parent / f".draft-{os.getpid()}-{target.name}").symlink_to("/dev/full")
 
+    def drafts(self) -> list[Path]:
+        return list(self.folder.rglob(".draft-*"))
+
     def watch(self) -> None:
         self.trees = {folder: contents(folder) for folder in self.trees}
         self.before = torch.get_rng_state(), torch.get_default_dtype(), torch.get_num_threads(), Path.cwd()
@@ -98,7 +102,7 @@ class World:
             now = contents(folder)
             assert now.keys() == before.keys(), f"files came or went: {sorted(now.keys() ^ before.keys())}"
             assert now == before, f"changed: {[name for name in now if now[name] != before[name]]}"
-        assert not [path for path in self.folder.rglob("*draft*")], "a draft was left"
+        assert self.killed or not self.drafts(), "a draft was left"
         state, *rest = self.before
         assert torch.equal(torch.get_rng_state(), state), "the global generator moved"
         assert rest == [torch.get_default_dtype(), torch.get_num_threads(), Path.cwd()], "a global setting changed"
