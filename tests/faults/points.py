@@ -165,7 +165,7 @@ def metric_for(solver, score):
 
 def solve(solver, score, a, b, **more):
     levels = {"noise_levels": [1.0, 0.5]} if solver == "portfolio" else {}
-    return geodesic(metric_for(solver, score), a, b, solver=solver, points=9, **{"max_iter": 8} | levels | more)
+    return geodesic(metric_for(solver, score), a, b, solver=solver, points=9, **{"max_iter": 8 if solver == "shooting" else 20} | levels | more)
 
 
 def raising(error):

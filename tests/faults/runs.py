@@ -19,6 +19,7 @@ from lib.runs.folder import Run, State, state
 
 from . import ROOT, Status, contents, fault
 
+
 def shelf(world):
     """A folder of notebooks: 01 draws, 02 fails at its second cell, 03 draws nothing, 04 has no parameters cell."""
     folder = world.folder / "notebooks"
