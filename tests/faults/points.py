@@ -164,8 +164,8 @@ def metric_for(solver, score):
 
 
 def solve(solver, score, a, b, **more):
-    levels = {"noise_levels": [1.0, 0.5]} if solver == "portfolio" else {}
-    return geodesic(metric_for(solver, score), a, b, solver=solver, points=9, **{"max_iter": 8 if solver == "shooting" else 20} | levels | more)
+    settings = {"max_iter": 8 if solver == "shooting" else 20} | ({"noise_levels": [1.0, 0.5]} if solver == "portfolio" else {})
+    return geodesic(metric_for(solver, score), a, b, solver=solver, points=9, **settings | more)
 
 
 def raising(error):
