@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -154,31 +153,31 @@ def started(world, *words):
 
 WAIT = """import pathlib, time
 flag = pathlib.Path({flag!r})
-if not flag.exists():
+if count == 2 and not flag.exists():
     flag.touch()
     time.sleep(60)"""
 
 
-def dies(number, status):
-    @fault("lib.runs", f"{number.name} in the middle of a notebook", status, "", left="a run that is known as interrupted; the "
-           "next one finishes it")
-    def killed(world):
-        world.killed = number == signal.SIGKILL
-        begun = world.folder / "begun"
-        wait = WAIT.format(flag=str(begun))
-        books.write(shelf(world), "01_drawn", books.code(books.DRAW), books.code(wait))
+def dies(what, number, status, words, left):
+    @fault("lib.runs", f"{what} in the middle of a {words[0]}", status, "", left=left)
+    def ended(world):
+        world.killed, begun = number == signal.SIGKILL, world.folder / "begun"
+        books.write(shelf(world), "01_drawn", books.code(books.DRAW), books.code(WAIT.format(flag=str(begun))))
 
         def act():
-            with started(world, "run", "1") as process:
+            with started(world, *words) as process:
                 until(begun.exists, process)
                 process.send_signal(number)
                 said = process.communicate(timeout=60)[0]
             raise Status(process.returncode, said)
 
         yield act
-        run = drawn(world)
-        assert run.state().name == "interrupted" and not (run.folder / "provenance.json").exists()
-        assert told(run).state == "passed" and run.state() == State("finished") and not world.drafts()
+        first, second = (drawn(world, count=count) for count in (1, 2))
+        assert second.state().name == "interrupted" and not (second.folder / "provenance.json").exists()
+        done = contents(first.folder)
+        assert first.state() == State("finished" if words[0] == "sweep" else "planned")
+        assert told(second).state == "passed" and second.state() == State("finished") and not world.drafts()
+        assert contents(first.folder) == done
 
 
 def until(happened, process):
@@ -187,9 +186,10 @@ def until(happened, process):
         time.sleep(0.1)
 
 
-if os.name == "posix":
-    dies(signal.SIGTERM, 143)
-    dies(signal.SIGKILL, -signal.SIGKILL)
+dies("Ctrl-C", signal.SIGINT, 130, ["sweep", "1", "--grid", "count=1,2", "--workers", "1"],
+     "the finished runs, byte for byte; the one that went on is known as interrupted, and a next attempt finishes it")
+dies("SIGKILL", signal.SIGKILL, -signal.SIGKILL, ["run", "1", "-p", "count=2"],
+     "a run that is known as interrupted; the next attempt finishes it and clears away its drafts")
 
 
 @fault("lib.runs", "a mistake on the command line", 2, r"^error: 01_drawn has no parameter 'cuont'; did you mean 'count'\?\n$",
