@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help figures test notebooks bench train lab lock clean
+.PHONY: help figures test notebooks bench train lab lock licences clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | while IFS='|' read -r name text; do printf 'make %-10s %s\n' "$$name" "$$text"; done
@@ -35,13 +35,16 @@ train: $(READY) ## train a bundled model again, into build/models (2 hours on 2 
 lab: $(READY) ## open JupyterLab
 	@$(BIN)/python -m jupyterlab notebooks $(ARGS)
 
-lock: ## remake requirements.txt from the pins in pyproject.toml
+lock: ## remake requirements.txt, with hashes, from the pins in pyproject.toml
 	@$(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install -q uv
 	@cp requirements.txt build/lock/locked.txt
-	@build/lock/bin/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
-		pyproject.toml -o build/lock/locked.txt
+	@build/lock/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--no-emit-index-url pyproject.toml -o build/lock/locked.txt
 	@{ grep '^#' requirements.txt; grep -v '^#' build/lock/locked.txt; } > build/lock/new.txt
-	@mv build/lock/new.txt requirements.txt && echo "requirements.txt: $$(grep -c == requirements.txt) packages"
+	@mv build/lock/new.txt requirements.txt && echo "requirements.txt: $$(grep -c '^[a-z].*==' requirements.txt) pins"
+
+licences: $(READY) ## remake LICENCES.md from the installed packages and data/registry.toml
+	@$(BIN)/python -m tools.licences
 
 clean: ## delete what was built: build/ and caches; figures/ and the environment stay
 	@rm -rf build .pytest_cache .ruff_cache *.egg-info

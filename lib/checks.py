@@ -11,8 +11,8 @@ from torch import Tensor
 
 
 def positive(name: str, value: float, *, zero: bool = False) -> float:
-    """Return `value` if it is a finite number > 0 (≥ 0 with `zero=True`), else raise ValueError."""
-    number = float(value)
+    """Return `value` if it is a finite number > 0 (≥ 0 with `zero=True`), else raise ValueError; TypeError for no number."""
+    number = float(_number(name, value))
     if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
         raise ValueError(f"{name} must be a finite number {'≥ 0' if zero else '> 0'}, got {value!r}")
     return number
@@ -28,10 +28,19 @@ def noise_level(sigma: float | Tensor, name: str = "sigma") -> float | Tensor:
 
 
 def count(name: str, value: int, *, least: int = 1) -> int:
-    """Return `value` if it is a whole number ≥ `least`, else raise ValueError."""
-    if isinstance(value, bool) or int(value) != value or value < least:
+    """Return `value` if it is a whole number ≥ `least`, else raise ValueError; TypeError for no number."""
+    if isinstance(value, bool) or not math.isfinite(_number(name, value)) or int(value) != value or value < least:
         raise ValueError(f"{name} must be a whole number ≥ {least}, got {value!r}")
     return int(value)
+
+
+def _number(name: str, value: float) -> float:
+    try:
+        if not isinstance(value, (str, bytes)):     # float("10") would do, and "ten" would be another kind of error
+            return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
 
 
 def choice(name: str, value: str, known: Iterable[str]) -> str:
@@ -76,7 +85,8 @@ def same_layout(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
     if a.dtype != b.dtype:
         raise TypeError(f"{name_a} and {name_b} differ in dtype: {a.dtype} and {b.dtype}; convert one of them")
     if a.device != b.device:
-        raise ValueError(f"{name_a} and {name_b} live on different devices: {a.device} and {b.device}")
+        raise ValueError(f"{name_a} and {name_b} live on different devices: {a.device} and {b.device}; "
+                         "move one of them with .to(...)")
 
 
 def batched(name: str, x: Tensor, event_shape: Sequence[int] | None) -> Tensor:

@@ -157,7 +157,8 @@ def load_classifier(name: str | Path = "digits") -> Classifier:
     raw = files[MODEL].read_bytes()
     if hashlib.sha256(raw).hexdigest() != sha256:
         raise ValueError(f"{files[MODEL]} does not have the sha256 of its {CONFIG}: damaged or cut short; restore it")
-    model = kind(widths)
+    with torch.random.fork_rng(devices=[]):     # first weights are drawn, then replaced
+        model = kind(widths)
     try:
         model.load_state_dict(safetensors.torch.load(raw))
     except (SafetensorError, RuntimeError) as error:

@@ -5,12 +5,11 @@ import importlib.metadata
 import io
 import json
 import math
-import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,6 +21,9 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.figure import Figure
+
+from .files import replacing
+from .files import writing as writing
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "diffusers", "matplotlib")
@@ -116,37 +118,6 @@ def save_results(name: str, results: Mapping[str, Any] | pd.DataFrame, *, folder
     return files
 
 
-@contextmanager
-def replacing(*targets: Path) -> Iterator[list[Path]]:
-    """Hand out a draft path beside each target (all in one folder); drafts become targets if the block ends well.
-
-    On any error or interrupt the drafts are removed and the targets stay as they were. Errors of the disk as `writing`.
-    """
-    folder = targets[0].parent
-    drafts = [folder / f".draft-{os.getpid()}-{target.name}" for target in targets]
-    try:
-        with writing(targets[0].name, folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            yield drafts
-            for draft, target in zip(drafts, targets, strict=True):
-                os.replace(draft, target)
-    finally:
-        for draft in drafts:
-            with suppress(OSError):  # a read-only disk refuses even this; there is nothing to remove then
-                draft.unlink()
-
-
-@contextmanager
-def writing(what: str, folder: Path) -> Iterator[None]:
-    """Turn an OSError of the block into one that says what could not be written where, and how to mend it."""
-    try:
-        yield
-    except OSError as error:
-        why = error.strerror or error
-        raise OSError(error.errno, f"cannot write {what} to {folder} ({why}); free space there, make it writable, "
-                                   "or choose another folder") from error
-
-
 def plain(value: Any) -> Any:
     """`value` as JSON knows it: tensors, arrays, paths, dataclasses and numpy's numbers turned into plain ones."""
     if value is None or isinstance(value, (str, bool, int)):
@@ -192,7 +163,10 @@ def _array(name: str, value: Any) -> np.ndarray:
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
         value = value.float() if value.dtype == torch.bfloat16 else value  # numpy has no bfloat16
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        array = np.empty(0, object)
     if array.dtype == object:
         raise ValueError(f"array {name!r} is ragged or holds objects; give it numbers of one shape")
     return array

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import checks
-from .figures import replacing
+from .files import replacing
 from .scores.denoiser import DenoiserScore
 
 Loss = Callable[[nn.Module, torch.Generator], Tensor]

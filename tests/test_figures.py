@@ -71,7 +71,7 @@ def test_a_folder_that_cannot_be_written_is_named_and_left_alone(tmp_path, monke
     def refuse(*_, **__):
         raise OSError(number, os.strerror(number))
 
-    owner = figures.os if stage == "replace" else figures.Path
+    owner = os if stage == "replace" else figures.Path
     words = "cannot write f.png to .*choose another"
     with monkeypatch.context() as patch, pytest.raises(OSError, match=words) as caught:
         patch.setattr(owner, stage, refuse)

@@ -72,7 +72,10 @@ def parse(notebook: Path, assignments: Iterable[str]) -> dict[str, Any]:
 
 def smoke_parameters(notebook: Path) -> dict[str, Any]:
     """The checked small parameters of a notebook in smoke.yml beside it; ValueError if it has none there."""
-    small = yaml.safe_load((notebook.parent / "smoke.yml").read_text(encoding="utf-8")) or {}
+    try:
+        small = yaml.safe_load((notebook.parent / "smoke.yml").read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"smoke.yml is no YAML: {' '.join(str(error).split())}; mend it") from error
     if notebook.stem not in small:
         raise ValueError(f"smoke.yml says nothing about {notebook.stem}; add its small parameters")
     return check(notebook, small[notebook.stem] or {})

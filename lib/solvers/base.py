@@ -25,17 +25,19 @@ class Solution:
     history: list[dict] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
 class Solver:
-    """Subclasses are frozen dataclasses of settings with `tol`, `max_iter`, and `solve`.
+    """Subclasses have a `name` and `solve`; one with further settings is a frozen dataclass of its own.
 
-    `tol` and `max_iter` mean what the subclass says. `level_tol` is the looser tolerance at the noise levels before the last.
+    `tol` and `max_iter` mean what the subclass says. `level_tol` is the looser tolerance at the noise levels before the last,
+    `degree` that of the elements by which the result is measured.
     """
 
-    name: ClassVar[str]
-    degree: ClassVar[int] | int = 2
-    tol: float
-    max_iter: int
-    level_tol: float = 1e-3
+    tol: float = 1e-6
+    max_iter: int = 100
+    name: ClassVar[str] = "solver"
+    degree: ClassVar[int] = 2
+    level_tol: ClassVar[float] = 1e-3
 
     def anneal(self, metric: Metric, path: Tensor, levels: Sequence[float], callback: Callback | None = None) -> Solution:
         """Solve at each noise level in turn, each from the last one's path, then under `metric` itself."""

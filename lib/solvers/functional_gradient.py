@@ -128,8 +128,15 @@ class _Run:
                 self.reason = ["stopped by the callback"] * len(knots)
                 self.converged[:] = False
                 break
-        points = self.points.reshape(self.path.shape)
-        return Solution(paths.resample(points, points.shape[1], self.metric), self.converged, self.reason, None, self.history)
+        return Solution(self.even(self.points.reshape(self.path.shape)), self.converged, self.reason, None, self.history)
+
+    def even(self, points: Tensor) -> Tensor:
+        """The paths at equal distances; left as they are where the score is not finite between their points."""
+        result = paths.resample(points, points.shape[1], self.metric)
+        sound = torch.isfinite(result).flatten(1).all(1)
+        for i in (~sound).nonzero().flatten().tolist():
+            self.converged[i], self.reason[i] = False, f"the score is NaN or infinite beside the path; {self.reason[i]}"
+        return torch.where(sound.reshape(-1, *[1] * (points.ndim - 1)), result, points)
 
     def keep(self, curve: Tensor, count: int) -> None:
         """Take the level's curve if it is no longer than what stood before, to the accuracy of the quadrature."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from .. import paths
 from ..elements import elements
+from ..files import replacing
 from ..metrics.base import Metric
 from ..metrics.score_metric import ScoreMetric
 from ..scores.base import Counter
@@ -60,14 +60,12 @@ class Geodesic:
         return paths.resample(self.points, count, metric)
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write one safetensors file, tensors and the rest as its metadata; atomic. Returns the path."""
+        """Write one safetensors file, tensors and the rest as its metadata; atomic. Returns the path. OSError: of the disk."""
         path = Path(path)
         tensors = {k: getattr(self, k).detach().cpu().contiguous() for k in TENSORS if getattr(self, k) is not None}
         rest = {k: v for k, v in vars(self).items() if k not in TENSORS}
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:   # same disk, so that the last step is a rename
-            temporary = Path(folder) / path.name
-            save_file(tensors, temporary, metadata={"geodesic": json.dumps(rest, default=str)})
-            os.replace(temporary, path)
+        with replacing(path) as (draft,):
+            draft.write_bytes(save(tensors, {"geodesic": json.dumps(rest, default=str)}))
         return path
 
     @classmethod

@@ -133,12 +133,13 @@ class Georce(Solver):
         delta, size = _direction(metric, state, curvature(state))
         rho, halvings, batch = x.new_ones(len(x)), torch.zeros(len(x), dtype=torch.long), len(x)
         converged, reason, history = torch.zeros(batch, dtype=torch.bool), [""] * batch, []
-        active = torch.arange(batch)
+        active, lost = torch.arange(batch), torch.zeros(batch, dtype=torch.bool)
         for iteration in range(self.max_iter + 1):
             met, stuck = (size[active] <= self.tol).cpu(), halvings[active] > self.max_halvings
             for i, m in zip(active.tolist(), met.tolist(), strict=True):
                 converged[i] = m
-                why = "the energy falls no further" if halvings[i] > self.max_halvings else "max_iter reached"
+                why = ("the score is NaN or infinite beside the path" if lost[i] else
+                       "the energy falls no further" if halvings[i] > self.max_halvings else "max_iter reached")
                 reason[i] = "converged" if m else f"{why}, relative gradient {float(size[i]):.2g}"
             active = active[~(met | stuck)]
             if len(active) == 0 or iteration == self.max_iter:
@@ -150,6 +151,7 @@ class Georce(Solver):
             s[:, 1:-1] = scores(trial[:, 1:-1])
             new = _state(metric, trial, s)
             better = (new.log_energy < now.log_energy).cpu()       # False for NaN
+            lost[active] = ~torch.isfinite(new.log_energy).cpu()
             good, poor = active[better], active[~better]
             state.replace(good, new.rows(better))
             rho[poor], rho[good] = rho[poor] / 2, (2 * rho[good]).clamp_max(1)

@@ -1,0 +1,51 @@
+"""Files that are whole or not there: drafts that become their targets at the end, and errors of the disk that name the mend."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def replacing(*targets: Path) -> Iterator[list[Path]]:
+    """Hand out a draft path beside each target (all in one folder); drafts become targets if the block ends well.
+
+    On any error or interrupt the drafts are removed and the targets stay as they were; an interrupt between two of the last
+    renames waits for the others, so that files which belong together never come from two runs. Errors of the disk as `writing`.
+    """
+    folder = targets[0].parent
+    drafts = [folder / f".draft-{os.getpid()}-{target.name}" for target in targets]
+    try:
+        with writing(targets[0].name, folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if blocked := [target for target in targets if target.is_dir()]:
+                raise IsADirectoryError(errno.EISDIR, f"a folder is called {blocked[0].name}")
+            yield drafts
+            _rename(drafts, targets)
+    finally:
+        for draft in drafts:
+            with suppress(OSError):  # a read-only disk refuses even this; there is nothing to remove then
+                draft.unlink()
+
+
+def _rename(drafts: list[Path], targets: tuple[Path, ...]) -> None:
+    try:
+        for draft, target in zip(drafts, targets, strict=True):
+            os.replace(draft, target)
+    except (KeyboardInterrupt, SystemExit):
+        for draft, target in zip(drafts, targets, strict=True):
+            if draft.exists():
+                os.replace(draft, target)
+        raise
+
+
+@contextmanager
+def writing(what: str, folder: Path) -> Iterator[None]:
+    """Turn an OSError of the block into one that says what could not be written where, and how to mend it."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise OSError(error.errno, f"cannot write {what} to {folder} ({why}); free space there, make it writable, "
+                                   "or choose another folder") from error

@@ -1,0 +1,1 @@
+"""Tools that keep the repository in order; nothing in lib or in a notebook needs them."""
