@@ -49,7 +49,7 @@ class Refused(list):
 
 @pytest.fixture
 def page(chromium):
-    """A page of its own context; page.refused lists what it wanted from elsewhere (stopped), page.complaints what the console said."""
+    """A page of its own context; page.refused: what it wanted from elsewhere (stopped), page.complaints: errors and warnings."""
     context = chromium.new_context()
     page = context.new_page()
     page.refused, page.complaints = Refused(), []
