@@ -35,28 +35,32 @@ def explore(paths: Paths | Mapping[str, Paths], labels: Sequence | None = None, 
     setting and the place in [0, 1] to begin with. Nothing is solved while a hand moves. ValueError: shapes that do not fit.
     """
     if isinstance(paths, Mapping):
-        labels, paths = labels or list(paths), torch.cat([_points(path) for path in paths.values()])
-    points = checks.finite("paths", _points(paths))
-    if points.ndim not in (3, 5):
-        raise ValueError(f"paths must be (settings, points, d) or (settings, points, 1 or 3, h, w), got {tuple(points.shape)}")
+        labels, paths = labels or list(paths), _joined(paths)
+    points = _points(paths)
+    shown = points if points.ndim == 5 and points.shape[2] in (1, 3) else project(points)
+    if shown is not points and (shown.shape[:2] != points.shape[:2] or shown.shape[2:] != (2,)):
+        raise ValueError(f"paths {tuple(points.shape)} are neither images (settings, points, 1 or 3, h, w) nor points in a "
+                         f"plane; give a project=, (settings, points, *event) -> (settings, points, 2); got {tuple(shown.shape)}")
     labels = range(len(points)) if labels is None else labels
-    words = [f"{label:.3g}" if isinstance(label, float) else str(label) for label in labels]
+    words = [f"{label:.4g}" if isinstance(label, float) else str(label) for label in labels]
     numbers = {key: checks.finite(key, torch.as_tensor(value)).detach().cpu() for key, value in (readouts or {}).items()}
-    for key, shape, wanted in [("labels", [len(words)], points.shape[:1]),
-                               *((key, value.shape, points.shape[:2]) for key, value in numbers.items())]:
-        if list(shape) != list(wanted):
-            raise ValueError(f"{key} must have shape {tuple(wanted)} to go with paths {tuple(points.shape)}, got {tuple(shape)}")
-    return Explorer(points if points.ndim == 5 else project(points), words, name, numbers, backdrop, start)
+    for key, got, wanted in [("labels", (len(words),), points.shape[:1]),
+                             *((key, value.shape, points.shape[:2]) for key, value in numbers.items())]:
+        if tuple(got) != tuple(wanted):
+            raise ValueError(f"{key} must have shape {tuple(wanted)} to go with paths {tuple(points.shape)}, got {tuple(got)}")
+    if not (0 <= start[0] < len(points) and 0 <= start[1] <= 1):
+        raise ValueError(f"start must be a setting below {len(points)} and a place in [0, 1], got {start}")
+    return Explorer(shown, words, name, numbers, backdrop or (lambda axes: None), start)
 
 
 class Explorer(ipywidgets.VBox):
     """What `explore` returns. setting, place: sliders, whose values are indices; text and picture (PNG) follow them."""
 
     def __init__(self, points: Tensor, labels: list[str], name: str, numbers: dict[str, Tensor],
-                 backdrop: Callable[[Axes], object] | None, start: tuple[int, float]) -> None:
+                 backdrop: Callable[[Axes], object], start: tuple[int, float]) -> None:
         self._labels, self._name, self._numbers = labels, name, numbers
         self._times = torch.linspace(0, 1, points.shape[1], dtype=torch.float64)
-        self._draw(points, backdrop or (lambda axes: None))
+        self._draw(points, backdrop)
         self.setting = _slider(name, labels, start[0])
         self.place = _slider("place on path", [f"{t:.2f}" for t in self._times], round(start[1] * (len(self._times) - 1)))
         self.picture, self.text = ipywidgets.Image(format="png", layout={"max_width": "100%"}), ipywidgets.HTML()
@@ -102,7 +106,7 @@ class Explorer(ipywidgets.VBox):
             artist.axes.draw_artist(artist)
         Image.fromarray(np.asarray(self._canvas.buffer_rgba())).convert("RGB").save(buffer, "png", compress_level=1)
         said = [f"{self._name} = {self._labels[i]}", f"place {self._times[j]:.2f}",
-                *(f"{key} = {values[i, j]:.4g}" for key, values in self._numbers.items())]
+                *(f"{key} = {values[i, j] + 0.0:.4g}" for key, values in self._numbers.items())]
         self.text.value, self.picture.value = html.escape(" · ".join(said), quote=False), buffer.getvalue()
 
 
@@ -114,4 +118,13 @@ def _slider(name: str, options: Sequence[str], value: int) -> ipywidgets.Selecti
 def _points(paths: Paths) -> Tensor:
     """(settings, points, *event) on the CPU."""
     found = paths.points if isinstance(paths, Geodesic) else paths.frames if isinstance(paths, Frames) else paths
-    return checks.floating("paths", found).detach().cpu()
+    return checks.finite("paths", checks.floating("paths", found)).detach().cpu()
+
+
+def _joined(paths: Mapping[str, Paths]) -> Tensor:
+    parts = {key: _points(path) for key, path in paths.items()}
+    shapes = {key: tuple(part.shape[1:]) for key, part in parts.items()}
+    if len(set(shapes.values())) != 1 or any(len(part) != 1 for part in parts.values()):
+        raise ValueError("paths must be one path a name, all with equal numbers of points of one shape, got "
+                         f"{({key: tuple(part.shape) for key, part in parts.items()}) or 'no path'}")
+    return torch.cat(list(parts.values()))

@@ -45,7 +45,7 @@ def desk(tmp_path_factory):
     """A copy of lib and notebook 01, so that nothing a person does in JupyterLab reaches the checkout."""
     desk = tmp_path_factory.mktemp("desk")
     shutil.copytree(ROOT / "lib", desk / "lib", ignore=shutil.ignore_patterns("__pycache__"))
-    (desk / "notebooks").mkdir()
+    (desk / "notebooks").mkdir()        # the kernel finds lib there, on its PYTHONPATH
     shutil.copy(NOTEBOOK, desk / "notebooks" / "committed.ipynb")
     nbformat.write(small_copy(), desk / "notebooks" / "small.ipynb")
     for name, values in WHOLE.items():
@@ -63,7 +63,8 @@ def lab(chromium, desk):  # noqa: F811
         port = free.getsockname()[1]
     own = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")
     environment = {**os.environ, **{name: str(desk / name.lower()) for name in own}, "OMP_NUM_THREADS": "1",
-                   "JUPYTERLAB_SETTINGS_DIR": str(desk / "settings"), "JUPYTER_CONFIG_PATH": str(ROOT / ".jupyter"), "PYTHONPATH": str(desk)}
+                   "PYTHONPATH": str(desk), "JUPYTERLAB_SETTINGS_DIR": str(desk / "settings"),
+                   "JUPYTER_CONFIG_PATH": str(ROOT / ".jupyter")}
     token = secrets.token_hex(16)
     command = [sys.executable, "-m", "jupyterlab", str(desk / "notebooks"), "--no-browser", "--allow-root", "--ip=127.0.0.1",
                f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
@@ -122,7 +123,7 @@ def test_run_to_the_end_it_can_be_played_with(lab, page, desk):  # noqa: F811
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     cells = len(code(small_copy()))
     prompts = notebook.locator(".jp-CodeCell .jp-InputPrompt")
-    expect(prompts.last).to_have_text(re.compile(rf"\[{cells}\]"), timeout=120_000)
+    expect(prompts.last).to_have_text(re.compile(rf"\[{cells}\]"), timeout=400_000)
 
     explorer = notebook.locator(".widget-vbox", has=page.locator(".widget-image"))
     expect(explorer).to_have_count(1)
