@@ -17,9 +17,12 @@ from .solvers import Geodesic, geodesic
 def stein_family(score: Score, start: Tensor, end: Tensor, weights: Sequence[float] | Tensor, **settings) -> Geodesic:
     """The Stein geodesics between one pair (*event) for every lam of `weights`, a batch of len(weights) paths.
 
-    lam s s^T is the metric of weight 1 of the score sqrt(lam) s, so that one batch with its own score a path is enough; the
-    score is evaluated as often as by the slowest of them, in as few calls. settings go to `geodesic`.
+    lam s s^T is the rank-one term of weight 1 of the score sqrt(lam) s, so that one batch with its own score a path is enough:
+    as many evaluations as one by one, in no more calls than the slowest alone. settings go to `geodesic`; solver: gauss_newton
+    or relaxation, which know whose points they ask for. ValueError: another solver, or a weight that is not positive.
     """
+    solver = settings.get("solver", "gauss_newton")
+    checks.choice("solver of a family", getattr(solver, "name", solver), ("gauss_newton", "relaxation"))
     weights = torch.as_tensor([checks.positive("weights", lam) for lam in weights], dtype=torch.float64)
     score = as_score(score)
     pairs = (x.expand(len(weights), *x.shape) for x in (start, end))

@@ -35,22 +35,22 @@ def explore(paths: Paths | Mapping[str, Paths], labels: Sequence | None = None, 
     setting and the place in [0, 1] to begin with. Nothing is solved while a hand moves. ValueError: shapes that do not fit.
     """
     if isinstance(paths, Mapping):
-        labels, paths = labels or list(paths), _joined(paths)
+        labels, paths = list(paths) if labels is None else labels, _joined(paths)
     points = _points(paths)
     shown = points if points.ndim == 5 and points.shape[2] in (1, 3) else project(points)
     if shown is not points and (shown.shape[:2] != points.shape[:2] or shown.shape[2:] != (2,)):
         raise ValueError(f"paths {tuple(points.shape)} are neither images (settings, points, 1 or 3, h, w) nor points in a "
                          f"plane; give a project=, (settings, points, *event) -> (settings, points, 2); got {tuple(shown.shape)}")
     labels = range(len(points)) if labels is None else labels
-    words = [f"{label:.4g}" if isinstance(label, float) else str(label) for label in labels]
-    numbers = {key: checks.finite(key, torch.as_tensor(value)).detach().cpu() for key, value in (readouts or {}).items()}
-    for key, got, wanted in [("labels", (len(words),), points.shape[:1]),
-                             *((key, value.shape, points.shape[:2]) for key, value in numbers.items())]:
-        if tuple(got) != tuple(wanted):
-            raise ValueError(f"{key} must have shape {tuple(wanted)} to go with paths {tuple(points.shape)}, got {tuple(got)}")
+    labels = [f"{label:.4g}" if isinstance(label, float) else str(label) for label in labels]
+    numbers = {key: _rounded(key, value) for key, value in (readouts or {}).items()}
+    wanted = {"labels": points.shape[:1]} | dict.fromkeys(numbers, points.shape[:2])
+    for key, got in {"labels": (len(labels),), **{key: tuple(value.shape) for key, value in numbers.items()}}.items():
+        if got != tuple(wanted[key]):
+            raise ValueError(f"{key} must have shape {tuple(wanted[key])} to go with paths {tuple(points.shape)}, got {got}")
     if not (0 <= start[0] < len(points) and 0 <= start[1] <= 1):
         raise ValueError(f"start must be a setting below {len(points)} and a place in [0, 1], got {start}")
-    return Explorer(shown, words, name, numbers, backdrop or (lambda axes: None), start)
+    return Explorer(shown, labels, name, numbers, backdrop or (lambda axes: None), start)
 
 
 class Explorer(ipywidgets.VBox):
@@ -106,19 +106,26 @@ class Explorer(ipywidgets.VBox):
             artist.axes.draw_artist(artist)
         Image.fromarray(np.asarray(self._canvas.buffer_rgba())).convert("RGB").save(buffer, "png", compress_level=1)
         said = [f"{self._name} = {self._labels[i]}", f"place {self._times[j]:.2f}",
-                *(f"{key} = {values[i, j] + 0.0:.4g}" for key, values in self._numbers.items())]
+                *(f"{key} = {values[i, j]:.4g}" for key, values in self._numbers.items())]
         self.text.value, self.picture.value = html.escape(" · ".join(said), quote=False), buffer.getvalue()
 
 
 def _slider(name: str, options: Sequence[str], value: int) -> ipywidgets.SelectionSlider:
     return ipywidgets.SelectionSlider(description=name, options=[(label, i) for i, label in enumerate(options)], value=value,
-                                      layout={"width": "min(100%, 40em)"}, style={"description_width": "8em"})
+                                      tooltip=f"{name}: drag, or use the arrow keys", layout={"width": "min(100%, 40em)"},
+                                      style={"description_width": "8em"})
 
 
 def _points(paths: Paths) -> Tensor:
     """(settings, points, *event) on the CPU."""
     found = paths.points if isinstance(paths, Geodesic) else paths.frames if isinstance(paths, Frames) else paths
     return checks.finite("paths", checks.floating("paths", found)).detach().cpu()
+
+
+def _rounded(name: str, values: Tensor) -> Tensor:
+    """Without what is rounding beside the greatest: nobody wants to read 4.5e-16 where the path ends."""
+    values = checks.finite(name, torch.as_tensor(values)).detach().cpu()
+    return values.where(values.abs() > 1e-9 * values.abs().amax(), 0.0)
 
 
 def _joined(paths: Mapping[str, Paths]) -> Tensor:
