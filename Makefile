@@ -32,8 +32,9 @@ bench: $(READY) ## run the benchmark against peers
 train: $(READY) ## train a bundled model again, into build/models (2 hours on 2 cores; MODEL=hands or hand-classifier for another, ARGS="--device cuda")
 	@$(BIN)/python -m lib.runs train $(MODEL) $(ARGS)
 
-lab: $(READY) ## open JupyterLab
-	@$(BIN)/python -m jupyterlab notebooks $(ARGS)
+# .jupyter: no news and no look for updates or extensions elsewhere. A person's own settings stay in force.
+lab: $(READY) ## open JupyterLab in notebooks/ (ARGS="--no-browser --port 9999")
+	@JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(BIN)/python -m jupyterlab notebooks $(ARGS)
 
 lock: ## remake requirements.txt, with hashes, from the pins in pyproject.toml
 	@$(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install -q uv
