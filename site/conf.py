@@ -15,7 +15,7 @@ html_last_updated_fmt = None                # no date: the same sources give the
 html_show_copyright = html_show_sphinx = False
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinxcontrib.bibtex", "sphinx_design",
-              "sphinx_copybutton", "captions", "docstrings"]
+              "sphinx_copybutton", "sources", "captions", "mentions", "docstrings"]
 exclude_patterns = ["extensions", "**.ipynb_checkpoints"]
 include_patterns = ["**.md", "**.ipynb"]
 
@@ -29,7 +29,7 @@ myst_links_external_new_tab = False
 
 bibtex_bibfiles = ["references.bib"]
 bibtex_default_style = "unsrt"
-bibtex_reference_style = "author_year"
+bibtex_reference_style = "label"
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

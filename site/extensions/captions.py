@@ -45,7 +45,7 @@ def caption_cells(notebook: dict, chapter: int, texts: dict[str, str]) -> None:
         if (name := figure_of(cell)) in texts:
             cell["metadata"]["mystnb"] = {
                 "image": {"alt": first_sentence(texts[name])},
-                "figure": {"name": name, "caption": f"**{numbers[name]}.** {texts[name].strip()}"}}
+                "figure": {"name": f"fig-{name}", "caption": f"**{numbers[name]}.** {texts[name].strip()}"}}
 
 
 def gallery() -> str:
@@ -58,10 +58,10 @@ def _chapter(path: Path, texts: dict[str, str]) -> str:
     notebook = json.loads(path.read_text(encoding="utf-8"))
     prefix = path.name[:2]
     numbers = numbered(notebook, int(prefix))
-    shown = [_figure(path, name, f"**[{number}](#{name}).** {texts[name].strip()}")
+    shown = [_figure(path, name, f"**[{number}](#fig-{name}).** {texts[name].strip()}")
              for name, number in numbers.items() if (FIGURES / f"{name}.png").exists()]
     moving = [_animation(file, texts) for file in sorted(FIGURES.glob(f"{prefix}_*.gif"))]
-    grid = ["::::{grid} 2 3 3 3", ":gutter: 3", *moving, "::::"] if moving else []
+    grid = [":::::{grid} 2 3 3 3", ":gutter: 3", *moving, ":::::"] if moving else []
     tables = [f"{_file(file, file.stem)} ({_file(file.with_suffix('.json'), 'provenance')})"
               for file in sorted(FIGURES.glob(f"{prefix}_*.csv"))]
     rest = [f"Result tables of this notebook (CSV): {', '.join(tables)}."] if tables else []
@@ -83,8 +83,8 @@ def _figure(path: Path, name: str, caption: str) -> str:
 
 
 def _animation(file: Path, texts: dict[str, str]) -> str:
-    return "\n".join([":::{grid-item}", f":::{{figure}} ../figures/{file.name}", f":alt: {first_sentence(texts[file.stem])}",
-                      texts[file.stem].strip(), ":::", ":::"])
+    return "\n".join(["::::{grid-item}", f":::{{figure}} ../figures/{file.name}", f":alt: {first_sentence(texts[file.stem])}",
+                      texts[file.stem].strip(), ":::", "::::"])
 
 
 def read(app, docname: str, source: list[str]) -> None:
