@@ -15,12 +15,14 @@ html_last_updated_fmt = None                # no date: the same sources give the
 html_show_copyright = html_show_sphinx = False
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinxcontrib.bibtex", "sphinx_design",
-              "sphinx_copybutton", "sources", "captions", "mentions", "docstrings"]
+              "sphinx_copybutton", "sources", "readme", "captions",
+              "mentions", "docstrings"]
 exclude_patterns = ["extensions", "**.ipynb_checkpoints"]
 include_patterns = ["**.md", "**.ipynb"]
 
 nb_execution_mode = "off"                   # the site shows what is committed
 nb_merge_streams = True
+nb_code_prompt_show, nb_code_prompt_hide = "The code of this figure", "Hide the code of this figure"
 nb_ipywidgets_js = {}                       # widgets live in JupyterLab; their scripts would come from elsewhere
 nb_mime_priority_overrides = [("html", "image/gif", 5), ("html", "application/vnd.jupyter.widget-view+json", None)]
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "attrs_inline", "attrs_block"]
@@ -41,7 +43,7 @@ default_role = "literal"
 
 # One file with SVG output: no fonts and no further scripts to fetch, so it works from file:// in every browser.
 mathjax_path = "tex-svg.js"
-mathjax3_config = {"svg": {"fontCache": "local"}, "options": {"enableMenu": False}}
+mathjax3_config = {"svg": {"fontCache": "local", "scale": 0.92}, "options": {"enableMenu": False}}
 
 html_theme = "sphinx_book_theme"
 html_static_path = ["static", str(MATHJAX / "tex-svg.js")]
@@ -50,7 +52,9 @@ html_js_files = ["site.js"]
 html_sourcelink_suffix = ""
 html_permalinks_icon = "#"
 html_theme_options = {
-    "home_page_in_toc": True, "show_navbar_depth": 1, "show_toc_level": 2, "toc_title": "On this page",
+    "show_navbar_depth": 1, "show_toc_level": 1, "toc_title": "On this page",
     "use_fullscreen_button": False, "use_download_button": True,
+    "navbar_persistent": [], "navbar_start": [], "navbar_center": [], "navbar_end": [],
 }
+html_context = {"default_mode": "auto"}     # the reader's own choice of light or dark
 html_sidebars = {"**": ["navbar-logo.html", "search-button-field.html", "sbt-sidebar-nav.html"]}

@@ -39,10 +39,11 @@ def numbered(notebook: dict, chapter: int) -> dict[str, str]:
 
 
 def caption_cells(notebook: dict, chapter: int, texts: dict[str, str]) -> None:
-    """Turn the notebook's pictures into figures with anchor, number, caption and alternative text."""
+    """Turn the notebook's pictures into figures with anchor, number, caption and alternative text; fold the code that draws."""
     numbers = numbered(notebook, chapter)
     for cell in notebook["cells"]:
         if (name := figure_of(cell)) in texts:
+            cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "hide-input"]
             cell["metadata"]["mystnb"] = {
                 "image": {"alt": first_sentence(texts[name])},
                 "figure": {"name": f"fig-{name}", "caption": f"**{numbers[name]}.** {texts[name].strip()}"}}
