@@ -12,7 +12,7 @@ project = "Geodesics inside diffusion models"
 author = "the authors of this companion"
 html_title = project
 html_last_updated_fmt = None                # no date: the same sources give the same pages
-html_show_copyright = html_show_sphinx = False
+html_show_copyright = html_show_sphinx = html_use_index = html_domain_indices = False
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinxcontrib.bibtex", "sphinx_design",
               "sphinx_copybutton", "sources", "readme", "captions",

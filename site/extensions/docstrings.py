@@ -62,6 +62,12 @@ def convert(app, what, name, obj, options, lines) -> None:
     lines[:] = written
 
 
+def shorten(app, what, name, obj, options, signature, returns):
+    """autodoc's hook: a default that Python cannot write would keep the whole signature from being read."""
+    return signature and signature.replace("<factory>", "..."), returns
+
+
 def setup(app):
+    app.connect("autodoc-process-signature", shorten)
     app.connect("autodoc-process-docstring", convert)
     return {"parallel_read_safe": True}

@@ -81,7 +81,7 @@ def cited_in(app, doctree, docname: str) -> None:
     domain = app.env.get_domain("cite")
     for entry in doctree.findall(nodes.citation):
         keys = {c.key for c in domain.citations if c.citation_id in entry["ids"]}
-        places = sorted({ref.docname for ref in domain.citation_refs for target in ref.targets if target.key in keys})
+        places = sorted({ref.docname for ref in domain.citation_refs for target in ref.targets if target.key in keys} - {docname})
         if places:
             entry.append(nodes.paragraph("", "Cited in ", *_links(app, docname, places), classes=["cited-in"]))
 

@@ -1,6 +1,7 @@
 """The notebooks as sources of the site: Sphinx takes pages from below its own folder only, so they are mirrored there."""
 
 import shutil
+import zlib
 from pathlib import Path
 
 SITE = Path(__file__).resolve().parent.parent
@@ -22,4 +23,5 @@ def mirror(app, config) -> None:
 
 def setup(app):
     app.connect("config-inited", mirror)
-    return {"parallel_read_safe": True}
+    code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    return {"parallel_read_safe": True, "env_version": zlib.crc32(code)}        # other extensions, other pages: all are read again
