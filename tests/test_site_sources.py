@@ -1,4 +1,4 @@
-"""What makes the site: captions, links and citations for plain notebooks, docstrings, README's sections, and the code of its pages."""
+"""What makes the site: captions, links and citations for plain notebooks, docstrings, README's sections, the code on its pages."""
 
 import json
 import re
@@ -93,7 +93,8 @@ def test_each_work_with_mentions_is_mentioned():
 
 
 @pytest.mark.parametrize(("text", "shown"), [
-    ("x (n, *event) of `f(x)`", r"x (n, \*event) of ``f(x)``"), ("|v|, sigma_ and a_b", r"\|v\|, sigma\_ and a_b"), ("5` wide", r"5\` wide"),
+    ("x (n, *event) of `f(x)`", r"x (n, \*event) of ``f(x)``"),
+    ("|v|, sigma_ and a_b", r"\|v\|, sigma\_ and a_b"), ("5` wide", r"5\` wide"),
 ])
 def test_docstrings_are_shown_as_written(text, shown):
     import docstrings
@@ -109,7 +110,8 @@ def test_each_parameter_and_error_of_a_docstring_gets_a_line():
 
 def test_a_section_of_the_readme_keeps_links_that_the_site_can_follow(tmp_path, monkeypatch):
     import readme
-    (tmp_path / "README.md").write_text("## A\n[n](notebooks/01_a.ipynb) [w](https://x.org) [d](data/x) ![i](a.png)\n\n### a\n## B\nno")
+    text = "[n](notebooks/01_a.ipynb) [w](https://x.org) [d](data/x) ![i](a.png)\n\n### a"
+    (tmp_path / "README.md").write_text(f"# T\n## A\n{text}\n## B\nno")
     monkeypatch.setattr(readme, "README", tmp_path / "README.md")
     assert readme.section("A") == "[n](notebooks/01_a.ipynb) [w](https://x.org) d ![i](a.png)\n\n### a"
     with pytest.raises(ValueError, match="no section '## C'; mend"):
@@ -148,8 +150,9 @@ def own_folders(tmp_path, monkeypatch):
     (tmp_path / "my-pairs" / "animals.txt").write_text("a red fox\na grey wolf\n")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        UNet2DModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1,
-                    down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2).save_pretrained(tmp_path / "my-ddpm")
+        network = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 8), norm_num_groups=4,
+                              layers_per_block=1, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
+    network.save_pretrained(tmp_path / "my-ddpm")
     DDPMScheduler().save_pretrained(tmp_path / "my-ddpm")
     saved(tmp_path / "my-stable-diffusion")
 

@@ -5,6 +5,7 @@ Everything that reStructuredText would take for markup is shown as written.
 """
 
 import inspect
+import itertools
 import re
 
 MARKUP = re.compile(r"([*|\\]|(?<=\w)_(?!\w))")
@@ -29,7 +30,7 @@ def items(paragraph: str, parameters: set[str]) -> list[str]:
     """The paragraph, cut before each parameter and each error it explains."""
     starts = [found.start() for found in TERM.finditer(paragraph) if known(found[1], parameters)]
     cuts = [0, *(s for s in starts if s > 0), len(paragraph)]
-    return [paragraph[a:b].strip() for a, b in zip(cuts, cuts[1:])]
+    return [paragraph[a:b].strip() for a, b in itertools.pairwise(cuts)]
 
 
 def item(text: str, parameters: set[str]) -> str:
