@@ -39,6 +39,7 @@ autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 90
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 default_role = "literal"
 
 # One file with SVG output: no fonts and no further scripts to fetch, so it works from file:// in every browser.

@@ -1,4 +1,4 @@
-"""What makes the site: captions, links and citations for plain notebooks, docstrings, README's sections, the code on its pages."""
+"""What makes the site: captions, links and citations for plain notebooks, docstrings, README's sections, code on its pages."""
 
 import json
 import re

@@ -30,7 +30,7 @@ def items(paragraph: str, parameters: set[str]) -> list[str]:
     """The paragraph, cut before each parameter and each error it explains."""
     starts = [found.start() for found in TERM.finditer(paragraph) if known(found[1], parameters)]
     cuts = [0, *(s for s in starts if s > 0), len(paragraph)]
-    return [paragraph[a:b].strip() for a, b in itertools.pairwise(cuts)]
+    return [re.sub(";$", ".", paragraph[a:b].strip()) for a, b in itertools.pairwise(cuts)]
 
 
 def item(text: str, parameters: set[str]) -> str:
