@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help figures test notebooks bench train lab lock licences clean
+.PHONY: help figures test notebooks site bench train lab lock licences clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | while IFS='|' read -r name text; do printf 'make %-10s %s\n' "$$name" "$$text"; done
@@ -25,6 +25,9 @@ test: $(READY) ## run all tests, the notebooks' checked cells among them (ARGS="
 
 notebooks: $(READY) ## re-execute the committed notebooks in place (ARGS="03" for one)
 	@$(BIN)/python -m lib.runs refresh $(ARGS)
+
+site: $(READY) ## build the read-along site; open build/site/index.html
+	@$(BIN)/python -m sphinx -W --keep-going -q -d build/site-doctrees site build/site $(ARGS)
 
 bench: $(READY) ## run the benchmark against peers
 	@$(BIN)/python -m benchmarks.run $(ARGS)
