@@ -72,7 +72,7 @@ def test_results_hold_tables_records_and_arrays(notebook, tmp_path):
     assert said["results"]["two"] == {"best": 0.5} and said["arrays"]["one"]["line"]["shape"] == [2]
     folder.keep(tmp_path / "results.json", said)
     assert folder.read(tmp_path / "results.json")["results"]["three"] == {
-        "columns": ["a", "b"], "rows": [{"a": 1, "b": "x"}, {"a": 2, "b": "nan"}]}
+        "columns": ["a", "b"], "rows": [{"a": 1, "b": "x"}, {"a": 2, "b": None}]}
     assert said["checked"] == [{"cell": 1, "text": "3\n"}]  # counted as in the committed notebook
     assert results.sources((tmp_path / "made" / "figures").glob("*.json")) == ([{"name": "m"}], [])
 

@@ -1,7 +1,8 @@
 """Many runs at once, by dask.distributed: one run a process, threads that do not fight, a dead worker's runs made by others.
 
     An existing cluster is named by its scheduler, --scheduler tcp://HOST:8786. All its workers need this checkout with its
-    environment, the folder of the runs on a file system they share, and one thread each (a kernel's own are OMP_NUM_THREADS):
+    environment, the folder of the runs on a file system they share, and one thread each. A kernel's own threads are the
+    OMP_NUM_THREADS of its worker, 1 where that is not set. Made after the tools' documentation, not tried on such machines:
 
     Slurm       pip install dask-jobqueue; then, in Python and kept open while the runs go on:
                 cluster = dask_jobqueue.SLURMCluster(cores=1, processes=1, memory="8GB", job_cpu=2, walltime="04:00:00",
@@ -9,9 +10,9 @@
     Kubernetes  helm install --repo https://helm.dask.org --generate-name dask-kubernetes-operator; pip install dask-kubernetes
                 cluster = dask_kubernetes.operator.KubeCluster(image=YOURS, worker_command="dask worker --nthreads 1"),
                 with the image made from this checkout and a shared volume; cluster.scale(20); print(cluster.scheduler_address)
-    SSH         export OMP_NUM_THREADS=2; dask ssh --nthreads 1 --nworkers 4 --remote-python .venv/bin/python HOST1 HOST2 HOST3
-                (the scheduler starts on HOST1; pip install asyncssh paramiko first); then in another terminal
-                .venv/bin/python -m lib.runs sweep FILE.yml --scheduler tcp://HOST1:8786
+    SSH         .venv/bin/pip install paramiko; then the scheduler on HOST1 and workers on all hosts:
+                .venv/bin/dask ssh --nthreads 1 --nworkers 4 --remote-python $PWD/.venv/bin/python HOST1 HOST2 HOST3
+                and in another terminal: .venv/bin/python -m lib.runs sweep FILE.yml --scheduler tcp://HOST1:8786
 """
 
 import json
