@@ -85,10 +85,12 @@ def test_list_shows_names_defaults_and_comments(cli):
     assert "02_other" in one and "01_drawn" not in one and "quick: bool = False" in one
 
 
-def test_list_is_a_table_where_a_person_looks(cli, monkeypatch):
+def test_list_is_a_table_where_a_person_looks(cli, monkeypatch, capsys):
     monkeypatch.setattr(reruns, "Console", lambda: Console(force_terminal=True, width=100))
     said = cli("list", "1", into=False).output
     assert "parameter" in said and "meaning" in said and "[1.0, 0.5]" in said and "│" in said
+    reruns.show("title", ("one",), [("[b]",)], print)
+    assert "[b]" in capsys.readouterr().out
 
 
 def test_help_teaches(cli):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lib import runs
 from lib.runs import NOTEBOOKS, RUNS, Run, find, parameters, parse, smoke_parameters
@@ -117,8 +118,8 @@ def show(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], line
         return
     table = Table(*columns, title=title, title_justify="left", header_style="bold")
     for row in rows:
-        table.add_row(*map(str, row))
-    console.print(table, markup=False)
+        table.add_row(*(Text(str(cell)) for cell in row))  # a str with [b] in it would be taken for markup
+    console.print(table)
 
 
 def _make(made: list[Run], dry_run: bool, **how) -> None:
