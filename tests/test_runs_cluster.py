@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import books
+import psutil
 import pytest
 from distributed import LocalCluster
 
@@ -42,13 +43,15 @@ def seen(run):
     return json.loads((run.folder / "figures" / "drawn.json").read_text())["parameters"]
 
 
-def kill_a_worker(root: Path, stop: threading.Event, killed: list):
+def kill_a_worker(root: Path, stop: threading.Event, killed: list, doors: list):
     """SIGKILL to the worker of a run that goes on, once a quarter of all are finished."""
     while not stop.wait(0.1):
         busy = list(root.glob("*/*/running.json"))
         if len(list(root.glob("*/*/provenance.json"))) >= 25 and busy:
             about = runs.folder.read(busy[0])
             if about.get("pid") not in (None, os.getpid()):
+                doors.extend(link.laddr.ip for link in psutil.net_connections("tcp") if link.status == psutil.CONN_LISTEN
+                             and link.pid in {os.getpid(), about["pid"]})
                 os.kill(about["pid"], signal.SIGKILL)
                 killed.append(about["pid"])
                 return
@@ -60,15 +63,15 @@ def test_a_hundred_runs_two_workers_one_killed_each_finished_once(notebook, tmp_
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     made = runs.grid(notebook, {"count": list(range(100))}, {"name": str(tmp_path / "done.txt"), "scale": 0.05},
                      smoke=False, root=tmp_path / "runs")
-    stop, killed = threading.Event(), []
-    killer = threading.Thread(target=kill_a_worker, args=(tmp_path / "runs", stop, killed))
+    stop, killed, doors = threading.Event(), [], []
+    killer = threading.Thread(target=kill_a_worker, args=(tmp_path / "runs", stop, killed, doors))
     killer.start()
     try:
         outcomes = runs.run_all(made, workers=2, threads=1)
     finally:
         stop.set()
         killer.join()
-    assert len(killed) == 1
+    assert len(killed) == 1 and set(doors) == {"127.0.0.1"}
     assert [outcome.state for outcome in outcomes] == ["passed"] * 100, [outcome.error for outcome in outcomes if outcome.error]
     assert [found.state.name for found in runs.found_runs(tmp_path / "runs")] == ["finished"] * 100
     assert not list((tmp_path / "runs").rglob(".draft-*")) and not list((tmp_path / "runs").rglob("running.json"))
@@ -99,7 +102,7 @@ def test_a_notebook_that_kills_its_worker_is_given_up_and_the_others_are_made(tm
 
 def test_an_existing_cluster_is_used_if_it_has_the_same_sources(notebook, tmp_path, monkeypatch):
     made = [runs.Run(notebook, {"name": str(tmp_path / "done.txt"), "scale": 0}, tmp_path / "runs")]
-    options = {"processes": False, "dashboard_address": None, "protocol": "tcp", "host": "127.0.0.1"}
+    options = {"processes": False, "dashboard_address": "127.0.0.1:0", "protocol": "tcp", "host": "127.0.0.1"}
     with LocalCluster(1, threads_per_worker=1, **options) as there:
         with pytest.raises(ValueError, match="leave --threads out"):
             runs.run_all(made, scheduler=there.scheduler_address, threads=2)

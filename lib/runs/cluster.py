@@ -141,7 +141,7 @@ def _here(runs: list[Run], plan: Layout) -> Iterator[tuple[Run, Outcome]]:
         options = {"host": "127.0.0.1", "nthreads": 1, "memory_limit": 0, "local_directory": scratch, "dashboard": False,
                    "silence_logs": logging.ERROR}
         nannies = {index: {"cls": Nanny, "options": {**options, "env": plan.environment(index)}} for index in range(plan.workers)}
-        scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}}
+        scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}}
         with SpecCluster(nannies, scheduler, silence_logs=logging.ERROR) as cluster, Client(cluster) as client:
             try:
                 yield from _submitted(client, runs)

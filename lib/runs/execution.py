@@ -170,7 +170,7 @@ def _seal(run: Run, seconds: float) -> None:
 
 @contextmanager
 def _journal(folder: Path) -> Iterator["Journal"]:
-    with (folder / "log.txt").open("a", encoding="utf-8") as file:
+    with (folder / "log.txt").open("a", buffering=1, encoding="utf-8") as file:
         yield Journal(file)
         os.fsync(file.fileno())
 
