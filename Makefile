@@ -11,13 +11,20 @@ export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help figures test notebooks site bench train lab lock licences clean
+.PHONY: help figures sweep resume test notebooks site bench train lab lock licences clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | while IFS='|' read -r name text; do printf 'make %-10s %s\n' "$$name" "$$text"; done
 
+# One notebook a core, each on one thread: two threads finish a notebook sooner, but not two in the time of one.
 figures: $(READY) ## run every notebook that changed and write figures/ (ARGS="--only 03" for one)
 	@$(BIN)/python -m lib.runs figures $(ARGS)
+
+sweep: $(READY) ## run notebooks at other parameters (ARGS="01 --grid lam=1,10 sigma=0.1,0.2", or ARGS=FILE.yml)
+	@$(BIN)/python -m lib.runs sweep $(ARGS)
+
+resume: $(READY) ## go on with the runs in build/runs that were interrupted or failed
+	@$(BIN)/python -m lib.runs resume $(ARGS)
 
 # Two or three processes of one thread finish sooner than one of several. A file's tests stay together, the longest files come first.
 test: $(READY) ## run all tests, the notebooks' checked cells among them (ARGS="-k metric" for some)
