@@ -197,6 +197,15 @@ def test_the_command_writes_tables_and_figure_and_says_what_is_missing(sweep, cl
     assert len(pd.read_csv(tmp_path / "out" / "runs.csv")) == 7
 
 
+def test_the_command_does_without_numbers(cli, tmp_path):
+    runfolders.make(tmp_path / "runs", 1, state="failed")
+    runfolders.make(tmp_path / "runs", 2, {"r": {"a": None}}, notebook="02_null", lam=1)
+    runfolders.make(tmp_path / "runs", 3, {"r": {"a": None}}, notebook="02_null", lam=2)
+    done = cli(tmp_path / "runs")
+    assert done.exit_code == 0, done.output
+    assert "01_drawn: no figure" in done.stdout and "02_null: no figure" in done.stdout and "2 numbers of 2 runs" in done.stdout
+
+
 def test_the_command_refuses_an_unknown_quantity_before_it_writes(sweep, cli, tmp_path):
     done = cli(sweep, "--quantity", "mes")
     assert isinstance(done.exception, ValueError) and "did you mean 'mse'" in str(done.exception)

@@ -33,9 +33,8 @@ def compare(table: pd.DataFrame, notebook: str, quantities: Sequence[str] = (), 
     left out. ValueError with the nearest for an unknown one.
     Returns ({"png", "pdf", "npz", "json"} → path, what is not shown); no path where nothing was varied.
     """
-    part = table[table["notebook"] == notebook].dropna(axis="columns", how="all")
-    asked = _asked(table, quantities)
-    parameters, labels = _columns(part)
+    part, asked = table[(table["notebook"] == notebook) & np.isfinite(table["value"])], _asked(table, quantities)
+    parameters, labels = ([name for name in names if part[name].notna().any()] for names in _columns(part))
     labels = _kinds(part, labels)
     varied = sorted((name for name in parameters if part[name].nunique(dropna=False) > 1), key=lambda name: -part[name].nunique())
     if not varied or part["id"].nunique() < 2:
@@ -88,10 +87,9 @@ def _kinds(part: pd.DataFrame, labels: list[str]) -> list[str]:
 
 
 def _means(part: pd.DataFrame, varied: list[str], labels: list[str], apart: list[str]) -> pd.DataFrame:
-    """A row a (run, result, labels, quantity): mean and count of the finite values; labels without a colour name the panel."""
-    finite = part[np.isfinite(part["value"])]
+    """A row a (run, result, labels, quantity): mean and count of the values; labels without a colour name the panel."""
     keys = ["id", *varied, "result", *labels, "quantity"]
-    means = finite.groupby(keys, dropna=False, sort=False)["value"].agg(_mean="mean", _count="count").reset_index()
+    means = part.groupby(keys, dropna=False, sort=False)["value"].agg(_mean="mean", _count="count").reset_index()
     texts = [", ".join(str(text) for text in row if not pd.isna(text)) for row in means[apart].itertuples(index=False)]
     names = zip(means["result"], means["quantity"], texts, strict=True)
     means["_panel"] = [f"{result}\n{quantity}" + (f": {text}" if text else "") for result, quantity, text in names]
