@@ -29,8 +29,8 @@ def sweep(tmp_path):
     root = tmp_path / "runs"
     for number, (lam, levels) in enumerate((lam, levels) for lam in (1, 10.0, 100) for levels in ([1.0], [1.0, 0.5])):
         rows = [row | {"mse": row["mse"] * lam * len(levels), "seconds": float(number)} for row in ROWS]
-        runfolders.make(root, number, {"01_table": runfolders.table(*rows), "01_one": {"deep": {"error": lam}, "why": "text"}},
-                        lam=lam, levels=levels)
+        made = {"01_table": runfolders.table(*rows), "01_one": {"deep": {"error": lam}, "why": "text"}}
+        runfolders.make(root, number, made, lam=lam, levels=levels)
     return root
 
 
@@ -157,6 +157,17 @@ def test_with_one_parameter_a_label_has_the_colours_and_times_can_be_asked_for(s
     assert sorted(set(np.load(files["npz"])["panel"])) == ["01_one\ndeep.error: text", "01_table\nseconds"]
 
 
+def test_items_of_a_sample_are_averaged_and_kinds_are_not(tmp_path):
+    rows = [{"method": method, "pair": f"{pair:02}", "prompt": f"hand {pair}", "error": 1.0 * pair}
+            for method in "ab" for pair in range(4)]
+    for count in (1, 2):                        # a parameter of the name of a column inside
+        table = runfolders.table(*(row | {"error": row["error"] * count} for row in rows))
+        runfolders.make(tmp_path / "runs", count, {"01_table": table}, count=count)
+    drawn = np.load(compare(collect(tmp_path / "runs"), "01_drawn", out=tmp_path)[0]["npz"])
+    assert drawn["value"].tolist() == [1.5, 1.5, 3.0, 3.0] and drawn["colour"].tolist() == ["a", "b"] * 2
+    assert drawn["rows"].tolist() == [4] * 4 and set(drawn["panel"]) == {"01_table\nerror"}
+
+
 def test_texts_are_dots(sweep, tmp_path):
     table = collect(sweep)
     table["lam"] = "lam " + table["lam"].astype(str)
@@ -184,6 +195,15 @@ def test_the_command_writes_tables_and_figure_and_says_what_is_missing(sweep, cl
     assert {path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".parquet"} == names
     assert "not in the table: 1 failed" in done.stdout and "102 numbers of 6 runs; 7 runs in" in done.stdout
     assert len(pd.read_csv(tmp_path / "out" / "runs.csv")) == 7
+
+
+def test_the_command_does_without_numbers(cli, tmp_path):
+    runfolders.make(tmp_path / "runs", 1, state="failed")
+    runfolders.make(tmp_path / "runs", 2, {"r": {"a": None}}, notebook="02_null", lam=1)
+    runfolders.make(tmp_path / "runs", 3, {"r": {"a": None}}, notebook="02_null", lam=2)
+    done = cli(tmp_path / "runs")
+    assert done.exit_code == 0, done.output
+    assert "01_drawn: no figure" in done.stdout and "02_null: no figure" in done.stdout and "2 numbers of 2 runs" in done.stdout
 
 
 def test_the_command_refuses_an_unknown_quantity_before_it_writes(sweep, cli, tmp_path):

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from lib.runs import NOTEBOOKS, examine, find, smoke_parameters
 from lib.runs import __main__ as command
-from lib.runs.determinism import TOLERANCE, difference, judge, lines
+from lib.runs.determinism import difference, judge, lines
 from lib.runs.execution import THREADS
 
 # what lib.figures.save and save_results would write, without the seconds it takes to import torch
@@ -112,6 +112,7 @@ def test_the_sets_of_figures_and_cells_must_agree():
 
 @pytest.mark.notebook
 def test_a_real_notebook_is_deterministic():
-    notebook = find("03", NOTEBOOKS)
-    verdict = examine(notebook, smoke_parameters(notebook))
-    assert verdict.complaints == [] and verdict.cells >= 5 and verdict.threads.relative <= TOLERANCE
+    notebook = find("02", NOTEBOOKS)
+    fewer = {"rays": 5, "ray_steps": 40, "guesses": 4, "shots": 1, "samples": 60}
+    verdict = examine(notebook, smoke_parameters(notebook) | fewer)
+    assert verdict.complaints == [] and verdict.cells >= 5

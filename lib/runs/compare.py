@@ -27,27 +27,29 @@ def compare(table: pd.DataFrame, notebook: str, quantities: Sequence[str] = (), 
             out: Path) -> tuple[dict[str, Path], list[str]]:
     """Draw one notebook's part of `lib.runs.collect`'s table: a panel a quantity, over the parameter with the most values.
 
-    Colours are the second parameter, else a text label. A point is a run: the mean over the rows of a result with equal labels;
-    lines join means over further parameters, bars reach from least to greatest. quantities: "quantity" or "result.quantity";
-    default: the first that differ between the runs, times left out. ValueError with the nearest for an unknown one.
+    Colours are the second parameter, else a text label. A point is a run: the mean over the rows of a result with equal labels,
+    where "00", "01" and what they determine count as items of a sample; lines join means over further parameters, bars reach
+    from least to greatest. quantities: "quantity" or "result.quantity"; default: the first that differ between the runs, times
+    left out. ValueError with the nearest for an unknown one.
     Returns ({"png", "pdf", "npz", "json"} → path, what is not shown); no path where nothing was varied.
     """
-    part = table[table["notebook"] == notebook].dropna(axis="columns", how="all")
-    asked = _asked(table, quantities)
-    parameters, labels = _columns(part)
+    part, asked = table[(table["notebook"] == notebook) & np.isfinite(table["value"])], _asked(table, quantities)
+    parameters, labels = ([name for name in names if part[name].notna().any()] for names in _columns(part))
+    labels = _kinds(part, labels)
     varied = sorted((name for name in parameters if part[name].nunique(dropna=False) > 1), key=lambda name: -part[name].nunique())
     if not varied or part["id"].nunique() < 2:
         return {}, [f"{notebook}: no figure, for no parameter differs between its runs with numbers"]
     coloured = varied[1:2] or [name for name in labels if 1 < part[name].nunique() <= COLOURS][:1]
     means = _means(part, varied, labels, [name for name in labels if name not in coloured])
     means = means[_named(means, asked)] if asked else _telling(means, [name for name in coloured if name in labels])
-    panels, most = list(dict.fromkeys(means["panel"])), 2 * PANELS if asked else PANELS
+    panels, most = list(dict.fromkeys(means["_panel"])), 2 * PANELS if asked else PANELS
     if not panels:
         return {}, [f"{notebook}: no figure, for no quantity differs between its runs"]
     left = [f"{notebook}: {len(panels) - most} more panels; choose with --quantity: {', '.join(sorted(set(means['quantity'])))}"]
-    means = means[means["panel"].isin(panels[:most])]
+    means = means[means["_panel"].isin(panels[:most])]
     figure = _draw(means, varied[0], *coloured)
-    shown = {"x": means[varied[0]], "panel": means["panel"], "value": means["mean"], "rows": means["count"], "run": means["id"]}
+    shown = {"x": means[varied[0]], "panel": means["_panel"], "value": means["_mean"], "rows": means["_count"]}
+    shown["run"] = means["id"]
     if coloured:
         shown["colour"] = means[coloured[0]]
     about = {"notebook": notebook, "x": varied[0], "colour": coloured, "averaged": varied[2:], "quantities": list(quantities),
@@ -73,36 +75,46 @@ def _columns(table: pd.DataFrame) -> tuple[list[str], list[str]]:
     return names[names.index("cells") + 1:names.index("result")], names[names.index("row") + 1:names.index("quantity")]
 
 
+def _kinds(part: pd.DataFrame, labels: list[str]) -> list[str]:
+    """The labels that tell kinds of rows apart, such as methods: neither numbers of items nor the same in all rows of an item."""
+    items = [name for name in labels if part[name].dropna().astype(str).str.isdigit().all()]
+    kinds = []
+    for name in (name for name in labels if name not in items):
+        rows = part.dropna(subset=[*items, name])
+        if not items or rows.empty or rows.groupby(items)[name].nunique().max() > 1:
+            kinds.append(name)
+    return kinds
+
+
 def _means(part: pd.DataFrame, varied: list[str], labels: list[str], apart: list[str]) -> pd.DataFrame:
-    """A row a (run, result, labels, quantity): mean and count of the finite values; labels without a colour name the panel."""
-    finite = part[np.isfinite(part["value"])]
+    """A row a (run, result, labels, quantity): mean and count of the values; labels without a colour name the panel."""
     keys = ["id", *varied, "result", *labels, "quantity"]
-    means = finite.groupby(keys, dropna=False, sort=False)["value"].agg(["mean", "count"]).reset_index()
+    means = part.groupby(keys, dropna=False, sort=False)["value"].agg(_mean="mean", _count="count").reset_index()
     texts = [", ".join(str(text) for text in row if not pd.isna(text)) for row in means[apart].itertuples(index=False)]
     names = zip(means["result"], means["quantity"], texts, strict=True)
-    means["panel"] = [f"{result}\n{quantity}" + (f": {text}" if text else "") for result, quantity, text in names]
-    means["timed"] = [is_time(*map(str, row)) for row in means[["quantity", *labels]].itertuples(index=False)]
+    means["_panel"] = [f"{result}\n{quantity}" + (f": {text}" if text else "") for result, quantity, text in names]
+    means["_timed"] = [is_time(*map(str, row)) for row in means[["quantity", *labels]].itertuples(index=False)]
     return means
 
 
 def _telling(means: pd.DataFrame, labels: list[str]) -> pd.DataFrame:
     """Panels in which something differs between runs by more than rounding; no measured times."""
-    means = means[~means["timed"]]
-    groups = means.groupby(["panel", *labels], dropna=False)["mean"]
-    differs = groups.transform("max") - groups.transform("min") > 1e-9 * means["mean"].abs()
-    return means[means["panel"].isin(means["panel"][differs])]
+    means = means[~means["_timed"]]
+    groups = means.groupby(["_panel", *labels], dropna=False)["_mean"]
+    differs = groups.transform("max") - groups.transform("min") > 1e-9 * means["_mean"].abs()
+    return means[means["_panel"].isin(means["_panel"][differs])]
 
 
 def _draw(means: pd.DataFrame, x: str, colour: str | None = None) -> Figure:
     figures.use_style()
-    panels = list(dict.fromkeys(means["panel"]))
+    panels = list(dict.fromkeys(means["_panel"]))
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     palette = {} if colour is None else _palette(means[colour].dropna().unique())
     figure, grid = plt.subplots(rows, columns, figsize=(4.2 * columns + 1.5 * bool(colour), 3.4 * rows), squeeze=False)
     legend: Legend = {}
     for axes, panel in zip(grid.flat, panels, strict=False):
-        legend |= _panel(axes, means[means["panel"] == panel], x, colour, palette)
+        legend |= _panel(axes, means[means["_panel"] == panel], x, colour, palette)
     for axes in grid.flat[len(panels):]:
         axes.set_visible(False)
     if legend:
@@ -116,15 +128,15 @@ def _panel(axes: Axes, drawn: pd.DataFrame, x: str, colour: str | None, palette:
     if colour is not None and drawn[colour].notna().all():
         hue = {"hue": drawn[colour].astype(str), "palette": palette}
     if pd.api.types.is_numeric_dtype(drawn[x]):
-        sns.lineplot(drawn, x=x, y="mean", marker="o", errorbar=("pi", 100), err_style="bars", ax=axes, **hue)
+        sns.lineplot(drawn, x=x, y="_mean", marker="o", errorbar=("pi", 100), err_style="bars", ax=axes, **hue)
     else:
         beside = 0.3 if "hue" in hue else False
-        sns.pointplot(drawn, x=x, y="mean", linestyle="none", errorbar=("pi", 100), dodge=beside, ax=axes, **hue)
-    for axis, values in (("x", drawn[x]), ("y", drawn["mean"])):
+        sns.pointplot(drawn, x=x, y="_mean", linestyle="none", errorbar=("pi", 100), dodge=beside, ax=axes, **hue)
+    for axis, values in (("x", drawn[x]), ("y", drawn["_mean"])):
         if pd.api.types.is_numeric_dtype(values) and values.min() > 0 and values.max() > WIDE * values.min():
             axes.set(**{f"{axis}scale": "log"})
-    result, _, quantity = drawn["panel"].iloc[0].partition("\n")
-    over = f" (mean of {drawn['count'].max()} rows)" if drawn["count"].max() > 1 else ""
+    result, _, quantity = drawn["_panel"].iloc[0].partition("\n")
+    over = f" (mean of {drawn['_count'].max()} rows)" if drawn["_count"].max() > 1 else ""
     axes.set(title=quantity, ylabel=result + over, xlabel=x)
     handles, names = axes.get_legend_handles_labels()
     if axes.get_legend():
