@@ -37,6 +37,10 @@ TABLE = [
     ("an axis twice", lambda f: runs.parse_grid(f / "01_drawn.ipynb", ["count=1", "count=2"]), ValueError, "all its values"),
     ("an unknown axis", lambda f: runs.parse_grid(f / "01_drawn.ipynb", ["cuont=1"]), ValueError, "did you mean 'count'"),
     ("the status of nothing", lambda f: runs.found_runs(f / "typo"), FileNotFoundError, "runs are made by run, sweep"),
+    ("a table of no run", lambda f: runs.collect(f), FileNotFoundError, "make some with: python -m lib.runs run NN"),
+    ("a report of no run", lambda f: runs.report("0123", root=f), ValueError, "no run '0123' .*see: python -m lib.runs status"),
+    ("a check that would find finished runs", lambda f: runs.examine(f / "01_drawn.ipynb", {}, keep=f), ValueError,
+     "is not empty.*name a new folder"),
     ("an unknown state to resume", lambda f: runs.resumable(f, ["interupted"]), ValueError, "did you mean 'interrupted'"),
 ]
 

@@ -9,7 +9,9 @@ from PIL import Image
 
 from lib import evaluation, exact, gallery, hands, images, latents, video
 from lib.classifier import load_classifier
-from lib.scores import StableDiffusionScore
+from lib.family import stein_family
+from lib.scores import SphereScore, StableDiffusionScore
+from lib.widgets import explore
 
 from . import fault
 
@@ -66,6 +68,14 @@ TABLE = [
     ("lib.classifier", "images of another size", lambda x: load_classifier().features(x[0]), ValueError, r"\(n, 1, 28, 28\)"),
     ("lib.hands", "an unknown split", lambda x: hands.photographs("tset"), ValueError, "'train', 'test' or 'all'"),
     ("lib.exact", "a half circle", lambda x: exact.sphere_geodesic(math.pi, lam=1.0), ValueError, "angle must be below pi"),
+    ("lib.widgets", "labels for other settings", lambda x: explore(x, ["a", "b"]), ValueError, r"labels must have shape \(1,\)"),
+    ("lib.widgets", "a place beyond the path", lambda x: explore(x, start=(0, 2.0)), ValueError, r"a place in \[0, 1\]"),
+    ("lib.widgets", "frames of NaN", lambda x: explore(x * NAN), ValueError, "clean the input first"),
+    ("lib.family", "a solver that knows no rows", lambda x: stein_family(SphereScore(), *x[0, :2, 0, 0], [1.0], solver="georce"),
+     ValueError, "known: gauss_newton, relaxation"),
+    ("lib.family", "a weight of zero", lambda x: stein_family(SphereScore(), *x[0, :2, 0, 0], [1.0, 0.0]), ValueError,
+     "weights must be a finite number > 0"),
+    ("lib.family", "no weight", lambda x: stein_family(SphereScore(), *x[0, :2, 0, 0], []), ValueError, "empty batch"),
     ("lib.images", "images of two channels", lambda x: images.read_folder(".", size=8, channels=2), ValueError, "1 .grey. or 3"),
 ]
 

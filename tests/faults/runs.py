@@ -11,9 +11,11 @@ from contextlib import redirect_stderr
 
 import books
 import nbformat
+import pandas as pd
 
 from lib import runs
 from lib.runs import __main__ as command
+from lib.runs.collect import write
 from lib.runs.folder import Run, State, state
 
 from . import ROOT, Status, contents, fault
@@ -95,6 +97,26 @@ def damaged_run(world):
     assert run.state() == State("finished") and (run.folder / "damaged-1/figures/drawn.png").read_bytes() == b"half"
 
 
+@fault("lib.runs", "the disk is full at the table of all runs", OSError, "cannot write results.csv .*No space left.*free space",
+       left="the older table, whole, and the run")
+def full_table(world):
+    run = drawn(world)
+    told(run)
+    found = runs.collect(run.root), runs.overview(run.root)
+    world.full(*write(*found, world.tree(world.folder / "table")))
+    world.tree(run.folder)
+    yield lambda: write(pd.concat([found[0]] * 9), found[1], world.folder / "table")
+
+
+@fault("lib.runs", "a report of a run that is only planned", ValueError, "continue it with: python -m lib.runs resume",
+       left="the run's folder; no half of a report")
+def report_of_nothing(world):
+    run = drawn(world)
+    run.plan()
+    world.tree()
+    yield lambda: runs.report(run.folder, world.folder / "report.html")
+
+
 @fault("lib.runs", "a provenance cut short", None, "", left="the run, known as damaged: never taken for finished")
 def cut_provenance(world):
     folder = world.tree() / "runs/01_drawn/0123456789ab"
@@ -117,6 +139,7 @@ def stale_lock(world):
 
 
 HOLD = """import sys
+from filelock import FileLock
 with FileLock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()"""
