@@ -49,13 +49,14 @@ mathjax3_config = {"svg": {"fontCache": "local", "scale": 0.92}, "options": {"en
 html_theme = "sphinx_book_theme"
 html_static_path = ["static", str(MATHJAX / "tex-svg.js")]
 html_css_files = ["site.css"]
+html_favicon = "static/icon.svg"
 html_js_files = ["site.js"]
 html_sourcelink_suffix = ""
 html_permalinks_icon = "#"
 html_theme_options = {
     "show_navbar_depth": 1, "show_toc_level": 1, "toc_title": "On this page",
     "use_fullscreen_button": False, "use_download_button": True,
-    "navbar_persistent": [], "navbar_start": [], "navbar_center": [], "navbar_end": [],
+    "footer_content_items": [], "navbar_persistent": [], "navbar_start": [], "navbar_center": [], "navbar_end": [],
 }
 html_context = {"default_mode": "auto"}     # the reader's own choice of light or dark
 html_sidebars = {"**": ["navbar-logo.html", "search-button-field.html", "sbt-sidebar-nav.html"]}

@@ -38,6 +38,8 @@ def test_there_is_a_caption_for_each_committed_figure_and_no_other():
     import captions
     committed = {path.stem for ending in ("png", "gif") for path in (ROOT / "figures").glob(f"*.{ending}")}
     assert set(captions.captions()) == committed
+    with pytest.raises(ValueError, match="no caption for the figure 01_new: look at it"):
+        captions.captions()["01_new"]
 
 
 def test_a_captions_first_sentence_can_be_read_aloud():

@@ -5,6 +5,7 @@ A figure's name is the one its cell saves it under, so nothing has to be written
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -16,13 +17,20 @@ GALLERY = "<!-- every figure -->"
 FILES = {"png": "picture", "pdf": "PDF", "npz": "plotted arrays", "json": "provenance"}
 
 
-def captions() -> dict[str, str]:
-    """name → caption; its first sentence says without formulas what the picture shows."""
-    return yaml.safe_load(REGISTRY.read_text(encoding="utf-8"))
+class Captions(dict):
+    """name → caption; ValueError, which names the mend, for a figure without one."""
+
+    def __missing__(self, name: str):
+        raise ValueError(f"{REGISTRY.name} has no caption for the figure {name}: look at it, and write what it shows")
+
+
+def captions() -> Captions:
+    """The captions of the registry; a first sentence says without formulas what the picture shows."""
+    return Captions((name, text.strip()) for name, text in yaml.safe_load(REGISTRY.read_text(encoding="utf-8")).items())
 
 
 def first_sentence(caption: str) -> str:
-    return re.split(r"(?<=\.)\s", caption.strip())[0]
+    return re.split(r"(?<=\.)\s", caption)[0]
 
 
 def figure_of(cell: dict) -> str | None:
@@ -38,15 +46,15 @@ def numbered(notebook: dict, chapter: int) -> dict[str, str]:
     return {name: f"Figure {chapter}.{k}" for k, name in enumerate(names, 1)}
 
 
-def caption_cells(notebook: dict, chapter: int, texts: dict[str, str]) -> None:
+def caption_cells(notebook: dict, chapter: int, texts: Mapping[str, str]) -> None:
     """Turn the notebook's pictures into figures with anchor, number, caption and alternative text; fold the code that draws."""
     numbers = numbered(notebook, chapter)
     for cell in notebook["cells"]:
-        if (name := figure_of(cell)) in texts:
+        if name := figure_of(cell):
             cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "hide-input"]
             cell["metadata"]["mystnb"] = {
                 "image": {"alt": first_sentence(texts[name])},
-                "figure": {"name": f"fig-{name}", "caption": f"**{numbers[name]}.** {texts[name].strip()}"}}
+                "figure": {"name": f"fig-{name}", "caption": f"**{numbers[name]}.** {texts[name]}"}}
 
 
 def gallery() -> str:
@@ -55,12 +63,12 @@ def gallery() -> str:
     return "\n".join(_chapter(path, texts) for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")))
 
 
-def _chapter(path: Path, texts: dict[str, str]) -> str:
+def _chapter(path: Path, texts: Mapping[str, str]) -> str:
     notebook = json.loads(path.read_text(encoding="utf-8"))
     prefix = path.name[:2]
     numbers = numbered(notebook, int(prefix))
-    shown = [_figure(path, name, f"**[{number}](#fig-{name}).** {texts[name].strip()}")
-             for name, number in numbers.items() if (FIGURES / f"{name}.png").exists()]
+    shown = [_figure(name, f"**[{number}](#fig-{name}).** {texts[name]}", first_sentence(texts[name]))
+             for name, number in numbers.items() if not (FIGURES / f"{name}.gif").exists()]
     moving = [_animation(file, texts) for file in sorted(FIGURES.glob(f"{prefix}_*.gif"))]
     grid = [":::::{grid} 2 3 3 3", ":gutter: 3", *moving, ":::::"] if moving else []
     tables = [f"{_file(file, file.stem)} ({_file(file.with_suffix('.json'), 'provenance')})"
@@ -77,15 +85,15 @@ def _file(path: Path, text: str) -> str:
     return f"{{download}}`{text} <../figures/{path.name}>`"
 
 
-def _figure(path: Path, name: str, caption: str) -> str:
+def _figure(name: str, caption: str, alt: str) -> str:
     files = [_file(FIGURES / f"{name}.{ending}", text) for ending, text in FILES.items()]
-    return "\n".join([f":::{{figure}} ../figures/{name}.png", f":alt: {first_sentence(captions()[name])}",
-                      f":name: gallery-{name}", caption, "", " · ".join(files), ":::"])
+    return "\n".join([f":::{{figure}} ../figures/{name}.png", f":alt: {alt}", f":name: gallery-{name}", caption, "",
+                      " · ".join(files), ":::"])
 
 
-def _animation(file: Path, texts: dict[str, str]) -> str:
+def _animation(file: Path, texts: Mapping[str, str]) -> str:
     return "\n".join(["::::{grid-item}", f":::{{figure}} ../figures/{file.name}", f":alt: {first_sentence(texts[file.stem])}",
-                      texts[file.stem].strip(), ":::", "::::"])
+                      texts[file.stem], ":::", "::::"])
 
 
 def read(app, docname: str, source: list[str]) -> None:
