@@ -126,8 +126,8 @@ def _about(folder: Path) -> dict[str, Any]:
     request = {"notebook": folder.parent.name, "id": folder.name, "effective": {}, "parameters": {}, "parts": {}} | request
     commit = made.get("commit") and made["commit"] + (", with uncommitted changes" if made.get("modified") else "")
     facts = {"seed": request["effective"].get("seed"), "threads": made.get("threads"), "commit": commit,
-             "seconds": made.get("seconds", failure.get("seconds")), "Python": made.get("python"), "platform": made.get("platform")}
-    facts |= {"models": _short(made.get("models")), "data": _short(made.get("data"))}
+             "seconds": made.get("seconds", failure.get("seconds")), "Python": made.get("python")}
+    facts |= {"platform": made.get("platform"), "models": _short(made.get("models")), "data": _short(made.get("data"))}
     log = folder / "log.txt"
     return {"state": found.name, "why": found.detail, "request": request, "failure": failure,
             "facts": {name: value for name, value in facts.items() if value not in (None, "")},
