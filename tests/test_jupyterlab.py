@@ -122,8 +122,8 @@ def test_run_to_the_end_it_can_be_played_with(lab, page, desk):  # noqa: F811
     cells, prompts = len(code(small_copy())), notebook.locator(".jp-CodeCell .jp-InputPrompt")
     run_all_cells(page, prompts.last)
     expect(prompts.filter(has_text="*")).to_have_count(0, timeout=400_000) # some 40 s of one core
-    errors = notebook.locator("[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']")
-    assert errors.all_inner_texts() == []
+    bad = ", ".join(f"[data-mime-type='application/vnd.jupyter.{kind}']" for kind in ("error", "stderr"))
+    assert notebook.locator(bad).all_inner_texts() == []
     assert prompts.all_inner_texts() == [f"[{count}]:" for count in range(1, cells + 1)]
 
     explorer = notebook.locator(".widget-vbox", has=page.locator(".widget-image"))
