@@ -68,13 +68,19 @@ def _chapter(path: Path, texts: Mapping[str, str]) -> str:
     prefix = path.name[:2]
     numbers = numbered(notebook, int(prefix))
     shown = [_figure(name, f"**[{number}](#fig-{name}).** {texts[name]}", first_sentence(texts[name]))
-             for name, number in numbers.items() if not (FIGURES / f"{name}.gif").exists()]
+             for name, number in numbers.items() if (FIGURES / f"{name}.png").exists()]       # an animation has none
     moving = [_animation(file, texts) for file in sorted(FIGURES.glob(f"{prefix}_*.gif"))]
     grid = [":::::{grid} 2 3 3 3", ":gutter: 3", *moving, ":::::"] if moving else []
-    tables = [f"{_file(file, file.stem)} ({_file(file.with_suffix('.json'), 'provenance')})"
+    return "\n\n".join([f"## {_title(notebook)}", *shown, "\n".join(grid), *_results(prefix), ""])
+
+
+def _results(prefix: str) -> list[str]:
+    """A line with the tables of a notebook and its records that belong to no picture."""
+    tables = [f"{_file(file, file.name)} ({_file(file.with_suffix('.json'), 'provenance')})"
               for file in sorted(FIGURES.glob(f"{prefix}_*.csv"))]
-    rest = [f"Result tables of this notebook (CSV): {', '.join(tables)}."] if tables else []
-    return "\n\n".join([f"## {_title(notebook)}", *shown, "\n".join(grid), *rest, ""])
+    records = [_file(file, file.name) for file in sorted(FIGURES.glob(f"{prefix}_*.json"))
+               if not any(file.with_suffix(ending).exists() for ending in (".png", ".csv"))]
+    return [f"Results of this notebook in numbers: {', '.join(tables + records)}."] if tables + records else []
 
 
 def _title(notebook: dict) -> str:
