@@ -70,7 +70,7 @@ def test_a_colder_start_comes_out_as_the_exercise_says(tmp_path):
     given = smoke_parameters(notebook) | settings(try_it(notebook)[0])
     outcome = execute(notebook, given, build=tmp_path / "build", out=tmp_path / "figures")
     assert outcome.state == "passed", outcome.error
-    book = nbformat.read(tmp_path / "build" / notebook.name, as_version=4)
+    book = nbformat.read(outcome.folder / "notebook.ipynb", as_version=4)
     said = "".join(output.get("text", "") for cell in book.cells for output in cell.get("outputs", []))
     assert "annealed path at least ten times closer than the line: False" in said
     assert re.search(r"45° +10 +10 +10\n", said)
