@@ -9,11 +9,12 @@ from lib.runs.commands import PARTS
 
 HELP = """Run notebooks: other parameters, many at once, unchanged work skipped, nothing half-written.
 
-[b]python -m lib.runs list 03[/b]                                 parameters of notebook 03, defaults, meanings
-[b]python -m lib.runs run 01 -p lam=10[/b]                        one notebook with another parameter, into build/runs
-[b]python -m lib.runs sweep 01 --grid lam=1,10 sigma=0.1,0.2[/b]  all combinations, several at once
-[b]python -m lib.runs status[/b]                                  what is finished, failed, interrupted
-[b]python -m lib.runs resume[/b]                                  go on where a power cut, Ctrl-C or an error ended it
+[b]python -m lib.runs list 03[/b]  parameters, defaults, meanings
+[b]python -m lib.runs run 01 -p lam=10[/b]  one notebook, another parameter
+[b]python -m lib.runs sweep 01 --grid lam=1,10 sigma=0.1,0.2[/b]  all combinations
+[b]python -m lib.runs status[/b]  what is finished, failed, interrupted
+[b]python -m lib.runs resume[/b]  go on after Ctrl-C, an error or a power cut
+[b]python -m lib.runs collect[/b]  all results in one table and a figure
 
 Add [b]--smoke[/b] for small parameters, [b]--dry-run[/b] to see what would run. From Python: [b]from lib import runs[/b]."""
 
