@@ -98,6 +98,15 @@ def test_differences(one, other, relative, words):
     assert bool(found.other) == (words is not None) and (words is None or words in found.other[0])
 
 
+def test_counts_of_evaluations_have_a_tolerance_of_their_own():
+    def said(evaluations):
+        return {"notebook": "n", "checked": [], "results": table(x=[1.0], score_evaluations=[evaluations]), "arrays": {}}
+    assert difference(said(100)["results"], said(95)["results"]).work == pytest.approx(0.05)
+    assert judge(said(100), said(100), said(95)).complaints == []
+    assert "by 0 on one thread, by 0.2 on two" in judge(said(100), said(100), said(80)).complaints[0]
+    assert "by 0.05 on one thread" in judge(said(100), said(95), said(100)).complaints[0]
+
+
 def test_the_sets_of_figures_and_cells_must_agree():
     def said(texts, arrays):
         return {"notebook": "n", "checked": [{"cell": n, "text": text} for n, text in enumerate(texts)], "results": {},

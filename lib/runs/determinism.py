@@ -11,19 +11,24 @@ from typing import Any
 
 from lib.runs.execution import THREADS, perform
 from lib.runs.folder import Run, read
-from lib.runs.tables import is_time, number, tables
+from lib.runs.tables import is_time, is_work, number, tables
 
 PLAN = {"first": 1, "again": 1, "two threads": 2}  # folder → threads
 TOLERANCE = 1e-3  # between 1 and 2 threads, of the largest value of a column
+WORK = 0.1        # the same for counts of evaluations: in float32 rounding decides whether a solver takes one step more
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest difference of two runs' numbers over the largest value of its column, where it is, and what else differs."""
+    """The largest difference of two runs' numbers over the largest value of its column, where it is, and what else differs.
+
+    work: the same of counts of what a solver did (evaluations, batches, iterations), which are not in `relative`.
+    """
 
     relative: float
     where: str
     other: tuple[str, ...] = ()
+    work: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,9 @@ class Verdict:
         said += [f"on two threads {what}" for what in self.threads.other]
         if self.repeat.relative > 0:
             said.append(f"on one thread results differ by {self.repeat.relative:.2g} in {self.repeat.where}")
+        if self.repeat.work > 0 or self.threads.work > WORK:
+            said.append(f"counts of evaluations differ by {self.repeat.work:.2g} on one thread, by {self.threads.work:.2g} on two, "
+                        f"where 0 and {WORK:g} are allowed")
         if self.threads.relative > self.tolerance:
             said.append(f"on two threads results differ by {self.threads.relative:.2g} in {self.threads.where}, "
                         f"more than {self.tolerance:g}")
@@ -61,8 +69,8 @@ def examine(notebook: Path, given: Mapping[str, Any], *, keep: Path | None = Non
     """Run a notebook three times (twice on 1 thread, once on 2), never reusing a finished run, and compare.
 
     Checked outputs must be equal over the three, numbers and the plotted arrays over the first two; between 1 and 2 threads
-    numbers may differ by `tolerance` of the largest value of their column, texts and truth values not at all. Measured times
-    are left out.
+    numbers may differ by `tolerance` of the largest value of their column, counts of evaluations by `WORK` of it, texts and truth
+    values not at all. Measured times are left out.
     keep: an empty or new folder that the runs stay in. A run that fails is an error of the verdict.
     """
     if keep is not None and keep.exists() and any(keep.iterdir()):
@@ -101,7 +109,7 @@ def difference(ones: Mapping[str, Any], others: Mapping[str, Any]) -> Difference
     """Compare the results of two runs, measured times left out."""
     one, other = dict(tables(ones)), dict(tables(others))
     wrong = [f"result {name} is not in both" for name in sorted(set(one) ^ set(other))]
-    worst = (0.0, "")
+    worst, work = (0.0, ""), 0.0
     for name in sorted(set(one) & set(other)):
         if len(one[name]) != len(other[name]):
             wrong.append(f"{name} has {len(one[name])} and {len(other[name])} rows")
@@ -115,19 +123,21 @@ def difference(ones: Mapping[str, Any], others: Mapping[str, Any]) -> Difference
                 where = f"{name}.{key}, row {place}"
                 if size is None:
                     wrong.append(f"{where}: {row.get(key)!r} and {counterpart.get(key)!r}")
+                elif is_work(key):
+                    work = max(work, size)
                 elif size > worst[0]:
                     worst = (size, where)
-    return Difference(*worst, tuple(wrong))
+    return Difference(*worst, tuple(wrong), work)
 
 
 def lines(verdicts: Iterable[Verdict]) -> list[str]:
     """The verdicts as a table of text, one line a notebook, and the sum of them."""
     verdicts = list(verdicts)
-    rows = [("notebook", "checked cells", "equal", "arrays", "results", "1 and 1 thread", "1 and 2 threads", "where", "seconds")]
+    rows = [("notebook", "checked cells", "equal", "arrays", "results", "1 and 1 thread", "1 and 2 threads", "work", "where", "seconds")]
     for verdict in verdicts:
         equal = ["no" if differ else "yes" for differ in (verdict.texts, verdict.arrays)] if not verdict.error else ["failed"] * 2
         rows.append((verdict.notebook, str(verdict.cells), *equal, str(verdict.numbers), f"{verdict.repeat.relative:.1g}",
-                     f"{verdict.threads.relative:.1g}", verdict.threads.where or "-", f"{verdict.seconds:.0f}"))
+                     f"{verdict.threads.relative:.1g}", f"{verdict.threads.work:.1g}", verdict.threads.where or "-", f"{verdict.seconds:.0f}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     good = sum(not verdict.complaints for verdict in verdicts)
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows] + [

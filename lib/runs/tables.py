@@ -31,6 +31,11 @@ def is_time(*names: str) -> bool:
     return any(name.rpartition(".")[2].rpartition("_")[2] == "seconds" for name in names)
 
 
+def is_work(name: str) -> bool:
+    """Whether a quantity counts what a solver did: "evaluations", "score_batches", "lerp.iterations"."""
+    return name.rpartition(".")[2].rpartition("_")[2] in ("evaluations", "batches", "iterations")
+
+
 def _unfolded(name: str, record: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     single: dict[str, Any] = {}
     listed: dict[str, list[Any]] = {}
