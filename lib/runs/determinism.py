@@ -1,19 +1,19 @@
 """Is a notebook's result the same every time? Three runs into fresh folders, on 1, 1 and 2 threads, compared in all they say."""
 
 import math
-import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib.runs.cluster import environment
 from lib.runs.execution import THREADS, perform
 from lib.runs.folder import Run, read
 from lib.runs.tables import is_time, is_work, number, tables
 
 PLAN = {"first": 1, "again": 1, "two threads": 2}  # folder → threads
+SLEEP = {"OMP_WAIT_POLICY": "passive"}  # threads that wait give way: on a busy machine that is faster
 TOLERANCE = 1e-3  # between 1 and 2 threads, of the largest value of a column
 WORK = 0.1        # the same for counts of evaluations: in float32 rounding decides whether a solver takes one step more
 
@@ -57,8 +57,8 @@ class Verdict:
         if self.repeat.relative > 0:
             said.append(f"on one thread results differ by {self.repeat.relative:.2g} in {self.repeat.where}")
         if self.repeat.work > 0 or self.threads.work > WORK:
-            said.append(f"counts of evaluations differ by {self.repeat.work:.2g} on one thread, by {self.threads.work:.2g} on two, "
-                        f"where 0 and {WORK:g} are allowed")
+            said.append(f"counts of evaluations differ by {self.repeat.work:.2g} on one thread, by {self.threads.work:.2g} on "
+                        f"two, where 0 and {WORK:g} are allowed")
         if self.threads.relative > self.tolerance:
             said.append(f"on two threads results differ by {self.threads.relative:.2g} in {self.threads.where}, "
                         f"more than {self.tolerance:g}")
@@ -78,7 +78,7 @@ def examine(notebook: Path, given: Mapping[str, Any], *, keep: Path | None = Non
     with tempfile.TemporaryDirectory() as temporary:
         found, seconds = [], 0.0
         for name, count in PLAN.items():
-            with _limited(count):
+            with environment(dict.fromkeys(THREADS, str(count)) | SLEEP):
                 outcome = perform(Run(notebook, given, (keep or Path(temporary)) / name))
             seconds += outcome.seconds
             if outcome.state == "failed":
@@ -133,11 +133,13 @@ def difference(ones: Mapping[str, Any], others: Mapping[str, Any]) -> Difference
 def lines(verdicts: Iterable[Verdict]) -> list[str]:
     """The verdicts as a table of text, one line a notebook, and the sum of them."""
     verdicts = list(verdicts)
-    rows = [("notebook", "checked cells", "equal", "arrays", "results", "1 and 1 thread", "1 and 2 threads", "work", "where", "seconds")]
+    rows = [("notebook", "checked cells", "equal", "arrays", "results", "1 and 1 thread", "1 and 2 threads", "work",
+             "where", "seconds")]
     for verdict in verdicts:
         equal = ["no" if differ else "yes" for differ in (verdict.texts, verdict.arrays)] if not verdict.error else ["failed"] * 2
         rows.append((verdict.notebook, str(verdict.cells), *equal, str(verdict.numbers), f"{verdict.repeat.relative:.1g}",
-                     f"{verdict.threads.relative:.1g}", f"{verdict.threads.work:.1g}", verdict.threads.where or "-", f"{verdict.seconds:.0f}"))
+                     f"{verdict.threads.relative:.1g}", f"{verdict.threads.work:.1g}",
+                     verdict.threads.where or "-", f"{verdict.seconds:.0f}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     good = sum(not verdict.complaints for verdict in verdicts)
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows] + [
@@ -175,16 +177,3 @@ def _first_difference(one: str, other: str) -> str:
         if a != b:
             return f"{a!r} and {b!r}"
     return f"{len(ones)} and {len(others)} lines"
-
-
-@contextmanager
-def _limited(count: int) -> Iterator[None]:
-    """Kernels started in this block use so many threads, which sleep while they wait: on a busy machine that is faster."""
-    wanted = dict.fromkeys(THREADS, str(count)) | {"OMP_WAIT_POLICY": "passive"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
