@@ -17,7 +17,7 @@ from lib import paths
 from lib.metrics import ScoreMetric
 from lib.solvers import Geodesic
 
-ANGLE = 2.0     # radians between the ends on the unit sphere, as in all reference numbers
+ANGLE = 2.0  # radians between the ends on the unit sphere, as in all reference numbers
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ def sphere_ends(dim: int, pairs: int = 1, angle: float = ANGLE) -> tuple[Tensor,
     return start, end
 
 
-def fine_energy(metric: ScoreMetric, points: Tensor, *, degrees: tuple[int, ...] = (1, 2), segments: int = 500) -> Tensor:
+def fine_energy(
+    metric: ScoreMetric, points: Tensor, *, degrees: tuple[int, ...] = (1, 2), segments: int = 500
+) -> Tensor:
     """Length² of the curve through `points` (batch, N, *event) on at least `segments` pieces: (batch,), float64.
 
     The same measure for every solver. Length² is the energy at constant speed, so a path is not blamed for its parameter;
@@ -67,12 +69,16 @@ def fine_energy(metric: ScoreMetric, points: Tensor, *, degrees: tuple[int, ...]
     t = torch.linspace(0, 1, pieces + 1, dtype=torch.float64)
     with torch.no_grad():
         # a chain has corners at its nodes: the segments of the fine path do not cross them
-        curves = [paths.length(paths.evaluate(points, t, degree), metric, 1 if degree == 1 else 2) for degree in degrees]
+        curves = [
+            paths.length(paths.evaluate(points, t, degree), metric, 1 if degree == 1 else 2)
+            for degree in degrees
+        ]
     return torch.stack(curves).amin(0) ** 2
 
 
 def time_ratio(run: Callable[[], Any], other: Callable[[], Any], repeats: int = 5) -> float:
     """Time of `run` over that of `other`: median of neighbouring measurements, so that a busy machine slows both."""
+
     def seconds(call: Callable[[], Any]) -> float:
         begin = time.perf_counter()
         call()
@@ -85,12 +91,18 @@ def time_ratio(run: Callable[[], Any], other: Callable[[], Any], repeats: int = 
 def order(errors: Iterable[float], sizes: Iterable[int]) -> list[float]:
     """Observed order between neighbours: −Δlog(error)/Δlog(size)."""
     errors, sizes = [math.log(abs(e)) for e in errors], [math.log(n) for n in sizes]
-    return [-(errors[i + 1] - errors[i]) / (sizes[i + 1] - sizes[i]) for i in range(len(errors) - 1)]
+    return [
+        -(errors[i + 1] - errors[i]) / (sizes[i + 1] - sizes[i]) for i in range(len(errors) - 1)
+    ]
 
 
 def spent(g: Geodesic) -> dict[str, int | bool]:
     """Columns that say what a solve cost and how it ended."""
-    return {"batches": g.score_batches, "evaluations": g.score_evaluations, "converged": bool(g.converged.all())}
+    return {
+        "batches": g.score_batches,
+        "evaluations": g.score_evaluations,
+        "converged": bool(g.converged.all()),
+    }
 
 
 def percent(x: float) -> str:

@@ -15,10 +15,19 @@ from lib.solvers import Geodesic, gauss_newton, geodesic
 
 from . import ANGLE, Result, Target, percent, spent, sphere_ends, table
 
-MIXTURES = {   # means, standard deviations, ends: a valley between two hills, hills on a ring, a detour of unequal hills
+MIXTURES = {  # means, standard deviations, ends: a valley between two hills, hills on a ring, a detour of unequal hills
     "two hills": ([[-1.0, 0.0], [1.0, 0.0]], [0.45, 0.45], ([-1.0, 0.5], [1.0, -0.5])),
-    "ring": ([[1.2, 0.0], [0.6, 1.04], [-0.6, 1.04], [-1.2, 0.0]], [0.4] * 4, ([1.2, 0.0], [-1.2, 0.0])),
-    "detour": ([[-1.0, -0.5], [0.0, 1.0], [1.0, -0.5]], [0.5, 0.6, 0.4], ([-1.0, -0.5], [1.0, -0.5]))}
+    "ring": (
+        [[1.2, 0.0], [0.6, 1.04], [-0.6, 1.04], [-1.2, 0.0]],
+        [0.4] * 4,
+        ([1.2, 0.0], [-1.2, 0.0]),
+    ),
+    "detour": (
+        [[-1.0, -0.5], [0.0, 1.0], [1.0, -0.5]],
+        [0.5, 0.6, 0.4],
+        ([-1.0, -0.5], [1.0, -0.5]),
+    ),
+}
 LEVELS = (0.4, 0.2, 0.1, 0.05)
 
 
@@ -28,41 +37,85 @@ def on_sphere(quick: bool = False) -> Result:
     for sigma, alpha in ((0.1, 0.5), (0.1, 1.0), (0.05, 0.5), (0.05, 1.0)):
         truth = exact.sphere_geodesic(ANGLE, alpha=alpha, sigma=sigma)
         for levels in (None, [s for s in LEVELS if s >= sigma]):
-            g = geodesic(DensityMetric(SphereScore(sigma=sigma), alpha), *sphere_ends(50), points=51, noise_levels=levels)
-            rows.append({"sigma": sigma, "alpha": alpha, "start": "straight" if levels is None else "annealed", **spent(g),
-                         "energy / exact − 1": g.energy.item() / truth.energy - 1,
-                         "dip": 1 - g.points[0].norm(dim=1).min().item(), "exact dip": truth.dip})
+            g = geodesic(
+                DensityMetric(SphereScore(sigma=sigma), alpha),
+                *sphere_ends(50),
+                points=51,
+                noise_levels=levels,
+            )
+            rows.append(
+                {
+                    "sigma": sigma,
+                    "alpha": alpha,
+                    "start": "straight" if levels is None else "annealed",
+                    **spent(g),
+                    "energy / exact − 1": g.energy.item() / truth.energy - 1,
+                    "dip": 1 - g.points[0].norm(dim=1).min().item(),
+                    "exact dip": truth.dip,
+                }
+            )
     frame = table(rows)
     annealed = frame[frame.start == "annealed"]
     worst = float(annealed["energy / exact − 1"].abs().max())
     prototype = frame[(frame.sigma == 0.1) & (frame.start == "straight")].set_index("alpha").batches
-    return Result("density_sphere", "Density metric on the sphere, 2 rad, T = 50", frame, [
-        Target("sigma 0.05 solved by annealing (energy within 0.1 %)",
-               f"{percent(worst)}, {int(annealed.batches.max())} batches at most",
-               worst <= 1e-3 and bool(annealed.converged.all()))],
-        [f"the prototype of the reference numbers needed 68 and 94 batches at sigma 0.1; here "
-         f"{prototype[0.5]} and {prototype[1.0]}"])
+    return Result(
+        "density_sphere",
+        "Density metric on the sphere, 2 rad, T = 50",
+        frame,
+        [
+            Target(
+                "sigma 0.05 solved by annealing (energy within 0.1 %)",
+                f"{percent(worst)}, {int(annealed.batches.max())} batches at most",
+                worst <= 1e-3 and bool(annealed.converged.all()),
+            )
+        ],
+        [
+            f"the prototype of the reference numbers needed 68 and 94 batches at sigma 0.1; here "
+            f"{prototype[0.5]} and {prototype[1.0]}"
+        ],
+    )
 
 
 def mixtures(quick: bool = False) -> Result:
     """Length against Dijkstra's on a grid, whose own length is at most 0.2 % too long (reach 8)."""
     rows = []
     for name, (means, widths, ends) in MIXTURES.items():
-        means, widths, start, end = (torch.tensor(x, dtype=torch.float64) for x in (means, widths, *ends))
+        means, widths, start, end = (
+            torch.tensor(x, dtype=torch.float64) for x in (means, widths, *ends)
+        )
         metric = DensityMetric(GaussianMixtureScore(means, widths), alpha=1.0)
         cells, reach = (48, 5) if quick else (192, 8)
-        shortest = grid_distance(metric, start, lower=-2.4, upper=2.4, cells=cells, reach=reach).to(end)
+        shortest = grid_distance(metric, start, lower=-2.4, upper=2.4, cells=cells, reach=reach).to(
+            end
+        )
         for init in ("lerp", "annealed"):
             levels = [2.0, 1.0, 0.5, 0.25] if init == "annealed" else None
             g = geodesic(metric, start, end, points=65, noise_levels=levels)
-            rows.append({"mixture": name, "start": init, **spent(g), "length": length(metric, g), "grid": shortest,
-                         "length / grid − 1": length(metric, g) / shortest - 1})
+            rows.append(
+                {
+                    "mixture": name,
+                    "start": init,
+                    **spent(g),
+                    "length": length(metric, g),
+                    "grid": shortest,
+                    "length / grid − 1": length(metric, g) / shortest - 1,
+                }
+            )
     frame = table(rows)
     best = frame.groupby("mixture")["length / grid − 1"].min()
-    return Result("density_mixtures", "Density metric, alpha 1, three mixtures in the plane", frame, [
-        Target("within 1 % of the grid's shortest path on three mixtures",
-               ", ".join(f"{k} {percent(v)}" for k, v in best.items()), bool((best.abs() <= 0.01).all()))],
-        ["negative: shorter than the grid's path, which can only turn in steps"])
+    return Result(
+        "density_mixtures",
+        "Density metric, alpha 1, three mixtures in the plane",
+        frame,
+        [
+            Target(
+                "within 1 % of the grid's shortest path on three mixtures",
+                ", ".join(f"{k} {percent(v)}" for k, v in best.items()),
+                bool((best.abs() <= 0.01).all()),
+            )
+        ],
+        ["negative: shorter than the grid's path, which can only turn in steps"],
+    )
 
 
 def length(metric: DensityMetric, g: Geodesic) -> float:
@@ -74,23 +127,55 @@ def length(metric: DensityMetric, g: Geodesic) -> float:
 def ablation(quick: bool = False) -> Result:
     """Gauss–Newton without the curvature term kappa, without the weight floor, without both."""
     small = gauss_newton._small_matrices
-    no_curvature = mock.patch.object(gauss_newton, "_small_matrices", lambda *a: small(*a[:-1], torch.zeros_like(a[-1])))
+    no_curvature = mock.patch.object(
+        gauss_newton, "_small_matrices", lambda *a: small(*a[:-1], torch.zeros_like(a[-1]))
+    )
     no_floor = mock.patch.object(gauss_newton, "WEIGHT_FLOOR", 0.0)
-    variants = {"both": (), "no floor": (no_floor,), "no curvature": (no_curvature,), "neither": (no_floor, no_curvature)}
+    variants = {
+        "both": (),
+        "no floor": (no_floor,),
+        "no curvature": (no_curvature,),
+        "neither": (no_floor, no_curvature),
+    }
     rows = []
     for sigma, alpha in ((0.1, 0.5), (0.1, 1.0), (0.05, 0.5), (0.05, 1.0)):
-        truth, metric = exact.sphere_geodesic(ANGLE, alpha=alpha, sigma=sigma), DensityMetric(SphereScore(sigma=sigma), alpha)
+        truth, metric = (
+            exact.sphere_geodesic(ANGLE, alpha=alpha, sigma=sigma),
+            DensityMetric(SphereScore(sigma=sigma), alpha),
+        )
         for name, patches in variants.items():
             with ExitStack() as stack:
                 for patch in patches:
                     stack.enter_context(patch)
                 g = geodesic(metric, *sphere_ends(50), points=51, max_iter=50 if quick else 400)
-            rows.append({"sigma": sigma, "alpha": alpha, "variant": name, **spent(g),
-                         "energy / exact − 1": (error := g.energy.item() / truth.energy - 1), "solved": abs(error) <= 1e-3})
+            rows.append(
+                {
+                    "sigma": sigma,
+                    "alpha": alpha,
+                    "variant": name,
+                    **spent(g),
+                    "energy / exact − 1": (error := g.energy.item() / truth.energy - 1),
+                    "solved": abs(error) <= 1e-3,
+                }
+            )
     frame = table(rows)
-    wide, solved = (frame.pivot(index=["sigma", "alpha"], columns="variant", values=v) for v in ("batches", "solved"))
+    wide, solved = (
+        frame.pivot(index=["sigma", "alpha"], columns="variant", values=v)
+        for v in ("batches", "solved")
+    )
     gain = (wide["neither"] / wide["both"])[solved["neither"]]
-    return Result("ablation", "What the curvature term and the weight floor buy (straight start)", frame, [],
-                  [f"solved, of 4: {', '.join(f'{name} {int(solved[name].sum())}' for name in variants)}"
-                   + (f"; where it solves without, both save {gain.min():.2g} to {gain.max():.2g}" if len(gain) else ""),
-                   "converged but not solved: without the floor a singular matrix promises no fall of the energy"])
+    return Result(
+        "ablation",
+        "What the curvature term and the weight floor buy (straight start)",
+        frame,
+        [],
+        [
+            f"solved, of 4: {', '.join(f'{name} {int(solved[name].sum())}' for name in variants)}"
+            + (
+                f"; where it solves without, both save {gain.min():.2g} to {gain.max():.2g}"
+                if len(gain)
+                else ""
+            ),
+            "converged but not solved: without the floor a singular matrix promises no fall of the energy",
+        ],
+    )

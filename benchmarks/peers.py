@@ -54,8 +54,13 @@ class Trace:
         picks = np.unique(np.geomspace(1, len(self.paths), most).round().astype(int)) - 1
         ruler, end = self.problem.metric(), sphere_ends(self.problem.dim)[1]
         arrived = [bool((self.paths[i][-1] - end).norm() < 1e-5) for i in picks]
-        energy = [fine_energy(ruler, self.paths[i][None]).item() if ok else np.inf for i, ok in zip(picks, arrived, strict=True)]
-        return np.array([self.spent[i] for i in picks]), np.minimum.accumulate(np.where(np.isfinite(energy), energy, np.inf))
+        energy = [
+            fine_energy(ruler, self.paths[i][None]).item() if ok else np.inf
+            for i, ok in zip(picks, arrived, strict=True)
+        ]
+        return np.array([self.spent[i] for i in picks]), np.minimum.accumulate(
+            np.where(np.isfinite(energy), energy, np.inf)
+        )
 
     def until(self, level: float) -> float:
         """Cost until the energy is at most `level`; NaN if never."""
@@ -86,8 +91,11 @@ class Problem:
         return exact.sphere_geodesic(2.0, lam=self.lam, alpha=self.alpha, sigma=self.sigma).energy
 
 
-PROBLEMS = (Problem("Stein, lam 1000", 1000.0, 0.0), Problem("density, alpha 0.5", 0.0, 0.5),
-            Problem("density, alpha 1, sigma 0.05", 0.0, 1.0, sigma=0.05))
+PROBLEMS = (
+    Problem("Stein, lam 1000", 1000.0, 0.0),
+    Problem("density, alpha 0.5", 0.0, 0.5),
+    Problem("density, alpha 1, sigma 0.05", 0.0, 1.0, sigma=0.05),
+)
 
 
 def own(problem: Problem, iterations: int) -> dict[str, Callable[[Trace], None]]:
@@ -101,17 +109,31 @@ def own(problem: Problem, iterations: int) -> dict[str, Callable[[Trace], None]]
         "relaxation: Adam, lr 1e-2": Relaxation(max_iter=iterations, lr=1e-2),
         "relaxation: L-BFGS": Relaxation(max_iter=iterations, optimizer="lbfgs", window=10),
         "georce": Georce(max_iter=iterations),
-        "shooting": Shooting(substeps=1)}
+        "shooting": Shooting(substeps=1),
+    }
     if problem.lam == 0:
         solvers["functional_gradient"] = FunctionalGradient(step=0.05)
 
     def runner(name: str, solver: Solver) -> Callable[[Trace], None]:
         n = 129 if name.endswith("129 points") else problem.points
-        levels = [s for s in (0.4, 0.2, 0.1, 0.05) if s >= problem.sigma] if "annealed" in name else None
+        levels = (
+            [s for s in (0.4, 0.2, 0.1, 0.05) if s >= problem.sigma] if "annealed" in name else None
+        )
 
         def run(trace: Trace) -> None:
             ends = sphere_ends(problem.dim)
-            trace(-1, geodesic(trace.metric, *ends, points=n, solver=solver, noise_levels=levels, callback=trace).points)
+            trace(
+                -1,
+                geodesic(
+                    trace.metric,
+                    *ends,
+                    points=n,
+                    solver=solver,
+                    noise_levels=levels,
+                    callback=trace,
+                ).points,
+            )
+
         return run
 
     return {name: runner(name, solver) for name, solver in solvers.items()}
@@ -140,22 +162,29 @@ def stochman(problem: Problem, iterations: int) -> dict[str, Callable[[Trace], N
             start, end = sphere_ends(problem.dim)
             path = curve(start, end, num_nodes=nodes)
             geodesic_minimizing_energy(path, Monge(trace, end), eval_grid=grid, **settings)
+
         return run
 
     def lbfgs(parameters, lr: float) -> torch.optim.Optimizer:
-        return torch.optim.LBFGS(parameters, lr=1.0, max_iter=iterations, line_search_fn="strong_wolfe")
+        return torch.optim.LBFGS(
+            parameters, lr=1.0, max_iter=iterations, line_search_fn="strong_wolfe"
+        )
 
     n = problem.points
-    return {"stochman: spline, Adam (defaults)": runner(CubicSpline, 5, 20),
-            "stochman: spline, L-BFGS": runner(CubicSpline, 20, n, optimizer=lbfgs, max_iter=1),
-            "stochman: discrete curve, L-BFGS": runner(DiscreteCurve, n, n, optimizer=lbfgs, max_iter=1)}
+    return {
+        "stochman: spline, Adam (defaults)": runner(CubicSpline, 5, 20),
+        "stochman: spline, L-BFGS": runner(CubicSpline, 20, n, optimizer=lbfgs, max_iter=1),
+        "stochman: discrete curve, L-BFGS": runner(
+            DiscreteCurve, n, n, optimizer=lbfgs, max_iter=1
+        ),
+    }
 
 
 def geomstats(problem: Problem, iterations: int) -> dict[str, Callable[[Trace], None]]:
     """geomstats' path straightening (scipy's L-BFGS-B), plain and multi-resolution. Raises ImportError where it is missing."""
     os.environ.setdefault("GEOMSTATS_BACKEND", "pytorch")
     if not hasattr(np, "trapz"):
-        np.trapz = np.trapezoid         # geomstats 2.8 imports the name that numpy 2.4 removed
+        np.trapz = np.trapezoid  # geomstats 2.8 imports the name that numpy 2.4 removed
     with redirect_stdout(StringIO()):
         from geomstats.geometry.euclidean import Euclidean
         from geomstats.geometry.riemannian_metric import RiemannianMetric
@@ -176,10 +205,15 @@ def geomstats(problem: Problem, iterations: int) -> dict[str, Callable[[Trace], 
             solver = method(space, **settings)
             solver.optimizer.options = {"maxiter": iterations, "maxfun": 4 * iterations}
             solver.discrete_geodesic_bvp(end[0], start[0])
+
         return run
 
-    return {"geomstats: path straightening": runner(PathStraightening, n_nodes=problem.points),
-            "geomstats: multi-resolution": runner(MultiresPathStraightening, n_nodes=[3, 5, 9, 17, 33, 65])}
+    return {
+        "geomstats: path straightening": runner(PathStraightening, n_nodes=problem.points),
+        "geomstats: multi-resolution": runner(
+            MultiresPathStraightening, n_nodes=[3, 5, 9, 17, 33, 65]
+        ),
+    }
 
 
 def inner(metric: ScoreMetric, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -199,46 +233,67 @@ def first_order(quick: bool = False) -> Result:
         rows += [_row(problem, name, trace) for name, trace in traces.items() if trace.paths]
         notes += [note for note in missing if note not in notes]
         cheapest = [_cheapest(problem, traces, ours) for ours in (True, False)]
-        notes.append(f"{problem.name}, to 1 % of exact, cheapest: {cheapest[0]}; of the others: {cheapest[1]}")
+        notes.append(
+            f"{problem.name}, to 1 % of exact, cheapest: {cheapest[0]}; of the others: {cheapest[1]}"
+        )
         if problem.lam > 0:
-            targets.append(_target(problem, {name: trace for name, trace in traces.items() if trace.paths}))
+            targets.append(
+                _target(problem, {name: trace for name, trace in traces.items() if trace.paths})
+            )
     title = "Gauss–Newton against first-order methods: unit sphere, 2 rad, cost = score evaluations + derivatives"
     return Result("first_order", title, table(rows), targets, notes)
 
 
-def _methods(problem: Problem, iterations: int) -> tuple[dict[str, Callable[[Trace], None]], list[str]]:
+def _methods(
+    problem: Problem, iterations: int
+) -> tuple[dict[str, Callable[[Trace], None]], list[str]]:
     methods, missing = own(problem, iterations), []
     for peer in (stochman, geomstats):
         try:
             methods |= peer(problem, iterations)
         except ImportError as error:
-            missing.append(f"{peer.__name__} left out ({error}): {INSTALL}, into the environment, to include it")
+            missing.append(
+                f"{peer.__name__} left out ({error}): {INSTALL}, into the environment, to include it"
+            )
     return methods, missing
 
 
 def _trace(problem: Problem, name: str, run: Callable[[Trace], None], notes: list[str]) -> Trace:
     trace = Trace(problem)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")     # not converged within the budget is the finding, not a fault
+        warnings.simplefilter(
+            "ignore"
+        )  # not converged within the budget is the finding, not a fault
         try:
             run(trace)
-        except Exception as error:          # one method's fault must not end the comparison; it is reported
-            notes.append(f"{name} on {problem.name} failed: {type(error).__name__}: {str(error)[:120]}")
+        except Exception as error:  # one method's fault must not end the comparison; it is reported
+            notes.append(
+                f"{name} on {problem.name} failed: {type(error).__name__}: {str(error)[:120]}"
+            )
     return trace
 
 
 def _row(problem: Problem, name: str, trace: Trace) -> dict:
     best, counter = float(trace.curve[1][-1]), trace.metric.counter
-    return {"problem": problem.name, "method": name, "best energy": best, "above exact": best / problem.energy - 1,
-            "cost to its best": trace.until(1.001 * best) if math.isfinite(best) else math.nan,
-            "cost to 1 %": trace.until(1.01 * problem.energy), "scores in all": counter.evaluations,
-            "derivatives in all": counter.derivatives}
+    return {
+        "problem": problem.name,
+        "method": name,
+        "best energy": best,
+        "above exact": best / problem.energy - 1,
+        "cost to its best": trace.until(1.001 * best) if math.isfinite(best) else math.nan,
+        "cost to 1 %": trace.until(1.01 * problem.energy),
+        "scores in all": counter.evaluations,
+        "derivatives in all": counter.derivatives,
+    }
 
 
 def _cheapest(problem: Problem, traces: dict[str, Trace], ours: bool) -> str:
     """Name and cost of the method that is first within 1 % of the exact energy, Gauss–Newton's variants or all others."""
-    costs = {name: trace.until(1.01 * problem.energy) for name, trace in traces.items()
-             if trace.paths and name.startswith("gauss_newton") == ours}
+    costs = {
+        name: trace.until(1.01 * problem.energy)
+        for name, trace in traces.items()
+        if trace.paths and name.startswith("gauss_newton") == ours
+    }
     name = min((n for n in costs if costs[n] > 0), key=costs.get, default=None)
     return f"{name} {costs[name]:.0f}" if name else "none"
 
@@ -246,12 +301,26 @@ def _cheapest(problem: Problem, traces: dict[str, Trace], ours: bool) -> str:
 def _target(problem: Problem, traces: dict[str, Trace]) -> Target:
     """Against the first-order method of least energy: its cost there, and Gauss–Newton's when it passes below."""
     best = {name: float(trace.curve[1][-1]) for name, trace in traces.items()}
-    first_order = [name for name in traces if name.startswith(("relaxation", "functional", "stochman", "geomstats"))]
+    first_order = [
+        name
+        for name in traces
+        if name.startswith(("relaxation", "functional", "stochman", "geomstats"))
+    ]
     rival = min(first_order, key=best.get)
     cost, energy = traces[rival].until(1.001 * best[rival]), best[rival]
-    ours = {name: trace.until(energy) for name, trace in traces.items() if name.startswith("gauss_newton")}
+    ours = {
+        name: trace.until(energy)
+        for name, trace in traces.items()
+        if name.startswith("gauss_newton")
+    }
     name = min((n for n in ours if ours[n] > 0), key=ours.get, default=None)
     reached = f"{rival} costs {cost:.0f} to within 0.1 % of its best, {energy:.6f}; " + (
-        f"{name} is below that after {ours[name]:.0f}, {cost / ours[name]:.3g} times fewer" if name else "never beaten")
-    return Target(f"{problem.name}: 20 times fewer evaluations than the best first-order method, at lower energy", reached,
-                  name is not None and cost >= 20 * ours[name])
+        f"{name} is below that after {ours[name]:.0f}, {cost / ours[name]:.3g} times fewer"
+        if name
+        else "never beaten"
+    )
+    return Target(
+        f"{problem.name}: 20 times fewer evaluations than the best first-order method, at lower energy",
+        reached,
+        name is not None and cost >= 20 * ours[name],
+    )

@@ -17,7 +17,18 @@ from lib.metrics import DensityMetric, Metric, ScoreMetric, SteinMetric
 from lib.scores import GaussianMixtureScore, SphereScore
 from lib.solvers import GaussNewton, geodesic, shoot
 
-from . import ANGLE, Result, Target, fine_energy, order, percent, spent, sphere_ends, table, time_ratio
+from . import (
+    ANGLE,
+    Result,
+    Target,
+    fine_energy,
+    order,
+    percent,
+    spent,
+    sphere_ends,
+    table,
+    time_ratio,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,18 +48,42 @@ def accuracy(quick: bool = False) -> Result:
             for degree in (1, 2, 4):
                 g = solve(dim, lam, 51, degree=degree)
                 dip = 1 - float(g.points[0].norm(dim=1).min())
-                fine = fine_energy(SteinMetric(SphereScore(), lam), g.points, degrees=(degree,)).item()
-                rows.append({"d": dim, "lam": lam, "degree": degree, **spent(g),
-                             "energy / exact − 1": g.energy.item() / truth.energy - 1,
-                             "fine energy / exact − 1": fine / truth.energy - 1, "dip / exact − 1": dip / truth.dip - 1})
+                fine = fine_energy(
+                    SteinMetric(SphereScore(), lam), g.points, degrees=(degree,)
+                ).item()
+                rows.append(
+                    {
+                        "d": dim,
+                        "lam": lam,
+                        "degree": degree,
+                        **spent(g),
+                        "energy / exact − 1": g.energy.item() / truth.energy - 1,
+                        "fine energy / exact − 1": fine / truth.energy - 1,
+                        "dip / exact − 1": dip / truth.dip - 1,
+                    }
+                )
     frame = table(rows)
     default = frame[frame.degree == 2]
     most = int(default.batches.max())
     worst = float(default[["energy / exact − 1", "fine energy / exact − 1"]].abs().to_numpy().max())
-    return Result("accuracy", "Unit sphere, sigma 0.1, 2 rad, T = 50, straight start", frame, [
-        Target("≤ 20 score batches (aim 12) for every d and lam, degree 2", f"at most {most}", most <= 20),
-        Target("the aim: ≤ 12 score batches", f"at most {most}", most <= 12),
-        Target("energy within 0.1 % of the exact geodesic's, own and fine quadrature, degree 2", percent(worst), worst <= 1e-3)])
+    return Result(
+        "accuracy",
+        "Unit sphere, sigma 0.1, 2 rad, T = 50, straight start",
+        frame,
+        [
+            Target(
+                "≤ 20 score batches (aim 12) for every d and lam, degree 2",
+                f"at most {most}",
+                most <= 20,
+            ),
+            Target("the aim: ≤ 12 score batches", f"at most {most}", most <= 12),
+            Target(
+                "energy within 0.1 % of the exact geodesic's, own and fine quadrature, degree 2",
+                percent(worst),
+                worst <= 1e-3,
+            ),
+        ],
+    )
 
 
 def convergence(quick: bool = False) -> Result:
@@ -58,52 +93,114 @@ def convergence(quick: bool = False) -> Result:
     for lam in (1.0, 1e3):
         truth = exact.sphere_geodesic(ANGLE, lam=lam)
         for degree in (1, 2):
-            solved = [solve(3, lam, T + 1, degree=degree, tol=1e-12, max_iter=200) for T in segments]
+            solved = [
+                solve(3, lam, T + 1, degree=degree, tol=1e-12, max_iter=200) for T in segments
+            ]
             errors = [g.energy.item() / truth.energy - 1 for g in solved]
-            rows += [{"lam": lam, "degree": degree, "T": T, "energy / exact − 1": error, "order": slope}
-                     for T, error, slope in zip(segments, errors, [math.nan, *order(errors, segments)], strict=True)]
+            rows += [
+                {"lam": lam, "degree": degree, "T": T, "energy / exact − 1": error, "order": slope}
+                for T, error, slope in zip(
+                    segments, errors, [math.nan, *order(errors, segments)], strict=True
+                )
+            ]
     frame = table(rows)
-    last = {key: float(group.order.iloc[-2:].mean()) for key, group in frame.groupby(["lam", "degree"])}
-    return Result("convergence", "Observed order in 1/T (d = 3)", frame, [
-        Target("second order with degree 1 (mean of the last two refinements, lam 1)", f"{last[1.0, 1]:.2f}",
-               last[1.0, 1] >= 1.8),
-        Target("the aim: fourth order with degree 2 (lam 1)", f"{last[1.0, 2]:.2f}", last[1.0, 2] >= 3.8)],
-        [f"lam 1000: {last[1e3, 1]:.2f} and {last[1e3, 2]:.2f}. The path leaves the sphere in a layer that degree 2 resolves "
-         "only at the finest T, so its order is still rising; its error is below 0.01 % from T = 16 on"])
+    last = {
+        key: float(group.order.iloc[-2:].mean()) for key, group in frame.groupby(["lam", "degree"])
+    }
+    return Result(
+        "convergence",
+        "Observed order in 1/T (d = 3)",
+        frame,
+        [
+            Target(
+                "second order with degree 1 (mean of the last two refinements, lam 1)",
+                f"{last[1.0, 1]:.2f}",
+                last[1.0, 1] >= 1.8,
+            ),
+            Target(
+                "the aim: fourth order with degree 2 (lam 1)",
+                f"{last[1.0, 2]:.2f}",
+                last[1.0, 2] >= 3.8,
+            ),
+        ],
+        [
+            f"lam 1000: {last[1e3, 1]:.2f} and {last[1e3, 2]:.2f}. The path leaves the sphere in a layer that degree 2 resolves "
+            "only at the finest T, so its order is still rising; its error is below 0.01 % from T = 16 on"
+        ],
+    )
 
 
 def peak_memory() -> int:
     """Largest resident memory of this process so far, bytes."""
     status = Path("/proc/self/status")
-    if status.exists():     # of this program alone: ru_maxrss of a child starts at its parent's
-        return 1024 * int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if status.exists():  # of this program alone: ru_maxrss of a child starts at its parent's
+        return 1024 * int(
+            next(
+                line.split()[1]
+                for line in status.read_text().splitlines()
+                if line.startswith("VmHWM")
+            )
+        )
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def memory(quick: bool = False) -> Result:
     """Peak memory at d = 16384, T = 64 in a fresh process, and what one doubling of d or of the pairs costs."""
     dim = 256 if quick else 16384
-    program = (f"from benchmarks import sphere; before = sphere.peak_memory(); sphere.solve({dim}, 1e3, 65); "
-               "print(before, sphere.peak_memory())")
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    program = (
+        f"from benchmarks import sphere; before = sphere.peak_memory(); sphere.solve({dim}, 1e3, 65); "
+        "print(before, sphere.peak_memory())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     before, peak = map(int, done.stdout.split())
     d, small, pairs, repeats = (16, 16, 1, 1) if quick else (1024, 512, 2, 5)
 
     def growth(large: tuple[int, int], little: tuple[int, int]) -> float:
         """Per doubling, over four doublings of (dimension, pairs): caches make a single one cost 1.5 to 2.3 times."""
-        return time_ratio(*(partial(solve, dim, 1e3, 65, pairs=n) for dim, n in (large, little)), repeats) ** 0.25
+        return (
+            time_ratio(
+                *(partial(solve, dim, 1e3, 65, pairs=n) for dim, n in (large, little)), repeats
+            )
+            ** 0.25
+        )
 
     by_dim, by_pairs = growth((16 * d, 1), (d, 1)), growth((small, 16 * pairs), (small, pairs))
-    rows = [{"quantity": f"peak memory, d = {dim}, T = 64", "value": peak / 1e9, "unit": "GB"},
-            {"quantity": "of which imports", "value": before / 1e9, "unit": "GB"},
-            {"quantity": f"d from {d} to {16 * d}, one pair", "value": by_dim, "unit": "times a doubling"},
-            {"quantity": f"pairs from {pairs} to {16 * pairs}, d = {small}", "value": by_pairs, "unit": "times a doubling"}]
+    rows = [
+        {"quantity": f"peak memory, d = {dim}, T = 64", "value": peak / 1e9, "unit": "GB"},
+        {"quantity": "of which imports", "value": before / 1e9, "unit": "GB"},
+        {
+            "quantity": f"d from {d} to {16 * d}, one pair",
+            "value": by_dim,
+            "unit": "times a doubling",
+        },
+        {
+            "quantity": f"pairs from {pairs} to {16 * pairs}, d = {small}",
+            "value": by_pairs,
+            "unit": "times a doubling",
+        },
+    ]
     worst = max(by_dim, by_pairs)
-    return Result("memory", "Memory and cost (one thread, medians of five)", table(rows), [
-        Target(f"peak memory below 1.5 GB at d = {dim}, T = 64",
-               f"{peak / 1e9:.2f} GB, {(peak - before) / 1e9:.2f} GB above the imports", peak < 1.5e9),
-        Target("linear in d and in pairs: a doubling costs at most 2.3 times, over four of them",
-               f"{by_dim:.2f} and {by_pairs:.2f} times", worst <= 2.3)])
+    return Result(
+        "memory",
+        "Memory and cost (one thread, medians of five)",
+        table(rows),
+        [
+            Target(
+                f"peak memory below 1.5 GB at d = {dim}, T = 64",
+                f"{peak / 1e9:.2f} GB, {(peak - before) / 1e9:.2f} GB above the imports",
+                peak < 1.5e9,
+            ),
+            Target(
+                "linear in d and in pairs: a doubling costs at most 2.3 times, over four of them",
+                f"{by_dim:.2f} and {by_pairs:.2f} times",
+                worst <= 2.3,
+            ),
+        ],
+    )
 
 
 def quadrature(quick: bool = False) -> Result:
@@ -117,19 +214,40 @@ def quadrature(quick: bool = False) -> Result:
                 for coarse in ((), (9, 17)):
                     g = solve(50, lam, points, degree=degree, coarse=coarse)
                     fine = fine_energy(metric, g.points, degrees=(degree,)).item()
-                    rows.append({"lam": lam, "points": points, "degree": degree, "coarse": str(coarse or "direct"), **spent(g),
-                                 "energy / exact − 1": g.energy.item() / truth - 1, "fine energy / exact − 1": fine / truth - 1})
+                    rows.append(
+                        {
+                            "lam": lam,
+                            "points": points,
+                            "degree": degree,
+                            "coarse": str(coarse or "direct"),
+                            **spent(g),
+                            "energy / exact − 1": g.energy.item() / truth - 1,
+                            "fine energy / exact − 1": fine / truth - 1,
+                        }
+                    )
     frame = table(rows)
     two = frame[frame.degree == 2].set_index(["lam", "points", "coarse"]).evaluations.unstack()
     saving = two["direct"] / two["(9, 17)"]
-    notes = [f"coarse to fine, degree 2: {saving.min():.2g} to {saving.max():.2g} times fewer evaluations than direct"]
-    for (lam, degree), group in frame[frame["energy / exact − 1"].abs() <= 1e-5].groupby(["lam", "degree"]):
+    notes = [
+        f"coarse to fine, degree 2: {saving.min():.2g} to {saving.max():.2g} times fewer evaluations than direct"
+    ]
+    for (lam, degree), group in frame[frame["energy / exact − 1"].abs() <= 1e-5].groupby(
+        ["lam", "degree"]
+    ):
         best = group.loc[group.evaluations.idxmin()]
-        notes.append(f"lam {lam:g}, degree {degree}: 1e-5 of the exact energy for {best.evaluations} evaluations "
-                     f"({best.points} points, {best.coarse})")
-    notes += [f"lam {lam:g}, degree {degree}: 1e-5 not reached with these points" for lam in (1.0, 1e3) for degree in (1, 2, 3, 4)
-              if not any(note.startswith(f"lam {lam:g}, degree {degree}:") for note in notes)]
-    return Result("quadrature", "Quadrature at equal points, and coarse to fine (d = 50)", frame, [], notes)
+        notes.append(
+            f"lam {lam:g}, degree {degree}: 1e-5 of the exact energy for {best.evaluations} evaluations "
+            f"({best.points} points, {best.coarse})"
+        )
+    notes += [
+        f"lam {lam:g}, degree {degree}: 1e-5 not reached with these points"
+        for lam in (1.0, 1e3)
+        for degree in (1, 2, 3, 4)
+        if not any(note.startswith(f"lam {lam:g}, degree {degree}:") for note in notes)
+    ]
+    return Result(
+        "quadrature", "Quadrature at equal points, and coarse to fine (d = 50)", frame, [], notes
+    )
 
 
 def sharing(quick: bool = False) -> Result:
@@ -137,18 +255,46 @@ def sharing(quick: bool = False) -> Result:
     pairs, dim = (4, 8) if quick else (16, 50)
     metric = SteinMetric(SphereScore(), 1e3)
     angles = torch.linspace(0.5, 2.5, pairs).tolist()
-    start, end = (torch.cat(side) for side in zip(*(sphere_ends(dim, 1, angle) for angle in angles), strict=True))
+    start, end = (
+        torch.cat(side)
+        for side in zip(*(sphere_ends(dim, 1, angle) for angle in angles), strict=True)
+    )
     together = geodesic(metric, start, end, points=33)
     alone = [geodesic(metric, start[i], end[i], points=33) for i in range(pairs)]
-    difference = max((together.points[i] - g.points[0]).abs().max().item() for i, g in enumerate(alone))
-    ratio = time_ratio(lambda: [geodesic(metric, start[i], end[i], points=33) for i in range(pairs)],
-                       lambda: geodesic(metric, start, end, points=33), 3)
-    batches, evaluations = sum(g.score_batches for g in alone), sum(g.score_evaluations for g in alone)
-    rows = [{"how": "together", **spent(together), "time, relative": 1.0},
-            {"how": "one by one", "batches": batches, "evaluations": evaluations,
-             "converged": all(bool(g.converged) for g in alone), "time, relative": ratio}]
-    return Result("sharing", f"{pairs} pairs, 0.5 to 2.5 rad apart, together or one by one (d = {dim})", table(rows), [
-        Target("a batch gives what the pairs give one by one", f"largest difference {difference:.1e}", difference < 1e-8)])
+    difference = max(
+        (together.points[i] - g.points[0]).abs().max().item() for i, g in enumerate(alone)
+    )
+    ratio = time_ratio(
+        lambda: [geodesic(metric, start[i], end[i], points=33) for i in range(pairs)],
+        lambda: geodesic(metric, start, end, points=33),
+        3,
+    )
+    batches, evaluations = (
+        sum(g.score_batches for g in alone),
+        sum(g.score_evaluations for g in alone),
+    )
+    rows = [
+        {"how": "together", **spent(together), "time, relative": 1.0},
+        {
+            "how": "one by one",
+            "batches": batches,
+            "evaluations": evaluations,
+            "converged": all(bool(g.converged) for g in alone),
+            "time, relative": ratio,
+        },
+    ]
+    return Result(
+        "sharing",
+        f"{pairs} pairs, 0.5 to 2.5 rad apart, together or one by one (d = {dim})",
+        table(rows),
+        [
+            Target(
+                "a batch gives what the pairs give one by one",
+                f"largest difference {difference:.1e}",
+                difference < 1e-8,
+            )
+        ],
+    )
 
 
 def trade(quick: bool = False) -> Result:
@@ -159,12 +305,29 @@ def trade(quick: bool = False) -> Result:
             truth = exact.sphere_geodesic(ANGLE, lam=lam, sigma=sigma)
             for T in (16,) if quick else (16, 48, 144):
                 g = solve(50, lam, T + 1, sigma=sigma)
-                fine = fine_energy(SteinMetric(SphereScore(sigma=sigma), lam), g.points, degrees=(2,)).item()
-                rows.append({"sigma": sigma, "lam": lam, "T": T, **spent(g),
-                             "fine energy / exact − 1": fine / truth.energy - 1, "exact dip": truth.dip})
+                fine = fine_energy(
+                    SteinMetric(SphereScore(sigma=sigma), lam), g.points, degrees=(2,)
+                ).item()
+                rows.append(
+                    {
+                        "sigma": sigma,
+                        "lam": lam,
+                        "T": T,
+                        **spent(g),
+                        "fine energy / exact − 1": fine / truth.energy - 1,
+                        "exact dip": truth.dip,
+                    }
+                )
     frame = table(rows)
-    return Result("trade", "Trade of lam, sigma and T (d = 50, straight start)", frame, [],
-                  ["exact dip: how far the geodesic lies inside the sphere; the solver's own quadrature is not used here"])
+    return Result(
+        "trade",
+        "Trade of lam, sigma and T (d = 50, straight start)",
+        frame,
+        [],
+        [
+            "exact dip: how far the geodesic lies inside the sphere; the solver's own quadrature is not used here"
+        ],
+    )
 
 
 def initial_value(quick: bool = False) -> Result:
@@ -175,22 +338,46 @@ def initial_value(quick: bool = False) -> Result:
         return torch.randn(*size, generator=generator, dtype=torch.float64)
 
     score, x, v = GaussianMixtureScore(draw(3, 4)), draw(50, 4), draw(50, 4)
-    metrics = {"Stein, lam 10": SteinMetric(score, 10.0), "density, alpha 0.5": DensityMetric(score, 0.5),
-               "both": ScoreMetric(score, lam=2.0, alpha=0.3)}
+    metrics = {
+        "Stein, lam 10": SteinMetric(score, 10.0),
+        "density, alpha 0.5": DensityMetric(score, 0.5),
+        "both": ScoreMetric(score, lam=2.0, alpha=0.3),
+    }
     rows, steps, n = [], 20 if quick else 100, 2 if quick else 4
     for name, metric in metrics.items():
-        christoffel = Metric.acceleration(metric, x, v)     # the generic one: derivatives of apply, solved against G
-        gap = ((metric.acceleration(x, v) - christoffel).norm(dim=1) / christoffel.norm(dim=1)).max().item()
+        christoffel = Metric.acceleration(
+            metric, x, v
+        )  # the generic one: derivatives of apply, solved against G
+        gap = (
+            ((metric.acceleration(x, v) - christoffel).norm(dim=1) / christoffel.norm(dim=1))
+            .max()
+            .item()
+        )
         a, b = draw(n, 4) / 2, draw(n, 4) / 2
         velocity = logarithm(metric, a, b, tol=1e-7, steps=steps)
         path = shoot(metric, a, velocity, steps=steps)
-        other = shoot(metric, a, velocity, steps=2, method="dopri5")        # not the integrator that the logarithm aims with
+        other = shoot(
+            metric, a, velocity, steps=2, method="dopri5"
+        )  # not the integrator that the logarithm aims with
         miss = ((other.points[:, -1] - b).norm(dim=1) / (b - a).norm(dim=1)).max().item()
         drift = max(path.settings["speed_drift"])
-        rows.append({"metric": name, "acceleration against autodiff": gap, "speed drift": drift, "exp(log) miss": miss})
+        rows.append(
+            {
+                "metric": name,
+                "acceleration against autodiff": gap,
+                "speed drift": drift,
+                "exp(log) miss": miss,
+            }
+        )
     frame = table(rows)
     gap, drift, miss = (float(x) for x in frame.drop(columns="metric").max())
-    return Result("initial_value", "Initial value problem, Gaussian mixture in R^4, RK4 with 100 steps; exp by dopri5", frame, [
-        Target("1e-6 against autodiff's Christoffel symbols", f"{gap:.1e}", gap <= 1e-6),
-        Target("speed conserved to 1e-6", f"{drift:.1e}", drift <= 1e-6),
-        Target("exp∘log to 1e-5", f"{miss:.1e}", miss <= 1e-5)])
+    return Result(
+        "initial_value",
+        "Initial value problem, Gaussian mixture in R^4, RK4 with 100 steps; exp by dopri5",
+        frame,
+        [
+            Target("1e-6 against autodiff's Christoffel symbols", f"{gap:.1e}", gap <= 1e-6),
+            Target("speed conserved to 1e-6", f"{drift:.1e}", drift <= 1e-6),
+            Target("exp∘log to 1e-5", f"{miss:.1e}", miss <= 1e-5),
+        ],
+    )

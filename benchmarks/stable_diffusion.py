@@ -5,38 +5,120 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 # The models' own unet/, vae/, text_encoder/ and scheduler/ configurations, as the mirrors named in the README keep them.
-UNET = {"sample_size": 64, "in_channels": 4, "out_channels": 4, "center_input_sample": False, "flip_sin_to_cos": True,
-        "freq_shift": 0, "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3, "block_out_channels": [320, 640, 1280, 1280],
-        "layers_per_block": 2, "downsample_padding": 1, "mid_block_scale_factor": 1, "act_fn": "silu", "norm_num_groups": 32,
-        "norm_eps": 1e-5}
-VAE = {"sample_size": 512, "in_channels": 3, "out_channels": 3, "down_block_types": ["DownEncoderBlock2D"] * 4,
-       "up_block_types": ["UpDecoderBlock2D"] * 4, "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2,
-       "latent_channels": 4, "norm_num_groups": 32, "act_fn": "silu"}
-TEXT = {"vocab_size": 49408, "max_position_embeddings": 77, "layer_norm_eps": 1e-5, "bos_token_id": 0, "eos_token_id": 2,
-        "pad_token_id": 1}
-NOISE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-         "set_alpha_to_one": False, "steps_offset": 1}
-FIRST = {"unet": UNET | {"attention_head_dim": 8, "cross_attention_dim": 768, "use_linear_projection": False}, "vae": VAE,
-         "text_encoder": TEXT | {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
-                                 "hidden_act": "quick_gelu", "num_attention_heads": 12, "projection_dim": 768},
-         "scheduler": (PNDMScheduler, NOISE | {"skip_prk_steps": True}), "pad_token": "<|endoftext|>"}
-SECOND = {"unet": UNET | {"attention_head_dim": [5, 10, 20, 20], "cross_attention_dim": 1024, "use_linear_projection": True},
-          "vae": VAE | {"sample_size": 768},
-          "text_encoder": TEXT | {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "hidden_act": "gelu",
-                                  "num_attention_heads": 16, "projection_dim": 512},
-          "scheduler": FIRST["scheduler"], "pad_token": "!"}
+UNET = {
+    "sample_size": 64,
+    "in_channels": 4,
+    "out_channels": 4,
+    "center_input_sample": False,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "layers_per_block": 2,
+    "downsample_padding": 1,
+    "mid_block_scale_factor": 1,
+    "act_fn": "silu",
+    "norm_num_groups": 32,
+    "norm_eps": 1e-5,
+}
+VAE = {
+    "sample_size": 512,
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [128, 256, 512, 512],
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "norm_num_groups": 32,
+    "act_fn": "silu",
+}
+TEXT = {
+    "vocab_size": 49408,
+    "max_position_embeddings": 77,
+    "layer_norm_eps": 1e-5,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "pad_token_id": 1,
+}
+NOISE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+FIRST = {
+    "unet": UNET
+    | {"attention_head_dim": 8, "cross_attention_dim": 768, "use_linear_projection": False},
+    "vae": VAE,
+    "text_encoder": TEXT
+    | {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "hidden_act": "quick_gelu",
+        "num_attention_heads": 12,
+        "projection_dim": 768,
+    },
+    "scheduler": (PNDMScheduler, NOISE | {"skip_prk_steps": True}),
+    "pad_token": "<|endoftext|>",
+}
+SECOND = {
+    "unet": UNET
+    | {
+        "attention_head_dim": [5, 10, 20, 20],
+        "cross_attention_dim": 1024,
+        "use_linear_projection": True,
+    },
+    "vae": VAE | {"sample_size": 768},
+    "text_encoder": TEXT
+    | {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 23,
+        "hidden_act": "gelu",
+        "num_attention_heads": 16,
+        "projection_dim": 512,
+    },
+    "scheduler": FIRST["scheduler"],
+    "pad_token": "!",
+}
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "1.5": FIRST, "2.1-base": SECOND,
-    "2.1": SECOND | {"unet": SECOND["unet"] | {"sample_size": 96, "upcast_attention": True},
-                     "scheduler": (DDIMScheduler, NOISE | {"prediction_type": "v_prediction", "clip_sample": False})}}
-WIDTHS = ("block_out_channels", "norm_num_groups", "cross_attention_dim", "sample_size", "hidden_size", "intermediate_size",
-          "projection_dim", "vocab_size")
+    "1.5": FIRST,
+    "2.1-base": SECOND,
+    "2.1": SECOND
+    | {
+        "unet": SECOND["unet"] | {"sample_size": 96, "upcast_attention": True},
+        "scheduler": (
+            DDIMScheduler,
+            NOISE | {"prediction_type": "v_prediction", "clip_sample": False},
+        ),
+    },
+}
+WIDTHS = (
+    "block_out_channels",
+    "norm_num_groups",
+    "cross_attention_dim",
+    "sample_size",
+    "hidden_size",
+    "intermediate_size",
+    "projection_dim",
+    "vocab_size",
+)
 
 
 def configuration(version: str, part: str, narrow: int = 1) -> dict[str, Any]:
@@ -44,24 +126,42 @@ def configuration(version: str, part: str, narrow: int = 1) -> dict[str, Any]:
 
     Layers, blocks and numbers of heads stay, so `narrow` must divide every width: 1, 2, 4 or 8.
     """
+
     def divided(value: int | list[int]) -> int | list[int]:
         return [v // narrow for v in value] if isinstance(value, list) else value // narrow
 
-    return {key: divided(value) if key in WIDTHS else value for key, value in CONFIGURATIONS[version][part].items()}
+    return {
+        key: divided(value) if key in WIDTHS else value
+        for key, value in CONFIGURATIONS[version][part].items()
+    }
 
 
 def tokenizer(length: int = 77, **settings: str) -> CLIPTokenizer:
     """CLIP's tokenizer with no merges, so that every letter is one token."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=length, **settings)
+    tokens = [
+        *letters,
+        *(f"{letter}</w>" for letter in letters),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
+    return CLIPTokenizer(
+        vocab={token: i for i, token in enumerate(tokens)},
+        merges=[],
+        model_max_length=length,
+        **settings,
+    )
 
 
 def parts(version: str, narrow: int = 1) -> dict[str, torch.nn.Module]:
     """U-Net, VAE and text encoder, freshly initialised by torch's default generator, on its default device."""
-    made = {"unet": UNet2DConditionModel(**configuration(version, "unet", narrow)),
-            "vae": AutoencoderKL(**configuration(version, "vae", narrow)),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**configuration(version, "text_encoder", narrow)))}
+    made = {
+        "unet": UNet2DConditionModel(**configuration(version, "unet", narrow)),
+        "vae": AutoencoderKL(**configuration(version, "vae", narrow)),
+        "text_encoder": CLIPTextModel(
+            CLIPTextConfig(**configuration(version, "text_encoder", narrow))
+        ),
+    }
     return {name: part.eval().requires_grad_(False) for name, part in made.items()}
 
 
@@ -71,8 +171,13 @@ def pipeline(version: str, narrow: int = 1) -> StableDiffusionPipeline:
         torch.manual_seed(0)
         made = parts(version, narrow)
     kind, noise = CONFIGURATIONS[version]["scheduler"]
-    pipe = StableDiffusionPipeline(**made, tokenizer=tokenizer(pad_token=CONFIGURATIONS[version]["pad_token"]),
-                                   scheduler=kind(**noise), safety_checker=None, feature_extractor=None,
-                                   requires_safety_checker=False)
+    pipe = StableDiffusionPipeline(
+        **made,
+        tokenizer=tokenizer(pad_token=CONFIGURATIONS[version]["pad_token"]),
+        scheduler=kind(**noise),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe

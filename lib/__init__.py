@@ -1,12 +1,48 @@
 """Riemannian geometry from the score of a diffusion model: what a notebook needs first."""
 
-from .interpolate import Frames, extrapolate, interpolate
-from .metrics import DensityMetric, EuclideanMetric, JacobianMetric, Metric, ScoreMetric, SpaceTimeMetric, SteinMetric
-from .presets import METHODS
-from .scores import EmpiricalScore, FunctionScore, GaussianMixtureScore, GaussianScore, Score, SphereScore
+from .methods.interpolate import Frames, extrapolate, interpolate
+from .methods.presets import METHODS
+from .metrics import (
+    DensityMetric,
+    EuclideanMetric,
+    JacobianMetric,
+    Metric,
+    ScoreMetric,
+    SpaceTimeMetric,
+    SteinMetric,
+)
+from .scores import (
+    EmpiricalScore,
+    FunctionScore,
+    GaussianMixtureScore,
+    GaussianScore,
+    Score,
+    SphereScore,
+)
 from .solvers import SOLVERS, ConvergenceWarning, Geodesic, distance, geodesic, shoot
 
-__all__ = ["METHODS", "SOLVERS", "ConvergenceWarning", "DensityMetric", "EmpiricalScore", "EuclideanMetric", "Frames",
-           "FunctionScore", "GaussianMixtureScore", "GaussianScore", "Geodesic", "JacobianMetric", "Metric", "Score",
-           "ScoreMetric", "SpaceTimeMetric", "SphereScore", "SteinMetric", "distance", "extrapolate", "geodesic",
-           "interpolate", "shoot"]
+__all__ = [
+    "METHODS",
+    "SOLVERS",
+    "ConvergenceWarning",
+    "DensityMetric",
+    "EmpiricalScore",
+    "EuclideanMetric",
+    "Frames",
+    "FunctionScore",
+    "GaussianMixtureScore",
+    "GaussianScore",
+    "Geodesic",
+    "JacobianMetric",
+    "Metric",
+    "Score",
+    "ScoreMetric",
+    "SpaceTimeMetric",
+    "SphereScore",
+    "SteinMetric",
+    "distance",
+    "extrapolate",
+    "geodesic",
+    "interpolate",
+    "shoot",
+]

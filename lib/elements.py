@@ -39,9 +39,11 @@ class Elements:
         gram, total = fields @ (points - points[:, :1]).mT, points.new_zeros(points.shape[:2])
         for nodes, derivative, integral in self.blocks:
             rate = (gram[:, nodes[:, :, None], nodes[:, None]] * derivative.to(points)).sum(-1)
-            part = rate @ integral.to(points).T                                    # from each element's first node
+            part = rate @ integral.to(points).T  # from each element's first node
             whole = part[..., -1].cumsum(1)
-            before = total[:, nodes[0, :1]] + torch.cat([torch.zeros_like(whole[:, :1]), whole[:, :-1]], 1)
+            before = total[:, nodes[0, :1]] + torch.cat(
+                [torch.zeros_like(whole[:, :1]), whole[:, :-1]], 1
+            )
             total[:, nodes[:, 1:]] = before[..., None] + part[..., 1:]
         return total
 
@@ -63,7 +65,11 @@ def _degrees(segments: int, degree: int) -> list[int]:
     whole, rest = divmod(segments, degree)
     if whole == 0:
         return [rest]
-    return [degree] * (whole - 1) + [degree + 1] if rest == 1 else [degree] * whole + [rest] * (rest > 0)
+    return (
+        [degree] * (whole - 1) + [degree + 1]
+        if rest == 1
+        else [degree] * whole + [rest] * (rest > 0)
+    )
 
 
 @lru_cache(maxsize=64)
@@ -71,7 +77,9 @@ def elements(points: int, degree: int = 2) -> Elements:
     """Elements for a path of `points` ≥ 2 equally spaced nodes. degree: 1 to 4."""
     checks.count("points", points, least=2)
     if checks.count("degree", degree) > 4:
-        raise ValueError(f"degree must be 1, 2, 3 or 4 (equally spaced nodes of higher degree oscillate), got {degree}")
+        raise ValueError(
+            f"degree must be 1, 2, 3 or 4 (equally spaced nodes of higher degree oscillate), got {degree}"
+        )
     h = 1 / (points - 1)
     D, M, w = np.zeros((points - 1, points)), np.zeros((points - 1, points)), np.zeros(points - 1)
     V, touched, first = np.zeros((points, points)), np.zeros(points), 0
@@ -79,12 +87,21 @@ def elements(points: int, degree: int = 2) -> Elements:
     for p in degrees:
         slope, integral, gauss_slope, gauss_value, weights = _element(p)
         rows, nodes = slice(first, first + p), slice(first, first + p + 1)
-        D[rows, nodes], M[rows, nodes], w[rows] = gauss_slope / (p * h), gauss_value, weights * p * h
+        D[rows, nodes], M[rows, nodes], w[rows] = (
+            gauss_slope / (p * h),
+            gauss_value,
+            weights * p * h,
+        )
         V[nodes, nodes] += slope / (p * h)
         touched[nodes] += 1
-        groups.setdefault(p, (torch.from_numpy(slope), torch.from_numpy(integral), []))[2].append(np.arange(points)[nodes])
+        groups.setdefault(p, (torch.from_numpy(slope), torch.from_numpy(integral), []))[2].append(
+            np.arange(points)[nodes]
+        )
         first += p
-    blocks = tuple((torch.from_numpy(np.array(nodes)), slope, integral) for slope, integral, nodes in groups.values())
+    blocks = tuple(
+        (torch.from_numpy(np.array(nodes)), slope, integral)
+        for slope, integral, nodes in groups.values()
+    )
     tensors = (torch.from_numpy(a) for a in (D, M, w, V / touched[:, None]))
     return Elements(torch.linspace(0, 1, points, dtype=torch.float64), *tensors, blocks)
 

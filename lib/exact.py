@@ -60,9 +60,15 @@ class SphereGeodesic:
         depth = np.concatenate([[0], NODES]) * self.dip
         r = self.least_radius + np.concatenate([depth[:0:-1], depth])
         at = np.linspace(ell[0], ell[-1], points)
-        radius, phase = np.interp(at, ell, r), np.interp(at, ell, theta) * (self.angle / 2 / theta[-1]) + self.angle / 2
+        radius, phase = (
+            np.interp(at, ell, r),
+            np.interp(at, ell, theta) * (self.angle / 2 / theta[-1]) + self.angle / 2,
+        )
         path = torch.zeros(points, dim, dtype=torch.float64)
-        path[:, 0], path[:, 1] = torch.from_numpy(radius * np.cos(phase)), torch.from_numpy(radius * np.sin(phase))
+        path[:, 0], path[:, 1] = (
+            torch.from_numpy(radius * np.cos(phase)),
+            torch.from_numpy(radius * np.sin(phase)),
+        )
         return path
 
     def _rates(self, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -71,18 +77,26 @@ class SphereGeodesic:
         r = c + rise
         log_phi = self.alpha * (self.radius - r) ** 2 / (2 * self.sigma**2)
         # log of r phi(r) / c phi(c), without cancellation for r near c
-        log_ratio = np.log1p(rise / c) - self.alpha * rise * (2 * self.radius - r - c) / (2 * self.sigma**2)
+        log_ratio = np.log1p(rise / c) - self.alpha * rise * (2 * self.radius - r - c) / (
+            2 * self.sigma**2
+        )
         slope = (self.radius - r) / self.sigma**2
         stretch = self.dip * np.sqrt((1 + self.lam * slope**2) / np.expm1(2 * log_ratio))
         k = c * np.exp(self.alpha * self.dip**2 / (2 * self.sigma**2))
         return stretch / r, r * np.exp(2 * log_phi) / k * stretch
 
 
-def sphere_geodesic(angle: float, *, lam: float = 0.0, alpha: float = 0.0, sigma: float = 0.1,
-                    radius: float = 1.0) -> SphereGeodesic:
+def sphere_geodesic(
+    angle: float, *, lam: float = 0.0, alpha: float = 0.0, sigma: float = 0.1, radius: float = 1.0
+) -> SphereGeodesic:
     """Solve Clairaut's relation for the geodesic across `angle` (0, pi) radians of the tube of width sigma."""
-    for name, value, zero in (("angle", angle, False), ("lam", lam, True), ("alpha", alpha, True), ("sigma", sigma, False),
-                              ("radius", radius, False)):
+    for name, value, zero in (
+        ("angle", angle, False),
+        ("lam", lam, True),
+        ("alpha", alpha, True),
+        ("sigma", sigma, False),
+        ("radius", radius, False),
+    ):
         checks.positive(name, value, zero=zero)
     if angle >= math.pi:
         raise ValueError(f"angle must be below pi, got {angle}: at pi every plane holds a geodesic")
@@ -100,7 +114,9 @@ def sphere_geodesic(angle: float, *, lam: float = 0.0, alpha: float = 0.0, sigma
     at = lambda x: lowest + math.exp(x)
     limits = math.log(1e-14 * radius), math.log((radius - lowest) * (1 - 1e-12))
     if integrals(at(limits[0]))[0] < angle:
-        raise ValueError(f"alpha/sigma² = {alpha / sigma**2:g} is too steep for double precision at this angle")
+        raise ValueError(
+            f"alpha/sigma² = {alpha / sigma**2:g} is too steep for double precision at this angle"
+        )
     c = at(brentq(lambda x: integrals(at(x))[0] - angle, *limits, xtol=1e-14, rtol=1e-15))
     return make(c, float(integrals(c)[1]))
 
@@ -114,7 +130,9 @@ def great_circle(start: Tensor, end: Tensor) -> Tensor:
 def gaussian_distance(a: Tensor, b: Tensor) -> Tensor:
     """Fisher–Rao distance of isotropic 1-D Gaussians (mean, sigma), (batch, 2) each: sqrt(2) times that of the half-plane."""
     mean, sigma = (a[:, 0] - b[:, 0]) / math.sqrt(2), (a[:, 1], b[:, 1])
-    return math.sqrt(2) * torch.acosh(1 + (mean**2 + (sigma[0] - sigma[1]) ** 2) / (2 * sigma[0] * sigma[1]))
+    return math.sqrt(2) * torch.acosh(
+        1 + (mean**2 + (sigma[0] - sigma[1]) ** 2) / (2 * sigma[0] * sigma[1])
+    )
 
 
 @dataclass(frozen=True)
@@ -132,9 +150,16 @@ class GridDistance:
 
     def index(self, point: Tensor) -> int:
         """Number of the grid node at `point` (2,); raises ValueError if there is none."""
-        i, j = (int(np.abs(axis - float(c)).argmin()) for axis, c in zip((self.x, self.y), point, strict=True))
-        if abs(self.x[i] - float(point[0])) + abs(self.y[j] - float(point[1])) > 1e-9 * np.ptp(self.x):
-            raise ValueError(f"{point.tolist()} is no node of the grid; choose lower, upper and cells so that it is one")
+        i, j = (
+            int(np.abs(axis - float(c)).argmin())
+            for axis, c in zip((self.x, self.y), point, strict=True)
+        )
+        if abs(self.x[i] - float(point[0])) + abs(self.y[j] - float(point[1])) > 1e-9 * np.ptp(
+            self.x
+        ):
+            raise ValueError(
+                f"{point.tolist()} is no node of the grid; choose lower, upper and cells so that it is one"
+            )
         return i * len(self.y) + j
 
     def to(self, point: Tensor) -> float:
@@ -150,7 +175,9 @@ class GridDistance:
         return torch.from_numpy(np.stack([self.x[i], self.y[j]], 1))
 
 
-def grid_distance(metric: Metric, start: Tensor, *, lower: float, upper: float, cells: int = 120, reach: int = 5) -> GridDistance:
+def grid_distance(
+    metric: Metric, start: Tensor, *, lower: float, upper: float, cells: int = 120, reach: int = 5
+) -> GridDistance:
     """Dijkstra's shortest paths from `start` (2,), a node of the square grid of [lower, upper]², under `metric`.
 
     A node is joined to all nodes that it sees within `reach` steps along each axis (32 directions for reach 3, 80 for 5);
@@ -159,18 +186,37 @@ def grid_distance(metric: Metric, start: Tensor, *, lower: float, upper: float, 
     """
     if not lower < upper:
         raise ValueError(f"upper must be above lower, got {upper} and {lower}")
-    axis = np.linspace(lower, upper, checks.count("cells", cells, least=2 * checks.count("reach", reach)) + 1)
+    axis = np.linspace(
+        lower, upper, checks.count("cells", cells, least=2 * checks.count("reach", reach)) + 1
+    )
     m, h, rows, columns, costs = len(axis), (upper - lower) / cells, [], [], []
-    grid, number = torch.cartesian_prod(*[torch.from_numpy(axis)] * 2).reshape(m, m, 2), np.arange(m * m).reshape(m, m)
-    half = ((a, b) for a in range(reach + 1) for b in range(-reach, reach + 1) if math.gcd(a, b) == 1 and (a > 0 or b > 0))
+    grid, number = (
+        torch.cartesian_prod(*[torch.from_numpy(axis)] * 2).reshape(m, m, 2),
+        np.arange(m * m).reshape(m, m),
+    )
+    half = (
+        (a, b)
+        for a in range(reach + 1)
+        for b in range(-reach, reach + 1)
+        if math.gcd(a, b) == 1 and (a > 0 or b > 0)
+    )
     for a, b in half:
         here = slice(0, m - a), slice(max(0, -b), m - max(0, b))
         there = slice(a, m), slice(max(0, b), m - max(0, -b))
         x, step = grid[here].reshape(-1, 2), torch.tensor([[a * h, b * h]], dtype=torch.float64)
         step = step.expand_as(x)
-        speed = [metric.inner(x + t * step, step, step).sqrt() for t in (0.5 - 12**-0.5, 0.5 + 12**-0.5)]
-        rows.append(number[here].ravel()), columns.append(number[there].ravel()), costs.append((sum(speed) / 2).numpy())
-    graph = csr_array((np.concatenate(costs), (np.concatenate(rows), np.concatenate(columns))), shape=(m * m, m * m))
+        speed = [
+            metric.inner(x + t * step, step, step).sqrt() for t in (0.5 - 12**-0.5, 0.5 + 12**-0.5)
+        ]
+        (
+            rows.append(number[here].ravel()),
+            columns.append(number[there].ravel()),
+            costs.append((sum(speed) / 2).numpy()),
+        )
+    graph = csr_array(
+        (np.concatenate(costs), (np.concatenate(rows), np.concatenate(columns))),
+        shape=(m * m, m * m),
+    )
     source = GridDistance(axis, axis, number, number).index(start)
     distance, before = dijkstra(graph, directed=False, indices=source, return_predecessors=True)
     return GridDistance(axis, axis, distance.reshape(m, m), before)

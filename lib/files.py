@@ -25,7 +25,9 @@ def replacing(*targets: Path) -> Iterator[list[Path]]:
             _rename(drafts, targets)
     finally:
         for draft in drafts:
-            with suppress(OSError):  # a read-only disk refuses even this; there is nothing to remove then
+            with suppress(
+                OSError
+            ):  # a read-only disk refuses even this; there is nothing to remove then
                 draft.unlink()
 
 
@@ -47,5 +49,8 @@ def writing(what: str, folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         why = error.strerror or error
-        raise OSError(error.errno, f"cannot write {what} to {folder} ({why}); free space there, make it writable, "
-                                   "or choose another folder") from error
+        raise OSError(
+            error.errno,
+            f"cannot write {what} to {folder} ({why}); free space there, make it writable, "
+            "or choose another folder",
+        ) from error

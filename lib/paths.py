@@ -18,7 +18,11 @@ from .elements import elements, interpolation
 
 def _times(points: int | Tensor, like: Tensor) -> Tensor:
     """Equally spaced times, or the caller's, as a column against the event axes: (1, m, 1, …)."""
-    t = torch.linspace(0, 1, checks.count("points", points, least=2)) if isinstance(points, int) else points
+    t = (
+        torch.linspace(0, 1, checks.count("points", points, least=2))
+        if isinstance(points, int)
+        else points
+    )
     return t.to(like).reshape(1, -1, *[1] * (like.ndim - 1))
 
 
@@ -45,7 +49,10 @@ def slerp(start: Tensor, end: Tensor, points: int | Tensor = 33) -> Tensor:
     angle = 2 * torch.atan2((b - a).norm(dim=1), (b + a).norm(dim=1))
     flat = ~((angle.sin() > 1e-7) & torch.isfinite(angle))
     shape = (-1, *[1] * start.ndim)
-    omega, t = angle.where(~flat, torch.ones_like(angle)).reshape(shape), _times(points, start).double()
+    omega, t = (
+        angle.where(~flat, torch.ones_like(angle)).reshape(shape),
+        _times(points, start).double(),
+    )
     wa, wb = ((1 - t) * omega).sin() / omega.sin(), (t * omega).sin() / omega.sin()
     arc = wa.to(start) * start[:, None] + wb.to(start) * end[:, None]
     return torch.where(flat.reshape(shape), lerp(start, end, points), arc)
@@ -64,7 +71,9 @@ class NaturalSpline:
     def __init__(self, knots: Tensor) -> None:
         checks.finite("knots", checks.floating("knots", knots))
         if knots.ndim < 3 or knots.shape[1] < 2:
-            raise ValueError(f"knots must have shape (batch, K ≥ 2, *event), got {tuple(knots.shape)}")
+            raise ValueError(
+                f"knots must have shape (batch, K ≥ 2, *event), got {tuple(knots.shape)}"
+            )
         self.knots = knots
 
     def position(self, t: Tensor) -> Tensor:
@@ -99,9 +108,13 @@ class SphericalSpline(NaturalSpline):
         piece = (t * k).floor().long().clamp(0, k - 1)
         local = (t * k - piece).to(self.knots).reshape(1, -1, 1)
         a, b = (self.knots[:, i].flatten(2) for i in (piece, piece + 1))
-        omega = 2 * torch.atan2((b - a).norm(dim=2, keepdim=True), (b + a).norm(dim=2, keepdim=True)).clamp_min(1e-7)
+        omega = 2 * torch.atan2(
+            (b - a).norm(dim=2, keepdim=True), (b + a).norm(dim=2, keepdim=True)
+        ).clamp_min(1e-7)
         position = (((1 - local) * omega).sin() * a + (local * omega).sin() * b) / omega.sin()
-        velocity = k * omega * ((local * omega).cos() * b - ((1 - local) * omega).cos() * a) / omega.sin()
+        velocity = (
+            k * omega * ((local * omega).cos() * b - ((1 - local) * omega).cos() * a) / omega.sin()
+        )
         shape = (len(self.knots), len(t), *self.knots.shape[2:])
         return position.reshape(shape), velocity.reshape(shape)
 
@@ -110,7 +123,9 @@ def evaluate(points: Tensor, times: Tensor, degree: int = 2) -> Tensor:
     """The path at other times: points (batch, N, *event), times (m,) or (batch, m) in [0, 1] -> (batch, m, *event)."""
     times = times.expand(len(points), -1) if times.ndim == 1 else times
     rows = [interpolation(points.shape[1], degree, tuple(t.tolist())).to(points) for t in times]
-    return torch.stack([torch.einsum("mn,n...->m...", row, path) for row, path in zip(rows, points)])
+    return torch.stack(
+        [torch.einsum("mn,n...->m...", row, path) for row, path in zip(rows, points)]
+    )
 
 
 def arc_length(points: Tensor, metric=None, degree: int = 2) -> Tensor:

@@ -14,7 +14,9 @@ from .scores.stable_diffusion import Prompt, StableDiffusionScore
 
 def white(x: Tensor, generator: torch.Generator) -> Tensor:
     """Independent standard normal numbers in the shape, dtype and device of x (n, *event)."""
-    return torch.randn(x.shape, generator=generator, device=generator.device, dtype=torch.float64).to(x)
+    return torch.randn(
+        x.shape, generator=generator, device=generator.device, dtype=torch.float64
+    ).to(x)
 
 
 def along_data(score: Score, x: Tensor, v: Tensor, *, rounds: int = 1) -> Tensor:
@@ -27,7 +29,9 @@ def along_data(score: Score, x: Tensor, v: Tensor, *, rounds: int = 1) -> Tensor
     """
     checks.same_layout("x", x, "v", v)
     if score.sigma is None:
-        raise ValueError(f"{score.name} is the score of one fixed density; a denoiser's Jacobian needs a noise level")
+        raise ValueError(
+            f"{score.name} is the score of one fixed density; a denoiser's Jacobian needs a noise level"
+        )
     for _ in range(checks.count("rounds", rounds)):
         v = v + score._level(x) ** 2 * score.derivative(x, v)
     return v
@@ -38,7 +42,9 @@ def beyond(points: Tensor) -> Tensor:
     return -initial_velocity(points.flip(1))
 
 
-def towards(score: StableDiffusionScore, x: Tensor, prompt: Prompt, *, draws: int = 4, seed: int = 0) -> Tensor:
+def towards(
+    score: StableDiffusionScore, x: Tensor, prompt: Prompt, *, draws: int = 4, seed: int = 0
+) -> Tensor:
     """What another prompt changes in the denoised estimate: clean x (n, 4, h, w) -> (n, 4, h, w), a mean over `draws` noises n,
 
         E_n [D(x + sigma n; prompt) − D(x + sigma n; own)] = sigma² E_n ∇ log p(prompt | x + sigma n)/p(own | x + sigma n),
@@ -50,7 +56,9 @@ def towards(score: StableDiffusionScore, x: Tensor, prompt: Prompt, *, draws: in
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for _ in range(checks.count("draws", draws)):
-            y = x + score._level(x) * torch.randn(x.shape[1:], generator=generator, dtype=torch.float64).to(x)
+            y = x + score._level(x) * torch.randn(
+                x.shape[1:], generator=generator, dtype=torch.float64
+            ).to(x)
             total = total + score.prompted(prompt).denoise(y) - score.denoise(y)
     return total / draws
 
@@ -59,5 +67,7 @@ def at_length(v: Tensor, length: float | Tensor) -> Tensor:
     """Rows of v (n, *event) with Euclidean norm `length`, a number or (n,). ValueError for a row that is zero."""
     norm = v.flatten(1).norm(dim=1)
     if bool((norm == 0).any()):
-        raise ValueError(f"velocity is zero in row(s) {(norm == 0).nonzero().flatten().tolist()[:8]}: it has no direction")
+        raise ValueError(
+            f"velocity is zero in row(s) {(norm == 0).nonzero().flatten().tolist()[:8]}: it has no direction"
+        )
     return scale(torch.as_tensor(length).to(norm) / norm, v)

@@ -17,33 +17,47 @@ import torch
 from PIL import Image, ImageSequence
 from torch import Tensor
 
-from . import checks, images, paths
+from experiments import images
+
+from . import checks, paths
 from .elements import elements
 from .metrics import ScoreMetric
 from .solvers.functional_gradient import project_out
 from .solvers.gauss_newton import _State, _state, _step
 
 
-def read_frames(source: str | Path, *, size: int, channels: int = 3, first: int = 0, every: int = 1,
-                count: int | None = None) -> Tensor:
+def read_frames(
+    source: str | Path,
+    *,
+    size: int,
+    channels: int = 3,
+    first: int = 0,
+    every: int = 1,
+    count: int | None = None,
+) -> Tensor:
     """The frames of a video, (frames, channels, size, size) float32 in [0, 1]: a folder of images, or a moving picture (gif).
 
     A folder's frames come in natural order (frame2 before frame10). first, every, count: frame `first`, then every `every`-th,
-    `count` at most. Each is cut to its middle square, as `lib.images.read` does it. FileNotFoundError: no such file or
+    `count` at most. Each is cut to its middle square, as `experiments.images.read` does it. FileNotFoundError: no such file or
     folder. ValueError: a frame that cannot be read (one left out would be a jump in time), or fewer than two of them.
     """
     source, every = Path(source), checks.count("every", every)
     taken = slice(checks.count("first", first, least=0), None, every)
     if source.is_dir():
-        files = sorted((path for path in source.iterdir() if path.suffix.lower() in images.ENDINGS), key=_natural)
+        files = sorted(
+            (path for path in source.iterdir() if path.suffix.lower() in images.ENDINGS),
+            key=_natural,
+        )
         frames = [images.read(path, size=size, channels=channels) for path in files[taken][:count]]
     elif source.is_file():
         frames = _moving(source, size, channels)[taken][:count]
     else:
         raise FileNotFoundError(f"{source} is neither a folder of frames nor a moving picture")
     if len(frames) < 2:
-        raise ValueError(f"{source.name} gives {len(frames)} frame(s), and a video needs two: name a folder of images or a "
-                         "moving picture (gif, webp, apng), or lower first= and every=")
+        raise ValueError(
+            f"{source.name} gives {len(frames)} frame(s), and a video needs two: name a folder of images or a "
+            "moving picture (gif, webp, apng), or lower first= and every="
+        )
     return torch.stack(frames)
 
 
@@ -51,14 +65,23 @@ def _moving(path: Path, size: int, channels: int) -> list[Tensor]:
     try:
         with warnings.catch_warnings(), Image.open(path) as picture:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return [images.square(frame, size=size, channels=channels) for frame in ImageSequence.Iterator(picture)]
-    except Exception as error:      # as in lib.images.read
-        raise ValueError(f"cannot read {path.name} as a moving picture: {error}; give a folder of its frames") from error
+            return [
+                images.square(frame, size=size, channels=channels)
+                for frame in ImageSequence.Iterator(picture)
+            ]
+    except Exception as error:  # as in experiments.images.read
+        raise ValueError(
+            f"cannot read {path.name} as a moving picture: {error}; give a folder of its frames"
+        ) from error
 
 
 def _natural(path: Path) -> list[tuple[bool, int, str]]:
     """Numbers inside a name count as numbers."""
-    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", path.name) if part]
+    return [
+        (not part.isdigit(), int(part) if part.isdigit() else 0, part)
+        for part in re.split(r"(\d+)", path.name)
+        if part
+    ]
 
 
 class Deviation(NamedTuple):
@@ -79,14 +102,28 @@ def deviation(path: Tensor, frames: Tensor, *, fine: int = 256) -> Deviation:
     fine: steps in which the curve is searched; a matched distance comes out too large by at most about half such a step.
     ValueError: other shapes, or a first frame that equals the last.
     """
-    x, n = checks.finite("frames", checks.floating("frames", frames)).flatten(2).double(), frames.shape[1]
-    if path.shape[:1] + path.shape[2:] != frames.shape[:1] + frames.shape[2:] or n < 3 or path.shape[1] < 2:
-        raise ValueError(f"a path must be (batch, N ≥ 2, *event) and a video (batch, frames ≥ 3, *event), got "
-                         f"{tuple(path.shape)} and {tuple(frames.shape)}")
+    x, n = (
+        checks.finite("frames", checks.floating("frames", frames)).flatten(2).double(),
+        frames.shape[1],
+    )
+    if (
+        path.shape[:1] + path.shape[2:] != frames.shape[:1] + frames.shape[2:]
+        or n < 3
+        or path.shape[1] < 2
+    ):
+        raise ValueError(
+            f"a path must be (batch, N ≥ 2, *event) and a video (batch, frames ≥ 3, *event), got "
+            f"{tuple(path.shape)} and {tuple(frames.shape)}"
+        )
     chord = (x[:, -1:] - x[:, :1]).norm(dim=2)
     if bool((chord == 0).any()):
-        raise ValueError("a video's first frame equals its last: there is no path between them to compare with; cut it")
-    curve = paths.evaluate(path.flatten(2).double(), torch.linspace(0, 1, checks.count("fine", fine) + 1, dtype=torch.float64))
+        raise ValueError(
+            "a video's first frame equals its last: there is no path between them to compare with; cut it"
+        )
+    curve = paths.evaluate(
+        path.flatten(2).double(),
+        torch.linspace(0, 1, checks.count("fine", fine) + 1, dtype=torch.float64),
+    )
     in_step = paths.evaluate(path.flatten(2).double(), torch.linspace(0, 1, n, dtype=torch.float64))
     away = torch.cdist(x, curve, compute_mode="donot_use_mm_for_euclid_dist")
     best = _never_back(away.square())
@@ -127,8 +164,15 @@ class Smoothed:
     reason: list[str]
 
 
-def smooth(metric: ScoreMetric, frames: Tensor, *, distance: float, damping: float = 1.0, max_iter: int = 20,
-           tol: float = 1e-4) -> Smoothed:
+def smooth(
+    metric: ScoreMetric,
+    frames: Tensor,
+    *,
+    distance: float,
+    damping: float = 1.0,
+    max_iter: int = 20,
+    tol: float = 1e-4,
+) -> Smoothed:
     """A whole sequence improved: damped Gauss–Newton steps on the path's energy E from the frames (batch, frames, *event).
 
     Each step is one of implicit Euler along the gradient flow of E (damping times the stiffness of a node is 1/time step), so it
@@ -139,14 +183,26 @@ def smooth(metric: ScoreMetric, frames: Tensor, *, distance: float, damping: flo
     """
     _sequence(metric, frames)
     if metric.score.moves:
-        raise ValueError("a prompt that changes along the video is no gradient of one density: give one prompt for all frames")
-    checks.positive("distance", distance), checks.positive("damping", damping), checks.count("max_iter", max_iter)
+        raise ValueError(
+            "a prompt that changes along the video is no gradient of one density: give one prompt for all frames"
+        )
+    (
+        checks.positive("distance", distance),
+        checks.positive("damping", damping),
+        checks.count("max_iter", max_iter),
+    )
     with torch.no_grad():
         return _flow(metric, frames, distance, damping, max_iter, tol)
 
 
-def _flow(metric: ScoreMetric, frames: Tensor, distance: float, damping: float, max_iter: int, tol: float) -> Smoothed:
-    e, given, active = elements(frames.shape[1]), frames.flatten(2).double(), torch.arange(len(frames))
+def _flow(
+    metric: ScoreMetric, frames: Tensor, distance: float, damping: float, max_iter: int, tol: float
+) -> Smoothed:
+    e, given, active = (
+        elements(frames.shape[1]),
+        frames.flatten(2).double(),
+        torch.arange(len(frames)),
+    )
 
     def state(x: Tensor, rows: Tensor) -> _State:
         scores = metric.pick(rows).scores_along(x.reshape(-1, *frames.shape[1:]).to(frames))
@@ -168,7 +224,10 @@ def _flow(metric: ScoreMetric, frames: Tensor, distance: float, damping: float, 
         now = now.replace(active[better], new.rows(better.nonzero().flatten()))
         steps[active[better]] += 1
         mu[active] = torch.where(better, damping, 4 * mu[active])
-        ends = {"moved by the distance asked for": better & (share < 1), "the energy no longer falls": gain.abs() <= tol}
+        ends = {
+            "moved by the distance asked for": better & (share < 1),
+            "the energy no longer falls": gain.abs() <= tol,
+        }
         for why, rows in reversed(ends.items()):
             for i in active[rows].tolist():
                 reason[i] = why
@@ -186,8 +245,16 @@ def _until(moved: Tensor, delta: Tensor, distance: float) -> Tensor:
     return ((-ab + (ab**2 - aa * bb).clamp_min(0).sqrt()) / bb).clamp(max=1)
 
 
-def functional_smooth(metric: ScoreMetric, frames: Tensor, *, iterations: int = 100, step: float = 0.1, share: float = 0.5,
-                      rule: bool = True, seed: int = 0) -> Smoothed:
+def functional_smooth(
+    metric: ScoreMetric,
+    frames: Tensor,
+    *,
+    iterations: int = 100,
+    step: float = 0.1,
+    share: float = 0.5,
+    rule: bool = True,
+    seed: int = 0,
+) -> Smoothed:
     """A whole sequence improved as arXiv 2504.06675 does it: its functional gradient, on the spline through all frames.
 
     Frames (batch, frames, *event) are put on the sphere of their mean norm. In each iteration the random share of the interior
@@ -199,15 +266,24 @@ def functional_smooth(metric: ScoreMetric, frames: Tensor, *, iterations: int = 
     """
     _sequence(metric, frames)
     if metric.lam > 0 or metric.alpha == 0 or not 0 < share <= 1:
-        raise ValueError(f"functional_smooth needs a DensityMetric and a share in (0, 1], got {metric.name} and {share}")
+        raise ValueError(
+            f"functional_smooth needs a DensityMetric and a share in (0, 1], got {metric.name} and {share}"
+        )
     generator, times = torch.Generator().manual_seed(seed), elements(frames.shape[1]).times
     norms = frames.flatten(2).norm(dim=2, keepdim=True)
     radius, inner = norms.mean(1, keepdim=True), frames.shape[1] - 2
     knots, taken = frames.flatten(2) * radius / norms, torch.zeros(len(frames), dtype=torch.long)
     for k in range(checks.count("iterations", iterations)):
-        picked = 1 + torch.randperm(inner, generator=generator)[:max(1, round(share * inner))].sort().values
+        picked = (
+            1
+            + torch.randperm(inner, generator=generator)[: max(1, round(share * inner))]
+            .sort()
+            .values
+        )
         with torch.no_grad():
-            pull, bend = _forces(metric, knots, picked, times[picked], (norms / radius)[:, picked], frames.shape[2:])
+            pull, bend = _forces(
+                metric, knots, picked, times[picked], (norms / radius)[:, picked], frames.shape[2:]
+            )
         go = (pull.norm(dim=2).mean(1) >= bend.norm(dim=2).mean(1)) | (not rule)
         rate = checks.positive("step", step) * (1 - k / iterations) / len(picked)
         moved = knots[:, picked] + rate * go[:, None, None] * (pull + bend)
@@ -216,10 +292,19 @@ def functional_smooth(metric: ScoreMetric, frames: Tensor, *, iterations: int = 
     out = (knots * norms / radius).reshape(frames.shape)
     out[:, [0, -1]] = frames[:, [0, -1]]
     change = (out - frames)[:, 1:-1].flatten(1).double().square().mean(1).sqrt()
-    return Smoothed(out, change, taken, [f"{int(n)} of {iterations} iterations taken" for n in taken])
+    return Smoothed(
+        out, change, taken, [f"{int(n)} of {iterations} iterations taken" for n in taken]
+    )
 
 
-def _forces(metric: ScoreMetric, knots: Tensor, picked: Tensor, t: Tensor, scale: Tensor, event: Sequence[int]) -> tuple:
+def _forces(
+    metric: ScoreMetric,
+    knots: Tensor,
+    picked: Tensor,
+    t: Tensor,
+    scale: Tensor,
+    event: Sequence[int],
+) -> tuple:
     """P s and P γ''/(alpha ‖v‖²) at the picked control points (batch, m, d), both first made tangent to the sphere."""
     curve, x = paths.SphericalSpline(knots), knots[:, picked]
     points = (x * scale).reshape(-1, *event)
@@ -235,15 +320,21 @@ def velocity(frames: Tensor, last: int = 3, degree: int = 1) -> Tensor:
     """
     checks.count("degree", degree)
     if not degree < checks.count("last", last, least=2) <= frames.shape[1]:
-        raise ValueError(f"a fit of degree {degree} needs more than {degree} frames, and at most the video's {frames.shape[1]}: "
-                         f"got last={last}")
+        raise ValueError(
+            f"a fit of degree {degree} needs more than {degree} frames, and at most the video's {frames.shape[1]}: "
+            f"got last={last}"
+        )
     weights = np.linalg.pinv(np.vander(np.arange(1 - last, 1), degree + 1, increasing=True))[1]
     return torch.einsum("n,bn...->b...", torch.as_tensor(weights).to(frames), frames[:, -last:])
 
 
 def _sequence(metric: ScoreMetric, frames: Tensor) -> None:
     if not isinstance(metric, ScoreMetric):
-        raise TypeError(f"metric must be a ScoreMetric (SteinMetric, DensityMetric), got {type(metric).__name__}")
+        raise TypeError(
+            f"metric must be a ScoreMetric (SteinMetric, DensityMetric), got {type(metric).__name__}"
+        )
     checks.finite("frames", checks.floating("frames", frames))
     if frames.ndim < 3 or frames.shape[1] < 3:
-        raise ValueError(f"frames must have shape (batch, frames ≥ 3, *event), got {tuple(frames.shape)}; one: frames[None]")
+        raise ValueError(
+            f"frames must have shape (batch, frames ≥ 3, *event), got {tuple(frames.shape)}; one: frames[None]"
+        )

@@ -6,25 +6,42 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "extensions"), str(HERE.parent)]
-MATHJAX = Path(importlib.util.find_spec("sphinx-mathjax-offline").submodule_search_locations[0], "static", "mathjax")
+MATHJAX = Path(
+    importlib.util.find_spec("sphinx-mathjax-offline").submodule_search_locations[0],
+    "static",
+    "mathjax",
+)
 
 project = "Geodesics inside diffusion models"
 author = "the authors of this companion"
 html_title = project
-html_last_updated_fmt = None                # no date: the same sources give the same pages
+html_last_updated_fmt = None  # no date: the same sources give the same pages
 html_show_copyright = html_show_sphinx = html_use_index = html_domain_indices = False
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinxcontrib.bibtex", "sphinx_design",
-              "sphinx_copybutton", "sources", "readme", "captions",
-              "mentions", "docstrings"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinxcontrib.bibtex",
+    "sphinx_design",
+    "sphinx_copybutton",
+    "sources",
+    "readme",
+    "captions",
+    "mentions",
+    "docstrings",
+]
 exclude_patterns = ["extensions", "**.ipynb_checkpoints"]
 include_patterns = ["**.md", "**.ipynb"]
 
-nb_execution_mode = "off"                   # the site shows what is committed
+nb_execution_mode = "off"  # the site shows what is committed
 nb_merge_streams = True
 nb_code_prompt_show, nb_code_prompt_hide = "The code of this figure", "Hide the code of this figure"
-nb_ipywidgets_js = {}                       # widgets live in JupyterLab; their scripts would come from elsewhere
-nb_mime_priority_overrides = [("html", "image/gif", 5), ("html", "application/vnd.jupyter.widget-view+json", None)]
+nb_ipywidgets_js = {}  # widgets live in JupyterLab; their scripts would come from elsewhere
+nb_mime_priority_overrides = [
+    ("html", "image/gif", 5),
+    ("html", "application/vnd.jupyter.widget-view+json", None),
+]
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "attrs_inline", "attrs_block"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
@@ -54,9 +71,16 @@ html_js_files = ["site.js"]
 html_sourcelink_suffix = ""
 html_permalinks_icon = "#"
 html_theme_options = {
-    "show_navbar_depth": 1, "show_toc_level": 1, "toc_title": "On this page",
-    "use_fullscreen_button": False, "use_download_button": True,
-    "footer_content_items": [], "navbar_persistent": [], "navbar_start": [], "navbar_center": [], "navbar_end": [],
+    "show_navbar_depth": 1,
+    "show_toc_level": 1,
+    "toc_title": "On this page",
+    "use_fullscreen_button": False,
+    "use_download_button": True,
+    "footer_content_items": [],
+    "navbar_persistent": [],
+    "navbar_start": [],
+    "navbar_center": [],
+    "navbar_end": [],
 }
-html_context = {"default_mode": "auto"}     # the reader's own choice of light or dark
+html_context = {"default_mode": "auto"}  # the reader's own choice of light or dark
 html_sidebars = {"**": ["navbar-logo.html", "search-button-field.html", "sbt-sidebar-nav.html"]}

@@ -10,7 +10,7 @@ name = "auto"  # text
 sigmas = [1.0, 0.5]  # metres
 quick = False  # yes or no
 figures_dir = "../build/figures"  # folder"""
-# writes what lib.figures.save would, without the seconds it takes to import torch
+# writes what experiments.figures.save would, without the seconds it takes to import torch
 DRAW = """import json, pathlib
 folder = pathlib.Path(figures_dir)
 folder.mkdir(parents=True, exist_ok=True)
@@ -24,9 +24,13 @@ def markdown(text: str) -> nbformat.NotebookNode:
     return nbformat.v4.new_markdown_cell(text)
 
 
-def code(source: str, *tags: str, said: str = "", count: int | None = None) -> nbformat.NotebookNode:
+def code(
+    source: str, *tags: str, said: str = "", count: int | None = None
+) -> nbformat.NotebookNode:
     outputs = [nbformat.v4.new_output("stream", name="stdout", text=said)] if said else []
-    return nbformat.v4.new_code_cell(source, outputs=outputs, execution_count=count, metadata={"tags": list(tags)})
+    return nbformat.v4.new_code_cell(
+        source, outputs=outputs, execution_count=count, metadata={"tags": list(tags)}
+    )
 
 
 def book(*cells: nbformat.NotebookNode, kernel: str = "python3") -> nbformat.NotebookNode:
@@ -37,8 +41,12 @@ def book(*cells: nbformat.NotebookNode, kernel: str = "python3") -> nbformat.Not
 def model() -> nbformat.NotebookNode:
     """A notebook without a fault."""
     headings = "# Toy\n## Aim\n## What you will see\n## Theory\n## Reading the figure\n## Try it\n## Reproduce\n"
-    return book(markdown(headings + "word " * 400), code(PARAMETERS, "parameters", count=1), markdown("then"),
-                code("assert count > 0\nprint(count)", "nbval-check-output", said="3\n", count=2))
+    return book(
+        markdown(headings + "word " * 400),
+        code(PARAMETERS, "parameters", count=1),
+        markdown("then"),
+        code("assert count > 0\nprint(count)", "nbval-check-output", said="3\n", count=2),
+    )
 
 
 def write(folder: Path, name: str, *cells: nbformat.NotebookNode) -> Path:

@@ -8,8 +8,15 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync", "--disable-dev-shm-usage"]
+FLAGS = [
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+]
 HERE = ("127.0.0.1", "localhost", "::1")
 
 
@@ -29,10 +36,14 @@ def chromium():
     """A playwright Browser, one a module; the test is skipped where no browser is installed."""
     found = executable()
     if found is None:
-        pytest.skip(f"no browser on this machine: looked on PATH for {', '.join(NAMES)} (Debian: apt-get install chromium)")
-    root = ["--no-sandbox"] if os.geteuid() == 0 else []    # Chromium's sandbox refuses root
+        pytest.skip(
+            f"no browser on this machine: looked on PATH for {', '.join(NAMES)} (Debian: apt-get install chromium)"
+        )
+    root = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's sandbox refuses root
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, headless=True, args=FLAGS + root)
+        browser = playwright.chromium.launch(
+            executable_path=found, headless=True, args=FLAGS + root
+        )
         yield browser
         browser.close()
 
@@ -54,7 +65,12 @@ def page(chromium):
     page = context.new_page()
     page.refused, page.complaints = Refused(), []
     context.route("**/*", page.refused)
-    page.on("console", lambda said: page.complaints.append(said.text) if said.type in ("error", "warning") else None)
+    page.on(
+        "console",
+        lambda said: (
+            page.complaints.append(said.text) if said.type in ("error", "warning") else None
+        ),
+    )
     page.on("pageerror", lambda error: page.complaints.append(str(error)))
     page.on("requestfailed", lambda request: page.complaints.append(f"failed: {request.url}"))
     yield page

@@ -13,11 +13,16 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from lib import data, hands
+from experiments import data, hands
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
-    signal.signal(signal.SIGINT, signal.default_int_handler)     # a shell's background job is born deaf to Ctrl-C
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    and threading.current_thread() is threading.main_thread()
+):
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job is born deaf to Ctrl-C
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +31,11 @@ def offline(monkeypatch, tmp_path_factory):
     connect = socket.socket.connect
 
     def local_only(self, address):
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in (
+            "127.0.0.1",
+            "::1",
+            "localhost",
+        ):
             raise AssertionError(f"a test wanted to reach {address}")
         return connect(self, address)
 
@@ -43,6 +52,7 @@ def closed_figures():
 @pytest.fixture
 def no_unpickling(monkeypatch):
     """Any attempt to unpickle fails the test."""
+
     def refuse(*_, **__):
         raise AssertionError("something was unpickled")
 
@@ -70,6 +80,7 @@ def drawn(monkeypatch):
 @pytest.fixture
 def registered(tmp_path, monkeypatch):
     """paste(lines) registers them as in data/registry.toml; the bundled folders then lie below tmp_path."""
+
     def paste(lines):
         entries = data.registry() | tomllib.loads(lines)
         monkeypatch.setattr(data, "REGISTRY", tmp_path / "registry.toml")

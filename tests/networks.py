@@ -23,9 +23,15 @@ class GaussianNetwork(nn.Module):
 
     def forward(self, z, timestep):
         below = timestep.long().clamp(0, len(self.levels) - 2)
-        sigma = torch.lerp(self.levels[below], self.levels[below + 1], timestep - below).exp().reshape(-1, 1, 1, 1)
+        sigma = (
+            torch.lerp(self.levels[below], self.levels[below + 1], timestep - below)
+            .exp()
+            .reshape(-1, 1, 1, 1)
+        )
         y = z * (1 + sigma**2).sqrt()
-        return SimpleNamespace(sample=self.mean + self.std**2 / (self.std**2 + sigma**2) * (y - self.mean))
+        return SimpleNamespace(
+            sample=self.mean + self.std**2 / (self.std**2 + sigma**2) * (y - self.mean)
+        )
 
 
 def gaussian_denoiser(**settings):

@@ -11,7 +11,9 @@ import nbformat
 HEADINGS = ("aim", "what you will see", "theory", "reading the figure", "try it", "reproduce")
 WORDS, CELL_LINES, CELLS_IN_A_ROW, DEFINITION_LINES, MEGABYTES = 400, 25, 2, 10, 4
 CHECKED = "nbval-check-output"
-ABSOLUTE = re.compile(r"(?<![\w./:~-])/(?:home|root|Users|tmp|work|mnt|opt|var|usr|private|content)/|\b[A-Z]:\\\\?\w")
+ABSOLUTE = re.compile(
+    r"(?<![\w./:~-])/(?:home|root|Users|tmp|work|mnt|opt|var|usr|private|content)/|\b[A-Z]:\\\\?\w"
+)
 
 
 def complaints(path: Path) -> list[str]:
@@ -41,14 +43,25 @@ def texts(output) -> str:
 
 
 def skeleton(book) -> Iterator[str]:
-    lines = [line for cell in book.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
+    lines = [
+        line
+        for cell in book.cells
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+    ]
     titles = [line.lstrip("# ").lower() for line in lines if line.startswith("#")]
-    yield from (f"no heading {wanted!r}" for wanted in HEADINGS if not any(wanted in title for title in titles))
+    yield from (
+        f"no heading {wanted!r}"
+        for wanted in HEADINGS
+        if not any(wanted in title for title in titles)
+    )
 
 
 def prose(book) -> Iterator[str]:
     markdown = " ".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
-    words = re.findall(r"[^\W\d_]{2,}", re.sub(r"\$\$.*?\$\$|\$[^$]*\$|```.*?```", " ", markdown, flags=re.DOTALL))
+    words = re.findall(
+        r"[^\W\d_]{2,}", re.sub(r"\$\$.*?\$\$|\$[^$]*\$|```.*?```", " ", markdown, flags=re.DOTALL)
+    )
     if len(words) < WORDS:
         yield f"{len(words)} words of prose, at least {WORDS}"
 
@@ -94,13 +107,19 @@ def short_definitions(book) -> Iterator[str]:
 
 
 def asserts(book) -> Iterator[str]:
-    if not any(isinstance(node, ast.Assert) for cell in code(book) for node in ast.walk(tree(cell))):
+    if not any(
+        isinstance(node, ast.Assert) for cell in code(book) for node in ast.walk(tree(cell))
+    ):
         yield "no assertion against theory"
 
 
 def semicolons(book) -> Iterator[str]:
     for cell in code(book):
-        yield from (f"line ends in ';': {line!r}" for line in cell.source.splitlines() if line.rstrip().endswith(";"))
+        yield from (
+            f"line ends in ';': {line!r}"
+            for line in cell.source.splitlines()
+            if line.rstrip().endswith(";")
+        )
 
 
 def portable(book) -> Iterator[str]:
@@ -119,14 +138,20 @@ def executed(book) -> Iterator[str]:
     if [cell.execution_count for cell in cells] != list(range(1, len(cells) + 1)):
         yield "not executed from top to bottom in one go: run make notebooks"
     for cell in cells:
-        yield from (f"error output {out.ename} in: {first(cell)}" for out in cell.outputs if out.output_type == "error")
+        yield from (
+            f"error output {out.ename} in: {first(cell)}"
+            for out in cell.outputs
+            if out.output_type == "error"
+        )
 
 
 def checked(book) -> Iterator[str]:
     if not tagged(book, CHECKED):
         yield f"no cell tagged {CHECKED}"
     for cell in tagged(book, CHECKED):
-        if not any(texts(output).strip() for output in cell.outputs if output.get("name") != "stderr"):
+        if not any(
+            texts(output).strip() for output in cell.outputs if output.get("name") != "stderr"
+        ):
             yield f"checked cell prints nothing that could be compared: {first(cell)}"
         if any("\r" in texts(output) for output in cell.outputs):
             yield f"checked cell has a progress bar: {first(cell)}"
@@ -136,5 +161,16 @@ def first(cell) -> str:
     return cell.source.strip().split("\n")[0][:60]
 
 
-RULES = (skeleton, prose, parameters_cell, short_cells, rows, short_definitions, asserts, semicolons, portable,
-         executed, checked)
+RULES = (
+    skeleton,
+    prose,
+    parameters_cell,
+    short_cells,
+    rows,
+    short_definitions,
+    asserts,
+    semicolons,
+    portable,
+    executed,
+    checked,
+)

@@ -25,7 +25,13 @@ class MovingGaussian(Score):
 
     def __init__(self, first, last, spread=0.7, sigma=0.1):
         super().__init__()
-        self.first, self.last, self.spread, self.sigma, self.times = first, last, spread, sigma, None
+        self.first, self.last, self.spread, self.sigma, self.times = (
+            first,
+            last,
+            spread,
+            sigma,
+            None,
+        )
         self.event_shape = tuple(first.shape[1:])
 
     def pick(self, rows):
@@ -73,7 +79,7 @@ def test_gradient_of_the_energy_when_the_score_moves(lam, alpha, degree, toleran
         for k in range(2):
             step = torch.zeros_like(x)
             step[:, j, k] = h
-            wanted[:, j - 1, k] = (energy(x + step) - energy(x - step)) / (4 * h)       # half gradient
+            wanted[:, j - 1, k] = (energy(x + step) - energy(x - step)) / (4 * h)  # half gradient
     assert (made - wanted).norm() <= tolerance * wanted.norm()
     assert (without - wanted).norm() > 0.05 * wanted.norm()
 
@@ -81,23 +87,42 @@ def test_gradient_of_the_energy_when_the_score_moves(lam, alpha, degree, toleran
 def test_conserved_quantity_of_the_moving_stein_metric():
     """In one dimension, y = x − mean_t with mean' = c: L = (y' + c)² h(y), h = 1 + lam y²/v², so (c² − y'²) h(y) is constant."""
     lam = 3.0
-    score = MovingGaussian(torch.tensor([[0.0]]).double(), torch.tensor([[1.5]]).double(), spread=0.8, sigma=0.1)
+    score = MovingGaussian(
+        torch.tensor([[0.0]]).double(), torch.tensor([[1.5]]).double(), spread=0.8, sigma=0.1
+    )
     start, end = torch.tensor([[0.9]]).double(), torch.tensor([[-0.4]]).double()
-    path = geodesic(SteinMetric(score, lam=lam), start, end, points=129, tol=1e-12, solver=GaussNewton(degree=1))
+    path = geodesic(
+        SteinMetric(score, lam=lam), start, end, points=129, tol=1e-12, solver=GaussNewton(degree=1)
+    )
     assert bool(path.converged.all())
-    x, c, v, t = path.points[0, :, 0], 1.5, 0.8**2 + 0.1**2, torch.linspace(0, 1, 129, dtype=torch.float64)
+    x, c, v, t = (
+        path.points[0, :, 0],
+        1.5,
+        0.8**2 + 0.1**2,
+        torch.linspace(0, 1, 129, dtype=torch.float64),
+    )
     y = x - c * t
     rate, middle = y.diff() * 128, (y[1:] + y[:-1]) / 2
     constant = (c**2 - rate**2) * (1 + lam * (middle / v) ** 2)
     assert (constant - constant.mean()).abs().max() < 2e-3 * constant.abs().mean()
-    straight = start - c * t.reshape(-1, 1) + (end - start) * t.reshape(-1, 1)      # and it is no property of every path
-    off = (c**2 - (straight.diff(dim=0) * 128) ** 2) * (1 + lam * ((straight[1:] + straight[:-1]) / 2 / v) ** 2)
+    straight = (
+        start - c * t.reshape(-1, 1) + (end - start) * t.reshape(-1, 1)
+    )  # and it is no property of every path
+    off = (c**2 - (straight.diff(dim=0) * 128) ** 2) * (
+        1 + lam * ((straight[1:] + straight[:-1]) / 2 / v) ** 2
+    )
     assert (off - off.mean()).abs().max() > 0.2 * off.abs().mean()
 
 
-SOLVERS = [GaussNewton(), GaussNewton(coarse=(9,)), Portfolio(starts=2, noise=0.5), Relaxation(max_iter=60),
-           Relaxation(optimizer="lbfgs", max_iter=50), Relaxation(derivative="frozen", max_iter=30),
-           FunctionalGradient(step=0.05, spherical=False)]
+SOLVERS = [
+    GaussNewton(),
+    GaussNewton(coarse=(9,)),
+    Portfolio(starts=2, noise=0.5),
+    Relaxation(max_iter=60),
+    Relaxation(optimizer="lbfgs", max_iter=50),
+    Relaxation(derivative="frozen", max_iter=30),
+    FunctionalGradient(step=0.05, spherical=False),
+]
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: s.name)
@@ -106,16 +131,20 @@ def test_every_solver_says_which_pairs_and_where(solver):
     """A batch of pairs gives what its pairs give alone, though each pair has its own moving density and own end."""
     score, start, end = moving(3, 3, seed=4)
     density_alone = isinstance(solver, FunctionalGradient)
-    kind = DensityMetric(score, alpha=0.3) if density_alone else ScoreMetric(score, lam=1.0, alpha=0.1)
+    kind = (
+        DensityMetric(score, alpha=0.3) if density_alone else ScoreMetric(score, lam=1.0, alpha=0.1)
+    )
     levels = [1.0, 0.5] if isinstance(solver, Portfolio) else None
     run = lambda metric, a, b: geodesic(metric, a, b, points=13, solver=solver, noise_levels=levels)
     together = run(kind, start, end)
     straight = kind.speed_squared(paths.lerp(start, end, 13)) @ elements(13).w
     assert bool((together.energy <= straight * 1.02).all())
     for i in range(3):
-        alone = run(kind.pick(torch.tensor([i])), start[i:i + 1], end[i:i + 1])
+        alone = run(kind.pick(torch.tensor([i])), start[i : i + 1], end[i : i + 1])
         torch.testing.assert_close(together.points[i], alone.points[0], rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(together.log_density[i], alone.log_density[0], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            together.log_density[i], alone.log_density[0], rtol=1e-5, atol=1e-6
+        )
 
 
 def test_log_density_distance_and_coordinates_ask_with_the_place():
@@ -130,7 +159,9 @@ def test_log_density_distance_and_coordinates_ask_with_the_place():
     end[1] = start[1]
     some = distance(metric, start, end, points=9)
     assert some[1] == 0 and bool((some[[0, 2]] > 0).all())
-    torch.testing.assert_close(some[2:], distance(metric.pick(torch.tensor([2])), start[2:], end[2:], points=9))
+    torch.testing.assert_close(
+        some[2:], distance(metric.pick(torch.tensor([2])), start[2:], end[2:], points=9)
+    )
     held = VariancePreservingScore(score)
     assert held.moves
     z = held.encode(path)
@@ -140,4 +171,8 @@ def test_log_density_distance_and_coordinates_ask_with_the_place():
 
 def test_scores_that_do_not_move_need_not_be_told():
     score = Score()
-    assert score.pick(torch.tensor([0])) is score and score.along(torch.zeros(1)) is score and not score.moves
+    assert (
+        score.pick(torch.tensor([0])) is score
+        and score.along(torch.zeros(1)) is score
+        and not score.moves
+    )

@@ -17,8 +17,11 @@ double = lambda *values: torch.tensor(values, dtype=torch.float64)
 
 def half_plane() -> DensityMetric:
     """log p = log y and alpha = 1: the metric is (dx² + dy²)/y², the hyperbolic plane."""
-    score = FunctionScore(lambda x: torch.stack([0 * x[:, 0], 1 / x[:, 1]], 1), event_shape=(2,),
-                          log_density=lambda x: x[:, 1].log())
+    score = FunctionScore(
+        lambda x: torch.stack([0 * x[:, 0], 1 / x[:, 1]], 1),
+        event_shape=(2,),
+        log_density=lambda x: x[:, 1].log(),
+    )
     return DensityMetric(score, 1.0)
 
 
@@ -38,14 +41,18 @@ CLOUD = double([0, 1], [2, 1], [1, 3], [0.5, 0.4])
 def test_half_plane_distance():
     """Units: the library counts from f = 0 on average over both ends, the half-plane from y = 1."""
     unit = (A[:, 1] * B[:, 1]).sqrt()
-    assert torch.allclose(distance(half_plane(), A, B, points=65, tol=1e-12) / unit, hyperbolic(A, B), rtol=1e-6)
+    assert torch.allclose(
+        distance(half_plane(), A, B, points=65, tol=1e-12) / unit, hyperbolic(A, B), rtol=1e-6
+    )
 
 
 def test_half_plane_logarithm():
     """‖log_a(b)‖ is the distance; at a it points along the circle about the axis through both points."""
     v = logarithm(half_plane(), A, B, tol=1e-9)
     assert torch.allclose(v.norm(dim=1) / A[:, 1], hyperbolic(A, B), rtol=1e-7)
-    centre = (B[0] - A[0]).dot(B[0] + A[0]) / (2 * (B[0, 0] - A[0, 0]))      # of the circle, on the axis
+    centre = (B[0] - A[0]).dot(B[0] + A[0]) / (
+        2 * (B[0, 0] - A[0, 0])
+    )  # of the circle, on the axis
     assert abs(v[0].dot(A[0] - double(float(centre), 0))) < 1e-7 and v[0, 0] > 0
     assert torch.allclose(v[1], double(0, math.log(2)), atol=1e-8)
 
@@ -62,12 +69,16 @@ def test_exp_of_log_is_the_point(lam, alpha, generator):
 def test_log_of_exp_is_the_velocity(generator):
     metric, a = half_plane(), A.clone()
     v = 0.5 * torch.randn(3, 2, dtype=torch.float64, generator=generator)
-    assert torch.allclose(logarithm(metric, a, shoot(metric, a, v).points[:, -1], tol=1e-9), v, atol=1e-7)
+    assert torch.allclose(
+        logarithm(metric, a, shoot(metric, a, v).points[:, -1], tol=1e-9), v, atol=1e-7
+    )
 
 
 def test_logarithm_without_corrections_converges_with_the_points():
     exact = logarithm(half_plane(), A, B, tol=1e-10)
-    rough = lambda n: logarithm(half_plane(), A, B, corrections=0, points=n, solver=GaussNewton(tol=1e-14))
+    rough = lambda n: logarithm(
+        half_plane(), A, B, corrections=0, points=n, solver=GaussNewton(tol=1e-14)
+    )
     errors = [(rough(n) - exact).norm() for n in (17, 33, 65)]
     orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
     assert errors[1] < 1e-4 and all(order > 2.5 for order in orders), (errors, orders)
@@ -90,7 +101,9 @@ def test_batch_of_logarithms_is_one_by_one(generator):
 
 def test_logarithm_in_float32():
     v = logarithm(half_plane(), A.float(), B.float(), tol=1e-4)
-    assert v.dtype == torch.float32 and torch.allclose(v.double(), logarithm(half_plane(), A, B), atol=1e-3)
+    assert v.dtype == torch.float32 and torch.allclose(
+        v.double(), logarithm(half_plane(), A, B), atol=1e-3
+    )
 
 
 def test_logarithm_that_misses_warns(generator):
@@ -119,7 +132,9 @@ def test_half_plane_mean():
     function = hyperbolic(x, CLOUD).pow(2).mean()
     (gradient,) = torch.autograd.grad(function, x)
     assert gradient.norm() < 1e-4
-    assert math.isclose(mean.variance, float((function * x[1] ** 2).detach()), rel_tol=1e-5)      # in units of p = y at the mean
+    assert math.isclose(
+        mean.variance, float((function * x[1] ** 2).detach()), rel_tol=1e-5
+    )  # in units of p = y at the mean
     assert mean.residual <= 1e-6 and len(mean.geodesics) == 4
 
 
@@ -176,8 +191,10 @@ def test_transport_in_the_half_plane():
     errors = []
     for segments in (4, 8, 16):
         points, velocities = walk(metric, A[:2], 1.5 * double([1, 0], [0.5, 0.4]), segments)
-        errors.append((parallel_transport(metric, points, w) - carried(points, velocities, w)).abs().max())
-    assert errors[-1] < 1e-5 and errors[0] / errors[2] > 16, errors      # second order or better
+        errors.append(
+            (parallel_transport(metric, points, w) - carried(points, velocities, w)).abs().max()
+        )
+    assert errors[-1] < 1e-5 and errors[0] / errors[2] > 16, errors  # second order or better
 
 
 def test_transport_keeps_inner_products_and_velocity(generator):
@@ -188,10 +205,16 @@ def test_transport_keeps_inner_products_and_velocity(generator):
     for segments in (3, 6):
         points, velocities = walk(metric, x, 0.4 * v, segments)
         end = points[:, -1]
-        moved = [parallel_transport(metric, points, u, steps=1)[:, -1] for u in (velocities[:, 0], w)]
+        moved = [
+            parallel_transport(metric, points, u, steps=1)[:, -1] for u in (velocities[:, 0], w)
+        ]
         assert torch.allclose(moved[0], velocities[:, -1], atol=1e-3)
-        errors.append((metric.inner(end, moved[1], moved[1]) / metric.inner(x, w, w) - 1).abs()
-                      + (metric.inner(end, moved[0], moved[1]) / metric.inner(x, velocities[:, 0], w) - 1).abs())
+        errors.append(
+            (metric.inner(end, moved[1], moved[1]) / metric.inner(x, w, w) - 1).abs()
+            + (
+                metric.inner(end, moved[0], moved[1]) / metric.inner(x, velocities[:, 0], w) - 1
+            ).abs()
+        )
     assert errors[1] < 1e-3 and errors[0] / errors[1] > 2.5, errors
 
 
@@ -209,21 +232,30 @@ def test_transport_in_flat_space_changes_nothing():
     assert torch.allclose(moved, w.expand(1, 3, 2))
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: logarithm(half_plane(), A, B[:2]), "differ in shape"),
-    (lambda: logarithm(half_plane(), A * math.nan, B), "NaN"),
-    (lambda: logarithm(half_plane(), A, B, corrections=-1), "corrections must be"),
-    (lambda: logarithm(half_plane(), A, B, solver="newton"), "unknown solver"),
-    (lambda: frechet_mean(half_plane(), CLOUD[0]), "m ≥ 2"),
-    (lambda: frechet_mean(half_plane(), CLOUD[:1].expand(3, 2)), "all equal"),
-    (lambda: frechet_mean(half_plane(), CLOUD, double(1, 1)), "4 positive numbers"),
-    (lambda: frechet_mean(half_plane(), CLOUD, double(1, 1, 0, 1)), "4 positive numbers"),
-    (lambda: frechet_mean(half_plane(), CLOUD, tol=0.0), "tol must be"),
-    (lambda: parallel_transport(half_plane(), A, A), "points must have shape"),
-    (lambda: parallel_transport(half_plane(), A[:, None], A), "points must have shape"),
-    (lambda: parallel_transport(half_plane(), torch.stack([A, B], 1), A[:2]), "differ in shape"),
-    (lambda: parallel_transport(half_plane(), torch.stack([A, B], 1) * math.inf, A), "infinite"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: logarithm(half_plane(), A, B[:2]), "differ in shape"),
+        (lambda: logarithm(half_plane(), A * math.nan, B), "NaN"),
+        (lambda: logarithm(half_plane(), A, B, corrections=-1), "corrections must be"),
+        (lambda: logarithm(half_plane(), A, B, solver="newton"), "unknown solver"),
+        (lambda: frechet_mean(half_plane(), CLOUD[0]), "m ≥ 2"),
+        (lambda: frechet_mean(half_plane(), CLOUD[:1].expand(3, 2)), "all equal"),
+        (lambda: frechet_mean(half_plane(), CLOUD, double(1, 1)), "4 positive numbers"),
+        (lambda: frechet_mean(half_plane(), CLOUD, double(1, 1, 0, 1)), "4 positive numbers"),
+        (lambda: frechet_mean(half_plane(), CLOUD, tol=0.0), "tol must be"),
+        (lambda: parallel_transport(half_plane(), A, A), "points must have shape"),
+        (lambda: parallel_transport(half_plane(), A[:, None], A), "points must have shape"),
+        (
+            lambda: parallel_transport(half_plane(), torch.stack([A, B], 1), A[:2]),
+            "differ in shape",
+        ),
+        (
+            lambda: parallel_transport(half_plane(), torch.stack([A, B], 1) * math.inf, A),
+            "infinite",
+        ),
+    ],
+)
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -15,8 +15,11 @@ from lib import latents
 from lib.scores import StableDiffusionScore, load_stable_diffusion, loading_latent
 
 NARROW, PROMPT = 8, "a cat"
-SIZES = {"1.5": (859_520_964, 83_653_863, 123_060_480), "2.1-base": (865_910_724, 83_653_863, 340_387_840),
-         "2.1": (865_910_724, 83_653_863, 340_387_840)}      # parameters of U-Net, VAE, text encoder
+SIZES = {
+    "1.5": (859_520_964, 83_653_863, 123_060_480),
+    "2.1-base": (865_910_724, 83_653_863, 340_387_840),
+    "2.1": (865_910_724, 83_653_863, 340_387_840),
+}  # parameters of U-Net, VAE, text encoder
 every_version = pytest.mark.parametrize("version", CONFIGURATIONS)
 
 
@@ -42,7 +45,9 @@ def points(score, n=2):
 def test_published_numbers_of_parameters(version):
     with torch.device("meta"):
         made = parts(version)
-    counts = tuple(sum(p.numel() for p in made[name].parameters()) for name in ("unet", "vae", "text_encoder"))
+    counts = tuple(
+        sum(p.numel() for p in made[name].parameters()) for name in ("unet", "vae", "text_encoder")
+    )
     assert counts == SIZES[version]
 
 
@@ -50,7 +55,10 @@ def test_published_numbers_of_parameters(version):
 def test_scaled_down_differs_in_widths_alone(version, folders):
     """Key by key in the files: widths and sizes are an eighth, everything else is the true model's."""
     for part in ("unet", "vae", "text_encoder"):
-        kept, true = json.loads((folders[version] / part / "config.json").read_text()), CONFIGURATIONS[version][part]
+        kept, true = (
+            json.loads((folders[version] / part / "config.json").read_text()),
+            CONFIGURATIONS[version][part],
+        )
         assert {key: kept[key] for key in true} == configuration(version, part, NARROW)
         shrunk = {key for key, value in true.items() if kept[key] != value}
         assert shrunk == WIDTHS & true.keys()
@@ -62,7 +70,9 @@ def test_pipelines_of_the_other_tests_are_of_the_same_kind(version):
     own = {"unet": {"attention_head_dim", "upcast_attention"}, "vae": set()}
     for part, sizes in own.items():
         kept, true = getattr(small_pipeline(version), part).config, CONFIGURATIONS[version][part]
-        as_lists = {key: list(value) if isinstance(value, tuple) else value for key, value in kept.items()}
+        as_lists = {
+            key: list(value) if isinstance(value, tuple) else value for key, value in kept.items()
+        }
         assert {key for key, value in true.items() if as_lists[key] != value} - sizes <= set(WIDTHS)
 
 
@@ -71,34 +81,51 @@ def test_loaded_as_it_was_saved(version, folders, pipes):
     score = load_stable_diffusion(folders[version], prompt=PROMPT, sigma=1.0)
     prediction = {"1.5": "epsilon", "2.1-base": "epsilon", "2.1": "v_prediction"}
     assert score.schedule.prediction == prediction[version]
-    assert score.event_shape == {"1.5": (4, 8, 8), "2.1-base": (4, 8, 8), "2.1": (4, 12, 12)}[version]
-    torch.testing.assert_close(score.start, pipes[version].encode_prompt(PROMPT, "cpu", 1, False)[0])    # padded with "!" in 2.x
+    assert (
+        score.event_shape == {"1.5": (4, 8, 8), "2.1-base": (4, 8, 8), "2.1": (4, 12, 12)}[version]
+    )
+    torch.testing.assert_close(
+        score.start, pipes[version].encode_prompt(PROMPT, "cpu", 1, False)[0]
+    )  # padded with "!" in 2.x
     x = points(score)
     given = StableDiffusionScore(pipes[version], PROMPT, sigma=1.0)
     torch.testing.assert_close(score(x), given(x), rtol=1e-4, atol=1e-5)
-    kept = 1 / (1 + 1.0**2)                                                             # ᾱ at sigma = 1
+    kept = 1 / (1 + 1.0**2)  # ᾱ at sigma = 1
     with torch.no_grad():
-        out = score.model(x * kept**0.5, score.schedule.timestep(torch.ones(2, dtype=torch.float64)),
-                          encoder_hidden_states=score.start.expand(2, -1, -1)).sample
+        out = score.model(
+            x * kept**0.5,
+            score.schedule.timestep(torch.ones(2, dtype=torch.float64)),
+            encoder_hidden_states=score.start.expand(2, -1, -1),
+        ).sample
     clean = kept * x - (1 - kept) ** 0.5 * out if prediction[version] == "v_prediction" else x - out
     torch.testing.assert_close(score.denoise(x), clean, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("version", ["1.5", "2.1"])
 def test_slicing_tiling_and_micro_batches_change_nothing_but_memory(version, folders):
-    plain, thrifty = (load_stable_diffusion(folders[version], prompt=PROMPT, sigma=1.0, **settings) for settings in (
-        {}, {"attention_slicing": True, "vae_tiling": True, "micro_batch": 1}))
+    plain, thrifty = (
+        load_stable_diffusion(folders[version], prompt=PROMPT, sigma=1.0, **settings)
+        for settings in ({}, {"attention_slicing": True, "vae_tiling": True, "micro_batch": 1})
+    )
     x = points(plain)
     torch.testing.assert_close(thrifty(x), plain(x), rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(latents.decode(thrifty, x), latents.decode(plain, x), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        latents.decode(thrifty, x), latents.decode(plain, x), rtol=1e-3, atol=1e-4
+    )
 
 
-@pytest.mark.parametrize("version, dtype", [("1.5", torch.float16), ("2.1-base", torch.bfloat16), ("2.1", torch.bfloat16)])
+@pytest.mark.parametrize(
+    "version, dtype",
+    [("1.5", torch.float16), ("2.1-base", torch.bfloat16), ("2.1", torch.bfloat16)],
+)
 def test_half_precision_on_a_cpu(version, dtype, folders):
-    full, half = (load_stable_diffusion(folders[version], prompt=PROMPT, sigma=1.0, dtype=d) for d in (torch.float32, dtype))
+    full, half = (
+        load_stable_diffusion(folders[version], prompt=PROMPT, sigma=1.0, dtype=d)
+        for d in (torch.float32, dtype)
+    )
     x = points(full)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")                  # it does not fall back to single precision here
+        warnings.simplefilter("error")  # it does not fall back to single precision here
         values = half(x)
     assert values.dtype == x.dtype and {p.dtype for p in half.model.parameters()} == {dtype}
     assert (values - full(x)).norm() < (0.05 if dtype == torch.bfloat16 else 0.01) * full(x).norm()
@@ -124,14 +151,26 @@ def test_weights_in_shards(variant, pipes, tmp_path):
     for part in ("unet", "text_encoder"):
         for path in (tmp_path / part).glob("*.safetensors"):
             path.unlink()
-        getattr(pipe, part).save_pretrained(tmp_path / part, variant=variant, max_shard_size="500KB")
+        getattr(pipe, part).save_pretrained(
+            tmp_path / part, variant=variant, max_shard_size="500KB"
+        )
         assert len(list((tmp_path / part).glob("*.safetensors"))) > 1
     score = load_stable_diffusion(tmp_path, variant=variant, prompt=PROMPT, sigma=1.0)
     x, given = points(score), StableDiffusionScore(pipe.to(torch.float32), PROMPT, sigma=1.0)
     torch.testing.assert_close(score(x), given(x), rtol=1e-3, atol=1e-4)
-    shards = [name for name in score.origin["sha256"] if name.startswith("unet/") and name.endswith(".safetensors")]
+    shards = [
+        name
+        for name in score.origin["sha256"]
+        if name.startswith("unet/") and name.endswith(".safetensors")
+    ]
     assert len(shards) == len(list((tmp_path / "unet").glob("*.safetensors")))
-    wanted = loading_latent.weight_patterns(variant)            # what the hub is asked for: every file but configurations
+    wanted = loading_latent.weight_patterns(
+        variant
+    )  # what the hub is asked for: every file but configurations
     for part in ("unet", "vae", "text_encoder"):
-        names = [f"{part}/{path.name}" for path in (tmp_path / part).iterdir() if path.name != "config.json"]
+        names = [
+            f"{part}/{path.name}"
+            for path in (tmp_path / part).iterdir()
+            if path.name != "config.json"
+        ]
         assert names and all(any(fnmatch(name, pattern) for pattern in wanted) for name in names)

@@ -12,9 +12,18 @@ import yaml
 from notebook_rules import HEADINGS, complaints
 from typer.testing import CliRunner
 
-from lib import SOLVERS, ConvergenceWarning, DensityMetric, SphereScore, SteinMetric, geodesic, interpolate, runs
+from experiments.figures import ROOT
+from lib import (
+    SOLVERS,
+    ConvergenceWarning,
+    DensityMetric,
+    SphereScore,
+    SteinMetric,
+    geodesic,
+    interpolate,
+    runs,
+)
 from lib.exact import sphere_geodesic
-from lib.figures import ROOT
 from lib.runs.__main__ import app
 from lib.solvers import Relaxation
 
@@ -35,19 +44,26 @@ def added(title):
     assert importlib.util.find_spec(place) is None, f"{place} exists by now: take another example"
     names = {"__name__": place, "__package__": place.rpartition(".")[0]}
     exec(compile(source, place, "exec"), names)
-    (found,) = [value for value in names.values() if isinstance(value, type) and value.__module__ == place]
+    (found,) = [
+        value for value in names.values() if isinstance(value, type) and value.__module__ == place
+    ]
     return found
 
 
 @pytest.mark.parametrize("title", ["Add a metric", "Add a solver", "Add a score", "Add a notebook"])
 def test_ten_lines_each(title):
-    lines = [line for line in block(title).splitlines() if line.strip() and not line.startswith("# ")]
+    lines = [
+        line for line in block(title).splitlines() if line.strip() and not line.startswith("# ")
+    ]
     assert 5 <= len(lines) <= 10 and max(map(len, lines)) <= 130
 
 
 def test_the_added_metric_has_its_closed_form():
     metric = added("Add a metric")()
-    a, b = torch.tensor([[0.0, 1.0], [0.3, 0.5]]).double(), torch.tensor([[1.0, 1.5], [-0.4, 2.0]]).double()
+    a, b = (
+        torch.tensor([[0.0, 1.0], [0.3, 0.5]]).double(),
+        torch.tensor([[1.0, 1.5], [-0.4, 2.0]]).double(),
+    )
     path = geodesic(metric, a, b, points=33, solver=Relaxation(optimizer="lbfgs", tol=1e-9))
     exact = torch.acosh(1 + (a - b).square().sum(1) / (2 * a[:, 1] * b[:, 1]))
     assert path.converged.all() and torch.allclose(path.length, exact, rtol=1e-3)
@@ -58,15 +74,27 @@ def test_the_added_metric_has_its_closed_form():
 def test_the_added_solver_finds_the_geodesic_of_the_sphere(monkeypatch):
     descent = added("Add a solver")
     metric = SteinMetric(SphereScore(sigma=0.7), lam=1.0)
-    a, b = (torch.tensor([[math.cos(t), math.sin(t), 0.0]], dtype=torch.float64) for t in (0.0, 1.5))
+    a, b = (
+        torch.tensor([[math.cos(t), math.sin(t), 0.0]], dtype=torch.float64) for t in (0.0, 1.5)
+    )
     found = geodesic(metric, a, b, points=17, solver=descent(max_iter=1500))
     exact = sphere_geodesic(1.5, lam=1.0, sigma=0.7)
     dip = 1 - float(found.points[0].norm(dim=1).min())
-    assert found.converged.all() and abs(dip - exact.dip) < 5e-3 and abs(float(found.length) / exact.length - 1) < 1e-3
+    assert (
+        found.converged.all()
+        and abs(dip - exact.dip) < 5e-3
+        and abs(float(found.length) / exact.length - 1) < 1e-3
+    )
     monkeypatch.setitem(SOLVERS, descent.name, descent)
     with pytest.warns(ConvergenceWarning, match="all steps made"):
-        short = geodesic(metric, a, b, points=17, solver="descent", max_iter=3, noise_levels=[1.4, 0.7])
-    assert torch.equal(short.points[:, 0], a) and torch.equal(short.points[:, -1], b) and short.settings["max_iter"] == 3
+        short = geodesic(
+            metric, a, b, points=17, solver="descent", max_iter=3, noise_levels=[1.4, 0.7]
+        )
+    assert (
+        torch.equal(short.points[:, 0], a)
+        and torch.equal(short.points[:, -1], b)
+        and short.settings["max_iter"] == 3
+    )
 
 
 def test_the_added_score_is_a_gradient_and_interpolates(generator):
@@ -77,10 +105,14 @@ def test_the_added_score_is_a_gradient_and_interpolates(generator):
     a, b = torch.tensor([[2.0, 1.0]]).double(), torch.tensor([[-1.5, 2.0]]).double()
     frames = interpolate(score, a, b, method="density", alpha=0.5, frames=9)
     straight = interpolate(score, a, b, method="lerp", frames=9).frames
-    assert frames.path.converged.all() and torch.equal(frames.frames[:, [0, -1]], torch.stack([a, b], 1))
+    assert frames.path.converged.all() and torch.equal(
+        frames.frames[:, [0, -1]], torch.stack([a, b], 1)
+    )
     assert score.log_density(frames.frames[0]).mean() > score.log_density(straight[0]).mean() + 0.1
     flat = geodesic(DensityMetric(score, alpha=0.5), a, b, init=straight, points=9)
-    assert flat.energy <= geodesic(DensityMetric(score, alpha=0.5), a, b, points=9).energy * (1 + 1e-5)
+    assert flat.energy <= geodesic(DensityMetric(score, alpha=0.5), a, b, points=9).energy * (
+        1 + 1e-5
+    )
 
 
 @pytest.fixture
@@ -88,9 +120,14 @@ def shelf(tmp_path):
     """A folder with the notebook of CONTRIBUTING.md, its prose 400 words, beside its small parameters."""
     cells = re.findall(r"# %%([^\n]*)\n(.*?)(?=# %%|\Z)", block("Add a notebook"), re.DOTALL)
     code = [books.code(source.strip(), *tags.split()) for tags, source in cells]
-    prose = "\n".join(["# Radius", *(f"## {heading.capitalize()}" for heading in HEADINGS), "word " * 400])
+    prose = "\n".join(
+        ["# Radius", *(f"## {heading.capitalize()}" for heading in HEADINGS), "word " * 400]
+    )
     first, *rest = code
-    nbformat.write(books.book(books.markdown(prose), first, books.markdown("then"), *rest), tmp_path / "10_radius.ipynb")
+    nbformat.write(
+        books.book(books.markdown(prose), first, books.markdown("then"), *rest),
+        tmp_path / "10_radius.ipynb",
+    )
     (tmp_path / "smoke.yml").write_text(yaml.safe_dump({"10_radius": {"lam": 5.0}}))
     return tmp_path
 
@@ -109,10 +146,23 @@ def test_the_added_notebook_passes_the_lint_and_runs(shelf):
 
 
 def test_files_and_commands_that_it_names_are_there():
-    named = set(re.findall(r"`((?:lib|tests|notebooks|data)/[\w/.]+)`|\b((?:tests|data)/[\w/]+\.(?:py|toml))", TEXT))
-    missing = [name for pair in named for name in pair if name and "NN" not in name and not (ROOT / name).exists()]
+    named = set(
+        re.findall(
+            r"`((?:lib|tests|notebooks|data)/[\w/.]+)`|\b((?:tests|data)/[\w/]+\.(?:py|toml))", TEXT
+        )
+    )
+    missing = [
+        name
+        for pair in named
+        for name in pair
+        if name and "NN" not in name and not (ROOT / name).exists()
+    ]
     assert named and missing == []
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(re.findall(r"\bmake (test|figures|lock|licences|notebooks|bench)\b", TEXT)) <= set(targets)
+    targets = re.findall(
+        r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert set(re.findall(r"\bmake (test|figures|lock|licences|notebooks|bench)\b", TEXT)) <= set(
+        targets
+    )
     for word in re.findall(r"-m lib\.runs ([a-z]+)", TEXT):
         assert CliRunner().invoke(app, [word, "--help"]).exit_code == 0, word

@@ -9,7 +9,7 @@ import threading
 import pytest
 import torch
 
-from lib import data
+from experiments import data
 
 
 @pytest.fixture(autouse=True)
@@ -26,12 +26,17 @@ def tiny_mnist(tmp_path, monkeypatch):
         sizes = b"".join(n.to_bytes(4, "big") for n in (count, 28, 28))
         images = bytes([0, 0, 8, 3]) + sizes + bytes([51]) * 784 * count
         labels = bytes([0, 0, 8, 1]) + count.to_bytes(4, "big") + bytes([7, 1, 7][:count])
-        contents = {f"{prefix}-images-idx3-ubyte.gz": images, f"{prefix}-labels-idx1-ubyte.gz": labels}
+        contents = {
+            f"{prefix}-images-idx3-ubyte.gz": images,
+            f"{prefix}-labels-idx1-ubyte.gz": labels,
+        }
         entry = {**data.registry()[f"mnist-{part}"], "files": []}
         for name, raw in contents.items():
             packed = gzip.compress(raw, mtime=0)
             (tmp_path / "mnist" / name).write_bytes(packed)
-            entry["files"].append({"name": name, "size": len(packed), "sha256": hashlib.sha256(packed).hexdigest()})
+            entry["files"].append(
+                {"name": name, "size": len(packed), "sha256": hashlib.sha256(packed).hexdigest()}
+            )
         registry[f"mnist-{part}"] = entry
     monkeypatch.setattr(data, "registry", lambda: registry)
     monkeypatch.setenv("GEODESICS_DATA", str(tmp_path))
@@ -56,7 +61,9 @@ def test_splits_are_disjoint_and_complete():
 def test_labels_and_limit_keep_the_order_of_the_file():
     whole, some = data.digits(), data.digits(labels=[3, 5], limit=4)
     keep = torch.isin(whole.labels, torch.tensor([3, 5])).nonzero().flatten()[:4]
-    assert torch.equal(some.labels, whole.labels[keep]) and torch.equal(some.images, whole.images[keep])
+    assert torch.equal(some.labels, whole.labels[keep]) and torch.equal(
+        some.images, whole.images[keep]
+    )
     assert set(data.digits(labels=0).labels.tolist()) == {0}
 
 
@@ -77,7 +84,11 @@ def test_auto_falls_back_and_says_so():
 
 def test_auto_prefers_mnist_where_it_is(tiny_mnist):
     digits = data.digits("auto")
-    assert not digits.source.fallback and digits.source.name == "mnist-test" and digits.labels.tolist() == [7, 1, 7]
+    assert (
+        not digits.source.fallback
+        and digits.source.name == "mnist-test"
+        and digits.labels.tolist() == [7, 1, 7]
+    )
     torch.testing.assert_close(digits.images, torch.full((3, 1, 28, 28), 0.2))
     assert str(tiny_mnist) not in digits.source.message
 
@@ -99,14 +110,17 @@ def test_a_wrong_folder_is_an_error_and_not_a_fallback(tmp_path, monkeypatch):
         data.digits("auto")
 
 
-@pytest.mark.parametrize("damage, words",
-                         [(lambda raw: raw[:-9], "cut short"), (lambda raw: raw[:-1] + b"!", "sha256")])
+@pytest.mark.parametrize(
+    "damage, words", [(lambda raw: raw[:-9], "cut short"), (lambda raw: raw[:-1] + b"!", "sha256")]
+)
 def test_damaged_files_are_an_error_and_not_a_fallback(tiny_mnist, damage, words):
     file = tiny_mnist / "t10k-images-idx3-ubyte.gz"
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(ValueError, match=words):
         data.digits("auto")
-    assert words in data.availability()["mnist-test"] and data.availability()["mnist-train"] == "here"
+    assert (
+        words in data.availability()["mnist-test"] and data.availability()["mnist-train"] == "here"
+    )
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
@@ -134,7 +148,9 @@ def mirror(tiny_mnist, tmp_path, monkeypatch):
 
 def test_download_happens_only_when_asked_and_is_kept(mirror):
     assert data.digits("auto").source.fallback
-    assert len(data.digits("auto", download=True)) == 3  # the first mirror has nothing, the second has it
+    assert (
+        len(data.digits("auto", download=True)) == 3
+    )  # the first mirror has nothing, the second has it
     for file in mirror.iterdir():
         file.unlink()
     assert not data.digits("auto").source.fallback
@@ -147,9 +163,17 @@ def test_a_download_with_another_checksum_is_refused_and_not_kept(mirror, tmp_pa
     assert list((tmp_path / "cache").rglob("*images*")) == []
 
 
-@pytest.mark.parametrize("given, words", [
-    ({"source": "minst"}, "unknown source 'minst'"), ({"split": "dev"}, "unknown split"), ({"labels": [10]}, "0 to 9"),
-    ({"labels": []}, "0 to 9"), ({"limit": 0}, "limit"), ({"size": 4}, "size")])
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"source": "minst"}, "unknown source 'minst'"),
+        ({"split": "dev"}, "unknown split"),
+        ({"labels": [10]}, "0 to 9"),
+        ({"labels": []}, "0 to 9"),
+        ({"limit": 0}, "limit"),
+        ({"size": 4}, "size"),
+    ],
+)
 def test_bad_arguments_of_digits(given, words):
     with pytest.raises(ValueError, match=words):
         data.digits(**given)
@@ -158,7 +182,9 @@ def test_bad_arguments_of_digits(given, words):
 def test_bundled_files_lie_beside_the_registry_and_are_checked(tmp_path, monkeypatch):
     file = {"name": "model.bin", "size": 3, "sha256": hashlib.sha256(b"abc").hexdigest()}
     monkeypatch.setattr(data, "REGISTRY", tmp_path / "registry.toml")
-    monkeypatch.setattr(data, "registry", lambda: {"model": {"bundled": "models/one", "files": [file]}})
+    monkeypatch.setattr(
+        data, "registry", lambda: {"model": {"bundled": "models/one", "files": [file]}}
+    )
     monkeypatch.setenv("GEODESICS_DATA", str(tmp_path / "not consulted"))
     assert data.locate("model", download=True) is None
     path = tmp_path / "models" / "one" / "model.bin"
@@ -198,7 +224,9 @@ def test_there_and_back(images):
 def test_one_angle_each_is_the_same_as_one_by_one(images):
     angles = torch.linspace(-50, 120, 20)
     together = data.rotate(images, angles)
-    alone = [data.rotate(image[None], angle.item()) for image, angle in zip(images, angles, strict=True)]
+    alone = [
+        data.rotate(image[None], angle.item()) for image, angle in zip(images, angles, strict=True)
+    ]
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-6)
 
 
@@ -221,10 +249,17 @@ def test_rotate_leaves_its_input_alone(images):
     assert out.dtype == torch.float64 and torch.equal(images, before)
 
 
-@pytest.mark.parametrize("call", [
-    lambda x: data.rotate(x[0], 3.0), lambda x: data.rotate(x, float("nan")),
-    lambda x: data.rotate(x, torch.ones(2, 2)), lambda x: data.turns(x), lambda x: data.turns(x[0], 7.0),
-    lambda x: data.turns(x[0], 0.0)])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: data.rotate(x[0], 3.0),
+        lambda x: data.rotate(x, float("nan")),
+        lambda x: data.rotate(x, torch.ones(2, 2)),
+        lambda x: data.turns(x),
+        lambda x: data.turns(x[0], 7.0),
+        lambda x: data.turns(x[0], 0.0),
+    ],
+)
 def test_bad_arguments_of_rotate_and_turns(images, call):
     with pytest.raises(ValueError, match=r"wants|step"):
         call(images)

@@ -24,21 +24,44 @@ from lib.metrics import SpaceTimeMetric
 from lib.scores.denoiser import DenoiserScore, NoiseSchedule
 from lib.scores.gaussian import GaussianScore
 
-with patch.dict(sys.modules, {"torchsde": ModuleType("torchsde")}):     # only its random steps want it, and none is made here
-    from diffusers.schedulers.scheduling_cosine_dpmsolver_multistep import CosineDPMSolverMultistepScheduler
+with patch.dict(
+    sys.modules, {"torchsde": ModuleType("torchsde")}
+):  # only its random steps want it, and none is made here
+    from diffusers.schedulers.scheduling_cosine_dpmsolver_multistep import (
+        CosineDPMSolverMultistepScheduler,
+    )
 
 SHAPE, SCALE, SHIFT = (1, 2, 2), 2.0, -1.0
 SCHEDULES = {
-    "linear": {}, "scaled_linear": {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
-    "cosine": {"beta_schedule": "squaredcos_cap_v2"}, "zero terminal SNR": {"rescale_betas_zero_snr": True},
+    "linear": {},
+    "scaled_linear": {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+    "cosine": {"beta_schedule": "squaredcos_cap_v2"},
+    "zero terminal SNR": {"rescale_betas_zero_snr": True},
     "100 steps": {"num_train_timesteps": 100, "beta_end": 0.2},
 }
-CASES = [(f"{name}, {prediction}", DDPMScheduler(prediction_type=prediction, clip_sample=False, **settings))
-         for name, settings in SCHEDULES.items() for prediction in ("epsilon", "v_prediction", "sample")]
-CASES += [(f"{kind.__name__}, {prediction}", kind(prediction_type=prediction, sigma_data=0.6, sigma_min=0.002))
-          for kind in (EDMEulerScheduler, EDMDPMSolverMultistepScheduler, CosineDPMSolverMultistepScheduler)
-          for prediction in ("epsilon", "v_prediction")]
-every_case = pytest.mark.parametrize("scheduler", [case[1] for case in CASES], ids=[case[0] for case in CASES])
+CASES = [
+    (
+        f"{name}, {prediction}",
+        DDPMScheduler(prediction_type=prediction, clip_sample=False, **settings),
+    )
+    for name, settings in SCHEDULES.items()
+    for prediction in ("epsilon", "v_prediction", "sample")
+]
+CASES += [
+    (
+        f"{kind.__name__}, {prediction}",
+        kind(prediction_type=prediction, sigma_data=0.6, sigma_min=0.002),
+    )
+    for kind in (
+        EDMEulerScheduler,
+        EDMDPMSolverMultistepScheduler,
+        CosineDPMSolverMultistepScheduler,
+    )
+    for prediction in ("epsilon", "v_prediction")
+]
+every_case = pytest.mark.parametrize(
+    "scheduler", [case[1] for case in CASES], ids=[case[0] for case in CASES]
+)
 
 
 class PerfectNetwork(torch.nn.Module):
@@ -55,17 +78,26 @@ class PerfectNetwork(torch.nn.Module):
         sigma = self.sigma(timestep.double()).to(sample)[:, None]
         z, kept = sample.flatten(1), 1 / (1 + sigma**2)
         edm = hasattr(self.scheduler, "precondition_inputs")
-        y = z / (self.scheduler.precondition_inputs(torch.ones_like(z), sigma) if edm else kept.sqrt())
+        y = z / (
+            self.scheduler.precondition_inputs(torch.ones_like(z), sigma) if edm else kept.sqrt()
+        )
         clean = self.posterior_mean(y, sigma)
-        if edm:      # F from D = c_skip y + c_out F, with the coefficients that diffusers itself uses
+        if edm:  # F from D = c_skip y + c_out F, with the coefficients that diffusers itself uses
             rest = self.scheduler.precondition_outputs(y, torch.zeros_like(y), sigma)
-            out = (clean - rest) / self.scheduler.precondition_outputs(torch.zeros_like(y), torch.ones_like(y), sigma)
+            out = (clean - rest) / self.scheduler.precondition_outputs(
+                torch.zeros_like(y), torch.ones_like(y), sigma
+            )
         else:
             noise = (y - clean) / sigma
-            out = {"epsilon": noise, "sample": clean, "v_prediction": kept.sqrt() * noise - (1 - kept).sqrt() * clean}[
-                self.scheduler.config.prediction_type]
+            out = {
+                "epsilon": noise,
+                "sample": clean,
+                "v_prediction": kept.sqrt() * noise - (1 - kept).sqrt() * clean,
+            }[self.scheduler.config.prediction_type]
         out = out.reshape(sample.shape) + 0 * self.weight
-        return SimpleNamespace(sample=torch.cat([out, torch.full_like(out, 7.0)], 1) if self.learned_variance else out)
+        return SimpleNamespace(
+            sample=torch.cat([out, torch.full_like(out, 7.0)], 1) if self.learned_variance else out
+        )
 
     def sigma(self, time):
         if isinstance(self.scheduler, CosineDPMSolverMultistepScheduler):
@@ -85,7 +117,9 @@ class PerfectNetwork(torch.nn.Module):
 
 def gaussian(dtype=torch.float64):
     """Mean (4,) and covariance (4, 4) in the model's units."""
-    root = torch.tensor([[0.5, 0, 0, 0], [0.2, 0.3, 0, 0], [0, -0.2, 0.4, 0], [0.1, 0, 0.1, 0.2]], dtype=dtype)
+    root = torch.tensor(
+        [[0.5, 0, 0, 0], [0.2, 0.3, 0, 0], [0, -0.2, 0.4, 0], [0.1, 0, 0.1, 0.2]], dtype=dtype
+    )
     return torch.tensor([0.3, -0.6, 0.1, 0.8], dtype=dtype), root @ root.T
 
 
@@ -104,9 +138,18 @@ def points(n=5, dtype=torch.float64):
 def network(**settings):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return UNet2DModel(sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8, 16),
-                           norm_num_groups=4, attention_head_dim=8, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-                           up_block_types=("AttnUpBlock2D", "UpBlock2D"), **settings).eval()
+        return UNet2DModel(
+            sample_size=8,
+            in_channels=1,
+            out_channels=1,
+            layers_per_block=1,
+            block_out_channels=(8, 16),
+            norm_num_groups=4,
+            attention_head_dim=8,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+            **settings,
+        ).eval()
 
 
 @pytest.fixture(scope="module")
@@ -121,24 +164,37 @@ def unet():
 def test_the_score_of_a_perfect_network_is_the_exact_one(scheduler):
     score, exact = pair(scheduler)
     lowest, highest = score.noise_range
-    for sigma in torch.logspace(math.log10(lowest), math.log10(min(highest, 200.0)), 9, dtype=torch.float64).tolist():
+    for sigma in torch.logspace(
+        math.log10(lowest), math.log10(min(highest, 200.0)), 9, dtype=torch.float64
+    ).tolist():
         x = 0.5 + sigma * (points() - 0.5)
         sigma = min(max(sigma, lowest), highest)
-        torch.testing.assert_close(score.at(sigma)(x).flatten(1), exact.at(sigma)(x.flatten(1)), rtol=1e-7, atol=1e-9 / sigma**2)
+        torch.testing.assert_close(
+            score.at(sigma)(x).flatten(1),
+            exact.at(sigma)(x.flatten(1)),
+            rtol=1e-7,
+            atol=1e-9 / sigma**2,
+        )
 
 
 @every_case
 def test_tweedie_and_one_level_a_point(scheduler):
     score, exact = pair(scheduler)
     sigma, x = torch.tensor([0.05, 0.3, 1.0, 2.0, 3.0], dtype=torch.float64), points()
-    torch.testing.assert_close(score.at(sigma)(x).flatten(1), exact.at(sigma)(x.flatten(1)), rtol=1e-7, atol=1e-7)
-    torch.testing.assert_close(score.at(0.3).denoise(x), x + 0.3**2 * score.at(0.3)(x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        score.at(sigma)(x).flatten(1), exact.at(sigma)(x.flatten(1)), rtol=1e-7, atol=1e-7
+    )
+    torch.testing.assert_close(
+        score.at(0.3).denoise(x), x + 0.3**2 * score.at(0.3)(x), rtol=1e-12, atol=1e-12
+    )
 
 
 @every_case
 def test_timestep_and_sigma_are_inverse_of_each_other(scheduler):
     schedule = NoiseSchedule(scheduler)
-    sigma = torch.logspace(math.log10(schedule.lowest), math.log10(schedule.highest), 50, dtype=torch.float64)
+    sigma = torch.logspace(
+        math.log10(schedule.lowest), math.log10(schedule.highest), 50, dtype=torch.float64
+    )
     time = schedule.timestep(sigma)
     assert bool((time.diff() > 0).all())
     back = torch.tensor([schedule.sigma(t) for t in time.tolist()], dtype=torch.float64)
@@ -146,30 +202,48 @@ def test_timestep_and_sigma_are_inverse_of_each_other(scheduler):
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("kind", [EDMEulerScheduler, EDMDPMSolverMultistepScheduler, CosineDPMSolverMultistepScheduler])
+@pytest.mark.parametrize(
+    "kind", [EDMEulerScheduler, EDMDPMSolverMultistepScheduler, CosineDPMSolverMultistepScheduler]
+)
 def test_preconditioning_is_the_scheduler_s_own(kind, prediction):
     scheduler = kind(prediction_type=prediction, sigma_data=0.7)
     schedule, sigma = NoiseSchedule(scheduler), torch.logspace(-2, 2, 30, dtype=torch.float64)
     one, none = torch.ones_like(sigma), torch.zeros_like(sigma)
-    own = (scheduler.precondition_inputs(one, sigma), scheduler.precondition_outputs(one, none, sigma),
-           scheduler.precondition_outputs(none, one, sigma))
+    own = (
+        scheduler.precondition_inputs(one, sigma),
+        scheduler.precondition_outputs(one, none, sigma),
+        scheduler.precondition_outputs(none, one, sigma),
+    )
     torch.testing.assert_close(schedule.coefficients(sigma), own, rtol=1e-12, atol=0)
-    torch.testing.assert_close(schedule.timestep(sigma), scheduler.precondition_noise(sigma), rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(
+        schedule.timestep(sigma), scheduler.precondition_noise(sigma), rtol=1e-12, atol=1e-15
+    )
 
 
 def test_another_noise_conditioning_is_refused():
     scheduler = EDMEulerScheduler()
     scheduler.precondition_noise = lambda sigma: sigma.log() / 2
-    with pytest.raises(TypeError, match="EDMEulerScheduler tells its network the noise level in a way unknown here"):
+    with pytest.raises(
+        TypeError, match="EDMEulerScheduler tells its network the noise level in a way unknown here"
+    ):
         NoiseSchedule(scheduler)
 
 
-@pytest.mark.parametrize("scheduler, top", [
-    (DDPMScheduler(rescale_betas_zero_snr=True), 200), (DDPMScheduler(beta_schedule="squaredcos_cap_v2"), 200),
-    (EDMEulerScheduler(sigma_max=500.0), 200), (EDMEulerScheduler(), 80.0)])
+@pytest.mark.parametrize(
+    "scheduler, top",
+    [
+        (DDPMScheduler(rescale_betas_zero_snr=True), 200),
+        (DDPMScheduler(beta_schedule="squaredcos_cap_v2"), 200),
+        (EDMEulerScheduler(sigma_max=500.0), 200),
+        (EDMEulerScheduler(), 80.0),
+    ],
+)
 def test_the_default_level_leaves_out_noise_where_nothing_of_the_image_is_left(scheduler, top):
     score = pair(scheduler)[0]
-    assert score.sigma == pytest.approx(math.sqrt(score.schedule.lowest * top) / 2, rel=1e-9) and score.sigma < 2
+    assert (
+        score.sigma == pytest.approx(math.sqrt(score.schedule.lowest * top) / 2, rel=1e-9)
+        and score.sigma < 2
+    )
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -179,7 +253,9 @@ def test_whole_timesteps_are_those_of_the_scheduler(name):
     for t in (0, 1, 37, len(kept) // 2, len(kept) - 2):
         sigma = math.sqrt((1 - kept[t]) / kept[t])
         assert schedule.sigma(t) == pytest.approx(sigma, rel=1e-12)
-        assert float(schedule.timestep(torch.tensor([sigma], dtype=torch.float64))) == pytest.approx(t, abs=1e-6)
+        assert float(
+            schedule.timestep(torch.tensor([sigma], dtype=torch.float64))
+        ) == pytest.approx(t, abs=1e-6)
     with pytest.raises(ValueError, match="timestep must lie in"):
         schedule.sigma(len(kept))
 
@@ -187,7 +263,10 @@ def test_whole_timesteps_are_those_of_the_scheduler(name):
 @pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_denoised_points_are_those_of_diffusers_own_step(kind, prediction, unet):
-    scheduler, double = kind(prediction_type=prediction, clip_sample=False), copy.deepcopy(unet).double()
+    scheduler, double = (
+        kind(prediction_type=prediction, clip_sample=False),
+        copy.deepcopy(unet).double(),
+    )
     scheduler.set_timesteps(1000)
     score = DenoiserScore(double, scheduler, label=1)
     y = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -197,16 +276,23 @@ def test_denoised_points_are_those_of_diffusers_own_step(kind, prediction, unet)
             expected = scheduler.step(out, t, y).pred_original_sample
         sigma = score.schedule.sigma(t)
         x = (y * math.sqrt(1 + sigma**2) - SHIFT) / SCALE
-        torch.testing.assert_close(SCALE * score.at(sigma / SCALE).denoise(x) + SHIFT, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            SCALE * score.at(sigma / SCALE).denoise(x) + SHIFT, expected, rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_edm_denoised_points_are_those_of_diffusers_own_step(prediction, unet):
-    scheduler, double = EDMEulerScheduler(prediction_type=prediction, sigma_data=0.6), copy.deepcopy(unet).double()
+    scheduler, double = (
+        EDMEulerScheduler(prediction_type=prediction, sigma_data=0.6),
+        copy.deepcopy(unet).double(),
+    )
     scheduler.set_timesteps(5)
     score, index = DenoiserScore(double, scheduler, label=2), 2
     sigma, t = scheduler.sigmas[index].double().item(), scheduler.timesteps[index]
-    y = sigma * torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    y = sigma * torch.randn(
+        3, 1, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
     with torch.no_grad():
         out = double(scheduler.scale_model_input(y, t), t, class_labels=torch.full((3,), 2)).sample
         expected = scheduler.step(out, t, y, s_churn=0.0).pred_original_sample
@@ -224,13 +310,24 @@ def test_micro_batches_change_nothing_but_their_size():
     scheduler = EDMEulerScheduler()
     whole, parts = pair(scheduler)[0], pair(scheduler, micro_batch=2)[0]
     sigma = torch.tensor([0.1, 0.2, 0.4, 0.8, 1.6], dtype=torch.float64)
-    torch.testing.assert_close(parts.at(sigma)(points()), whole.at(sigma)(points()), rtol=1e-12, atol=1e-12)
-    assert [asked[0] for asked in parts.model.asked] == [2, 2, 1] and [asked[0] for asked in whole.model.asked] == [5]
+    torch.testing.assert_close(
+        parts.at(sigma)(points()), whole.at(sigma)(points()), rtol=1e-12, atol=1e-12
+    )
+    assert [asked[0] for asked in parts.model.asked] == [2, 2, 1] and [
+        asked[0] for asked in whole.model.asked
+    ] == [5]
     assert (parts.counter.evaluations, parts.counter.batches) == (5, 1)
 
 
-@pytest.mark.parametrize("model, told", [(torch.float64, torch.float64), (torch.float32, torch.float32),
-                                         (torch.float16, torch.float32), (torch.bfloat16, torch.float32)])
+@pytest.mark.parametrize(
+    "model, told",
+    [
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+    ],
+)
 def test_dtype_follows_the_points_and_time_stays_fine(model, told):
     scheduler, x = DDPMScheduler(clip_sample=False), points()
     score, exact = pair(scheduler)
@@ -246,31 +343,53 @@ def test_dtype_follows_the_points_and_time_stays_fine(model, told):
     found = score.at(0.6)(x)
     assert found.dtype == torch.float64 and seen == [(model, told)]
     assert score.at(0.6)(x.float()).dtype == torch.float32
-    tolerance = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}[model]
-    torch.testing.assert_close(found.flatten(1), exact.at(0.6)(x.flatten(1)), rtol=tolerance, atol=tolerance)
+    tolerance = {
+        torch.float64: 1e-9,
+        torch.float32: 1e-4,
+        torch.float16: 0.02,
+        torch.bfloat16: 0.1,
+    }[model]
+    torch.testing.assert_close(
+        found.flatten(1), exact.at(0.6)(x.flatten(1)), rtol=tolerance, atol=tolerance
+    )
 
 
 def test_a_half_precision_network_answers_nearly_the_same(unet):
     x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    full, half = (DenoiserScore(copy.deepcopy(unet).to(kind), EDMEulerScheduler()) for kind in (torch.float32, torch.float16))
-    torch.testing.assert_close(half.at(0.5).denoise(x), full.at(0.5).denoise(x), rtol=0.02, atol=0.02)
+    full, half = (
+        DenoiserScore(copy.deepcopy(unet).to(kind), EDMEulerScheduler())
+        for kind in (torch.float32, torch.float16)
+    )
+    torch.testing.assert_close(
+        half.at(0.5).denoise(x), full.at(0.5).denoise(x), rtol=0.02, atol=0.02
+    )
 
 
 def test_no_gradient_unless_asked_and_then_the_right_one(unet):
-    score = DenoiserScore(copy.deepcopy(unet).double(), EDMEulerScheduler(sigma_data=0.6), sigma=0.5)
-    x, v, w = torch.randn(3, 2, 1, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    score = DenoiserScore(
+        copy.deepcopy(unet).double(), EDMEulerScheduler(sigma_data=0.6), sigma=0.5
+    )
+    x, v, w = torch.randn(
+        3, 2, 1, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+    )
     assert not score(x).requires_grad
     asked = x.clone().requires_grad_()
-    gradient, = torch.autograd.grad((score(asked) * w).sum(), asked)
-    assert float((gradient * v).sum()) == pytest.approx(float((w * score.derivative(x, v)).sum()), rel=1e-9)
+    (gradient,) = torch.autograd.grad((score(asked) * w).sum(), asked)
+    assert float((gradient * v).sum()) == pytest.approx(
+        float((w * score.derivative(x, v)).sum()), rel=1e-9
+    )
     with torch.no_grad():
         assert not score(asked).requires_grad
     assert all(p.grad is None for p in score.model.parameters())
 
 
 def test_the_directional_derivative_is_that_of_a_difference_quotient(unet):
-    score = DenoiserScore(copy.deepcopy(unet).double(), EDMEulerScheduler(sigma_data=0.6), sigma=0.5, micro_batch=2)
-    x, v = torch.randn(2, 3, 1, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    score = DenoiserScore(
+        copy.deepcopy(unet).double(), EDMEulerScheduler(sigma_data=0.6), sigma=0.5, micro_batch=2
+    )
+    x, v = torch.randn(
+        2, 3, 1, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+    )
     quotient = (score(x + 1e-5 * v) - score(x - 1e-5 * v)) / 2e-5
     torch.testing.assert_close(score.derivative(x, v), quotient, rtol=1e-5, atol=1e-6)
     assert score.counter.derivatives == 3
@@ -278,15 +397,23 @@ def test_the_directional_derivative_is_that_of_a_difference_quotient(unet):
 
 def test_the_derivative_of_a_perfect_network_is_the_exact_one():
     (score, exact), x, v = pair(EDMEulerScheduler()), points(), points().flip(0)
-    torch.testing.assert_close(score.at(0.4).derivative(x, v).flatten(1),
-                               exact.at(0.4).derivative(x.flatten(1), v.flatten(1)), rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(
+        score.at(0.4).derivative(x, v).flatten(1),
+        exact.at(0.4).derivative(x.flatten(1), v.flatten(1)),
+        rtol=1e-7,
+        atol=1e-9,
+    )
 
 
 def test_classes(unet):
     score = DenoiserScore(unet, EDMEulerScheduler(), sigma=0.5)
     x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     two = score.conditioned(2)
-    assert (score.label, two.label, two.conditioned(None).label) == (3, 2, 3)       # class 3 is "no class"
+    assert (score.label, two.label, two.conditioned(None).label) == (
+        3,
+        2,
+        3,
+    )  # class 3 is "no class"
     assert torch.equal(two(x), DenoiserScore(unet, EDMEulerScheduler(), sigma=0.5, label=2)(x))
     assert not torch.equal(two(x), score(x))
     assert score.counter is two.counter
@@ -301,8 +428,13 @@ def test_classes(unet):
 
 
 def test_a_foreign_network_s_last_class_is_a_class_like_any_other():
-    model, x = network(num_class_embeds=4), torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(ValueError, match=r"give label= \(0\.\.3\), or say which of them means \"no class\""):
+    model, x = (
+        network(num_class_embeds=4),
+        torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
+    )
+    with pytest.raises(
+        ValueError, match=r"give label= \(0\.\.3\), or say which of them means \"no class\""
+    ):
         DenoiserScore(model, EDMEulerScheduler())
     third = DenoiserScore(model, EDMEulerScheduler(), label=3, sigma=0.5)
     with pytest.raises(ValueError, match="class-conditional"):
@@ -318,23 +450,41 @@ def test_a_foreign_network_s_last_class_is_a_class_like_any_other():
 
 
 def test_classes_on_a_scale_take_a_number():
-    model, x = network(class_embed_type="timestep"), torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    score = DenoiserScore(model, DDPMScheduler(prediction_type="sample", clip_sample=False), label=2.5)
-    time = score.schedule.timestep(torch.tensor([1.0], dtype=torch.float64))          # sigma 0.5 in x is 1 in y
+    model, x = (
+        network(class_embed_type="timestep"),
+        torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
+    )
+    score = DenoiserScore(
+        model, DDPMScheduler(prediction_type="sample", clip_sample=False), label=2.5
+    )
+    time = score.schedule.timestep(
+        torch.tensor([1.0], dtype=torch.float64)
+    )  # sigma 0.5 in x is 1 in y
     with torch.no_grad():
-        expected = model((2 * x - 1) / math.sqrt(2), time.float().expand(2), class_labels=torch.full((2,), 2.5)).sample
+        expected = model(
+            (2 * x - 1) / math.sqrt(2), time.float().expand(2), class_labels=torch.full((2,), 2.5)
+        ).sample
     torch.testing.assert_close(score.at(0.5).denoise(x), (expected + 1) / 2, rtol=1e-5, atol=1e-6)
     assert not torch.equal(score(x), score.conditioned(0)(x))
-    for bad, words in ((None, r"give label= \(a number ≥ 0\)"), (-1.0, "a finite number ≥ 0"), (math.nan, "finite")):
+    for bad, words in (
+        (None, r"give label= \(a number ≥ 0\)"),
+        (-1.0, "a finite number ≥ 0"),
+        (math.nan, "finite"),
+    ):
         with pytest.raises(ValueError, match=words):
             score.conditioned(bad)
     with pytest.raises(ValueError, match=r"float32 alone: use model\.float"):
         DenoiserScore(copy.deepcopy(model).double(), EDMEulerScheduler(), label=1)
 
 
-@pytest.mark.parametrize("settings, words", [
-    (dict(time_embedding_type="fourier"), "'fourier'"), (dict(class_embed_type="identity"), "class as an embedding"),
-    (dict(time_embedding_type="learned", num_train_timesteps=9), "whole time steps only")])
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (dict(time_embedding_type="fourier"), "'fourier'"),
+        (dict(class_embed_type="identity"), "class as an embedding"),
+        (dict(time_embedding_type="learned", num_train_timesteps=9), "whole time steps only"),
+    ],
+)
 def test_networks_that_cannot_be_asked_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         DenoiserScore(network(**settings), DDPMScheduler())
@@ -354,14 +504,21 @@ class NoDouble(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("scheduler", [DDPMScheduler(), EDMEulerScheduler(), CosineDPMSolverMultistepScheduler()],
-                         ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "scheduler",
+    [DDPMScheduler(), EDMEulerScheduler(), CosineDPMSolverMultistepScheduler()],
+    ids=lambda s: type(s).__name__,
+)
 def test_a_device_without_double_precision_sees_none(unet, scheduler):
     score = DenoiserScore(copy.deepcopy(unet).to("meta"), scheduler, sigma=0.5, micro_batch=2)
     with NoDouble() as device:
         x = torch.rand(3, 1, 8, 8, device="meta")
         for s in (score, score.at(torch.tensor([0.4, 0.5, 0.6]))):
-            assert s(x).device.type == "meta" and s.denoise(x).shape == x.shape and s(x).dtype == torch.float32
+            assert (
+                s(x).device.type == "meta"
+                and s.denoise(x).shape == x.shape
+                and s(x).dtype == torch.float32
+            )
     assert device.seen > 100
 
 
@@ -369,13 +526,24 @@ def test_calls_are_counted_once_for_all_levels():
     score = pair(EDMEulerScheduler())[0]
     score(points())
     score.at(0.2).denoise(points(3))
-    assert (score.counter.evaluations, score.counter.batches, score.counter.derivatives) == (8, 2, 0)
+    assert (score.counter.evaluations, score.counter.batches, score.counter.derivatives) == (
+        8,
+        2,
+        0,
+    )
 
 
 def test_units_range_and_shape_come_from_the_model(unet):
     score = DenoiserScore(unet, EDMEulerScheduler(sigma_min=0.02, sigma_max=40))
-    assert score.noise_range == (0.01, 20) and score.event_shape == (1, 8, 8) and score.sigma == pytest.approx(math.sqrt(0.2))
-    assert DenoiserScore(unet, EDMEulerScheduler(sigma_min=0.02), scale=1, shift=0).noise_range[0] == 0.02
+    assert (
+        score.noise_range == (0.01, 20)
+        and score.event_shape == (1, 8, 8)
+        and score.sigma == pytest.approx(math.sqrt(0.2))
+    )
+    assert (
+        DenoiserScore(unet, EDMEulerScheduler(sigma_min=0.02), scale=1, shift=0).noise_range[0]
+        == 0.02
+    )
     assert score.at(0.01).sigma == 0.01 and score.at(20.0).sigma == 20.0
 
 
@@ -419,8 +587,12 @@ def test_space_time_stays_at_noise_levels_that_the_model_knows():
     metric, (lowest, highest) = SpaceTimeMetric(score), score.noise_range
     x = torch.rand(2, *EVENT, dtype=torch.float64)
     far = metric.lift(x, 0.5)
-    far[:, -1] = torch.tensor([1e-9, 1e9], dtype=torch.float64).log()           # a line search's trial step
-    torch.testing.assert_close(metric.project(far)[1], torch.tensor([lowest, highest], dtype=torch.float64))
-    torch.testing.assert_close(metric.energy(far[None]), metric.energy(metric.lift(*metric.project(far))[None]))
+    far[:, -1] = torch.tensor([1e-9, 1e9], dtype=torch.float64).log()  # a line search's trial step
+    torch.testing.assert_close(
+        metric.project(far)[1], torch.tensor([lowest, highest], dtype=torch.float64)
+    )
+    torch.testing.assert_close(
+        metric.energy(far[None]), metric.energy(metric.lift(*metric.project(far))[None])
+    )
     with pytest.raises(ValueError, match="sigma must lie in"):
-        metric.lift(x, 1e9)                                                     # what is given is refused
+        metric.lift(x, 1e9)  # what is given is refused

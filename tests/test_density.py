@@ -6,15 +6,17 @@ import pytest
 import torch
 
 from lib.density import along_path, log_density
+from lib.divergence import basis, quadratic_forms, rademacher
 from lib.scores import EmpiricalScore, FunctionScore, GaussianMixtureScore, GaussianScore
-from lib.scores.divergence import basis, quadratic_forms, rademacher
 
 D = 4
 
 
 @pytest.fixture
 def mixture(generator):
-    return GaussianMixtureScore(torch.randn(3, D, dtype=torch.float64, generator=generator), 0.6, sigma=0.1)
+    return GaussianMixtureScore(
+        torch.randn(3, D, dtype=torch.float64, generator=generator), 0.6, sigma=0.1
+    )
 
 
 @pytest.fixture
@@ -65,21 +67,30 @@ def test_log_density_of_a_mixture(mixture, prior, x):
 
 def test_adaptive_integration_agrees(mixture, prior, x):
     one = log_density(mixture, x, sigma_max=20.0, prior=prior, steps=200)
-    two = log_density(mixture, x, sigma_max=20.0, prior=prior, method="dopri5", rtol=1e-6, atol=1e-8)
+    two = log_density(
+        mixture, x, sigma_max=20.0, prior=prior, method="dopri5", rtol=1e-6, atol=1e-8
+    )
     assert (one.value - two.value).abs().max() < 1e-5
 
 
 def test_rk4_has_order_four(mixture, prior, x):
-    values = [log_density(mixture, x, sigma_max=20.0, prior=prior, steps=n).value for n in (30, 60, 120)]
+    values = [
+        log_density(mixture, x, sigma_max=20.0, prior=prior, steps=n).value for n in (30, 60, 120)
+    ]
     order = math.log2((values[0] - values[1]).norm() / (values[1] - values[2]).norm())
     assert 3.5 < order < 4.5
 
 
 def test_error_of_the_default_prior_falls_as_promised(mixture, x):
     levels, truth = (10.0, 20.0, 40.0), mixture.log_density(x)
-    errors = [float((log_density(mixture, x, sigma_max=s, steps=60).value - truth).abs().max()) for s in levels]
+    errors = [
+        float((log_density(mixture, x, sigma_max=s, steps=60).value - truth).abs().max())
+        for s in levels
+    ]
     # at the end of the flow x ~ sigma_max, and the mean that N(0, sigma_max²) leaves out costs x·mean/sigma_max²
-    assert errors[0] < 1 and all(0.4 < b / a < 0.6 for a, b in zip(errors, errors[1:], strict=False)), errors
+    assert errors[0] < 1 and all(
+        0.4 < b / a < 0.6 for a, b in zip(errors, errors[1:], strict=False)
+    ), errors
 
 
 def test_gaussian_prior_is_exact_for_a_gaussian(x):
@@ -96,8 +107,13 @@ def test_other_lower_noise_level(mixture, prior, x):
 
 def test_data_set(generator):
     score = EmpiricalScore(torch.randn(50, 2, dtype=torch.float64, generator=generator), sigma=0.3)
-    x, data = torch.randn(6, 2, dtype=torch.float64, generator=generator), score.points + score.centre
-    result = log_density(score, x, sigma_max=80.0, prior=(data.mean(0), data.var(0, unbiased=False)))
+    x, data = (
+        torch.randn(6, 2, dtype=torch.float64, generator=generator),
+        score.points + score.centre,
+    )
+    result = log_density(
+        score, x, sigma_max=80.0, prior=(data.mean(0), data.var(0, unbiased=False))
+    )
     assert (result.value - score.log_density(x)).abs().max() < 1e-3
     image = EmpiricalScore(data.reshape(50, 1, 1, 2), sigma=0.3)
     shaped = log_density(image, x.reshape(6, 1, 1, 2), sigma_max=80.0, steps=20)
@@ -109,7 +125,15 @@ def test_the_standard_error_covers(mixture, prior, x):
     truth, inside = log_density(mixture, x, sigma_max=50.0, prior=prior, steps=25).value, []
     for seed in range(16):
         draw = torch.Generator().manual_seed(seed)
-        result = log_density(mixture, x, sigma_max=50.0, prior=prior, steps=25, divergence="hutchinson", generator=draw)
+        result = log_density(
+            mixture,
+            x,
+            sigma_max=50.0,
+            prior=prior,
+            steps=25,
+            divergence="hutchinson",
+            generator=draw,
+        )
         assert bool((result.standard_error > 0).all())
         inside.append((result.value - truth).abs() < 2 * result.standard_error)
     assert 0.85 < float(torch.stack(inside).double().mean()) < 1.0
@@ -123,7 +147,9 @@ def test_probes_fall_as_their_root_and_repeat(mixture, x):
 
 
 def test_differences_are_paired_over_the_same_probes(mixture, x):
-    near = torch.cat([x[:1], x[:1] + 1e-3])          # almost the same point: almost the same error of every probe
+    near = torch.cat(
+        [x[:1], x[:1] + 1e-3]
+    )  # almost the same point: almost the same error of every probe
     found = log_density(mixture, near, sigma_max=20.0, steps=20, divergence="hutchinson")
     torch.testing.assert_close(found.by_probe.mean(1), found.value)
     torch.testing.assert_close(found.by_probe.std(1) / 4, found.standard_error)
@@ -157,8 +183,12 @@ def test_float32(mixture, prior, x):
 def test_quadratic_forms_are_those_of_the_jacobian(mixture, x, generator):
     jacobian = torch.func.vmap(torch.func.jacrev(lambda y: mixture._score(y[None])[0]))(x)
     signs = rademacher(5, (D,), generator)
-    assert torch.allclose(quadratic_forms(mixture, x, signs), torch.einsum("ki,nij,kj->kn", signs, jacobian, signs))
-    assert torch.allclose(quadratic_forms(mixture, x, basis((D,))).sum(0), jacobian.diagonal(dim1=1, dim2=2).sum(1))
+    assert torch.allclose(
+        quadratic_forms(mixture, x, signs), torch.einsum("ki,nij,kj->kn", signs, jacobian, signs)
+    )
+    assert torch.allclose(
+        quadratic_forms(mixture, x, basis((D,))).sum(0), jacobian.diagonal(dim1=1, dim2=2).sum(1)
+    )
 
 
 def test_no_global_seed_is_touched(mixture, x):
@@ -167,16 +197,19 @@ def test_no_global_seed_is_touched(mixture, x):
     assert torch.equal(state, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({"sigma_max": 0.05}, "above sigma_min"),
-    ({"sigma_max": math.inf}, "sigma_max must be"),
-    ({"sigma_min": 0.0}, "sigma_min must be"),
-    ({"steps": 0}, "steps must be"),
-    ({"divergence": "exakt"}, "did you mean 'exact'"),
-    ({"divergence": "hutchinson", "probes": 1}, "probes must be"),
-    ({"method": "euler"}, "unknown method"),
-    ({"prior": (0.0, -1.0)}, "prior must be"),
-])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"sigma_max": 0.05}, "above sigma_min"),
+        ({"sigma_max": math.inf}, "sigma_max must be"),
+        ({"sigma_min": 0.0}, "sigma_min must be"),
+        ({"steps": 0}, "steps must be"),
+        ({"divergence": "exakt"}, "did you mean 'exact'"),
+        ({"divergence": "hutchinson", "probes": 1}, "probes must be"),
+        ({"method": "euler"}, "unknown method"),
+        ({"prior": (0.0, -1.0)}, "prior must be"),
+    ],
+)
 def test_bad_settings(mixture, x, settings, message):
     with pytest.raises(ValueError, match=message):
         log_density(mixture, x, **({"sigma_max": 10.0} | settings))

@@ -15,15 +15,26 @@ SETTING = re.compile(r"`([a-z]\w*) = ([^`]+)`")
 
 def try_it(path: Path) -> list[str]:
     """The numbered items under "## Try it", each on one line, up to the next heading or code cell."""
-    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
-    sections = [re.split(r"(?m)^#+ ", text.split("## Try it", 1)[1])[0] for text in cells if "## Try it" in text]
+    cells = [
+        cell.source
+        for cell in nbformat.read(path, as_version=4).cells
+        if cell.cell_type == "markdown"
+    ]
+    sections = [
+        re.split(r"(?m)^#+ ", text.split("## Try it", 1)[1])[0]
+        for text in cells
+        if "## Try it" in text
+    ]
     assert len(sections) == 1, f"{len(sections)} sections 'Try it' instead of one"
     return [" ".join(item.split()) for item in re.split(r"(?m)^\d+\. ", sections[0])[1:]]
 
 
 def settings(item: str) -> dict:
     """What an exercise says to set: name → value. ValueError or SyntaxError: no literal."""
-    return {name: ast.literal_eval(value) for name, value in SETTING.findall(item.partition("*Expected:*")[0])}
+    return {
+        name: ast.literal_eval(value)
+        for name, value in SETTING.findall(item.partition("*Expected:*")[0])
+    }
 
 
 def faults(notebook: Path, item: str) -> list[str]:
@@ -44,15 +55,22 @@ def test_every_exercise_can_be_set_and_says_what_to_expect(notebook):
 GOOD = "**Thinner.** Set `sigma = 0.05`. *Expected:* the errors grow by a half."
 
 
-@pytest.mark.parametrize("old, new, lacks", [
-    ("**Thinner.** ", "Thinner: ", "a bold title"), ("`sigma = 0.05`", "sigma lower", "`name = value` to set"),
-    (" the errors grow by a half.", "", "what to expect")])
+@pytest.mark.parametrize(
+    "old, new, lacks",
+    [
+        ("**Thinner.** ", "Thinner: ", "a bold title"),
+        ("`sigma = 0.05`", "sigma lower", "`name = value` to set"),
+        (" the errors grow by a half.", "", "what to expect"),
+    ],
+)
 def test_an_exercise_that_lacks_something_is_found(old, new, lacks):
     assert faults(find("09"), GOOD) == []
     assert faults(find("09"), GOOD.replace(old, new)) == [lacks]
 
 
-@pytest.mark.parametrize("value, error", [("2 * x", ValueError), ("[1", SyntaxError), ("'thin'", ValueError)])
+@pytest.mark.parametrize(
+    "value, error", [("2 * x", ValueError), ("[1", SyntaxError), ("'thin'", ValueError)]
+)
 def test_a_setting_of_no_value_or_of_another_type_is_refused(value, error):
     with pytest.raises(error):
         faults(find("09"), GOOD.replace("0.05", value))
@@ -71,6 +89,8 @@ def test_a_colder_start_comes_out_as_the_exercise_says(tmp_path):
     outcome = execute(notebook, given, build=tmp_path / "build", out=tmp_path / "figures")
     assert outcome.state == "passed", outcome.error
     book = nbformat.read(outcome.folder / "notebook.ipynb", as_version=4)
-    said = "".join(output.get("text", "") for cell in book.cells for output in cell.get("outputs", []))
+    said = "".join(
+        output.get("text", "") for cell in book.cells for output in cell.get("outputs", [])
+    )
     assert "annealed path at least ten times closer than the line: False" in said
     assert re.search(r"45° +10 +10 +10\n", said)

@@ -15,8 +15,17 @@ if os.name != "posix":
 load()
 
 # Parts of lib that no user calls: what they refuse shows in the rows of those that do.
-INNER = {"checks", "ode", "elements", "presets", "models", "hands_training", "hands_classifier", "digits_classifier",
-         "classifier_training"}
+INNER = {
+    "checks",
+    "ode",
+    "elements",
+    "presets",
+    "models",
+    "hands_training",
+    "hands_classifier",
+    "digits_classifier",
+    "classifier_training",
+}
 
 
 @pytest.mark.parametrize("row", MATRIX, ids=lambda row: f"{row.area}: {row.what}")
@@ -31,7 +40,11 @@ def test_the_matrix_is_whole():
     assert len(kinds) >= 40 and len(set(kinds)) == len(kinds)
     silent = (None, KeyboardInterrupt, SystemExit, 130, -signal.SIGKILL)
     assert all(row.what and row.left and (row.says or row.error in silent) for row in MATRIX)
-    public = {f"lib.{module.name}" for module in pkgutil.iter_modules(lib.__path__) if module.name not in INNER}
+    public = {
+        f"lib.{module.name}"
+        for module in pkgutil.iter_modules(lib.__path__)
+        if module.name not in INNER
+    }
     assert public | {"make"} == {row.area for row in MATRIX}
 
 
@@ -41,6 +54,7 @@ def row(act, error=ValueError, says="no luck", after=lambda: True):
         (world.tree() / "kept").write_text("1")
         yield lambda: act(world, x)
         assert after()
+
     return Fault("lib.x", "a fault", error, says, "all", provoke)
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import data, figures
+from experiments import data, figures
 
 GIVEN = {"arrays": {"y": torch.arange(3.0)}, "parameters": {"lam": 1000.0}}
 
@@ -29,9 +29,22 @@ def drawn():
 def test_save_writes_picture_arrays_and_provenance(tmp_path):
     source = data.digits("sklearn", limit=1).source
     arrays = {"y": torch.arange(3, dtype=torch.bfloat16, requires_grad=False), "grid": np.eye(2)}
-    files = figures.save(drawn(), "a_figure", folder=tmp_path / "new", arrays=arrays, seed=3, model={"id": "m"},
-                         parameters={"lam": np.float32(2), "sigmas": (1.0, float("inf"))}, data=[source])
-    assert [path.name for path in files.values()] == ["a_figure.png", "a_figure.pdf", "a_figure.npz", "a_figure.json"]
+    files = figures.save(
+        drawn(),
+        "a_figure",
+        folder=tmp_path / "new",
+        arrays=arrays,
+        seed=3,
+        model={"id": "m"},
+        parameters={"lam": np.float32(2), "sigmas": (1.0, float("inf"))},
+        data=[source],
+    )
+    assert [path.name for path in files.values()] == [
+        "a_figure.png",
+        "a_figure.pdf",
+        "a_figure.npz",
+        "a_figure.json",
+    ]
     assert sorted(os.listdir(tmp_path / "new")) == sorted(path.name for path in files.values())
     with np.load(files["npz"]) as kept:
         assert kept["y"].tolist() == [0, 1, 2] and kept["grid"].shape == (2, 2)
@@ -46,25 +59,38 @@ def test_save_writes_picture_arrays_and_provenance(tmp_path):
 def test_the_digest_follows_the_arrays(tmp_path):
     digests = []
     for last in (2.0, 2.0, 3.0):
-        path = figures.save(drawn(), "f", folder=tmp_path, arrays={"y": [0.0, last]}, parameters={})["json"]
+        path = figures.save(
+            drawn(), "f", folder=tmp_path, arrays={"y": [0.0, last]}, parameters={}
+        )["json"]
         digests.append(json.loads(path.read_text())["arrays"]["y"]["sha256"])
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_equal_content_gives_equal_bytes_in_another_process(tmp_path):
-    script = ("import sys; from lib import figures; figures.use_style()\nimport matplotlib.pyplot as plt\n"
-              "f, a = plt.subplots(); a.plot([0, 1], label='σ'); a.legend()\n"
-              "figures.save(f, 'f', folder=sys.argv[1], arrays={'y': [0, 1]}, parameters={})")
+    script = (
+        "import sys; from lib import figures; figures.use_style()\nimport matplotlib.pyplot as plt\n"
+        "f, a = plt.subplots(); a.plot([0, 1], label='σ'); a.legend()\n"
+        "figures.save(f, 'f', folder=sys.argv[1], arrays={'y': [0, 1]}, parameters={})"
+    )
     for seed in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": seed, "SOURCE_DATE_EPOCH": seed + "00000000"}
-        subprocess.run([sys.executable, "-c", script, tmp_path / seed], check=True, env=environment, cwd=figures.ROOT)
+        subprocess.run(
+            [sys.executable, "-c", script, tmp_path / seed],
+            check=True,
+            env=environment,
+            cwd=figures.ROOT,
+        )
     for name in ("f.png", "f.pdf", "f.npz", "f.json"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("number, stage",
-                         [(errno.ENOSPC, "write_bytes"), (errno.EACCES, "mkdir"), (errno.EROFS, "replace")])
-def test_a_folder_that_cannot_be_written_is_named_and_left_alone(tmp_path, monkeypatch, number, stage):
+@pytest.mark.parametrize(
+    "number, stage",
+    [(errno.ENOSPC, "write_bytes"), (errno.EACCES, "mkdir"), (errno.EROFS, "replace")],
+)
+def test_a_folder_that_cannot_be_written_is_named_and_left_alone(
+    tmp_path, monkeypatch, number, stage
+):
     figures.save(drawn(), "f", folder=tmp_path, **GIVEN)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
@@ -91,10 +117,17 @@ def test_an_interrupt_while_writing_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("change, error, words", [
-    ({"name": "../f"}, ValueError, "no file name"), ({"name": "F 1"}, ValueError, "no file name"),
-    ({"arrays": {}}, ValueError, "plotted arrays"), ({"arrays": {"y": [object()]}}, ValueError, "'y'"),
-    ({"parameters": {"f": print}}, TypeError, "cannot keep a builtin"), ({"figure": "no"}, TypeError, "matplotlib")])
+@pytest.mark.parametrize(
+    "change, error, words",
+    [
+        ({"name": "../f"}, ValueError, "no file name"),
+        ({"name": "F 1"}, ValueError, "no file name"),
+        ({"arrays": {}}, ValueError, "plotted arrays"),
+        ({"arrays": {"y": [object()]}}, ValueError, "'y'"),
+        ({"parameters": {"f": print}}, TypeError, "cannot keep a builtin"),
+        ({"figure": "no"}, TypeError, "matplotlib"),
+    ],
+)
 def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, change, error, words):
     given = {"figure": drawn(), "name": "f", **GIVEN, **change}
     with pytest.raises(error, match=words):
@@ -145,9 +178,25 @@ def seen_by_a_deuteranope(method):
 
 COMPANIONS = {
     "metrics": ["exact", "lerp", "stein", "density", "both", "jacobian", "azeglio2025", "yu2025"],
-    "baselines": ["exact", "lerp", "slerp", "shared_noise_lerp", "shared_noise_slerp", "ddim_slerp", "noisediffusion",
-                  "guided_walk"],
-    "solvers": ["exact", "lerp", "gauss_newton", "relaxation", "functional_gradient", "georce", "shooting"],
+    "baselines": [
+        "exact",
+        "lerp",
+        "slerp",
+        "shared_noise_lerp",
+        "shared_noise_slerp",
+        "ddim_slerp",
+        "noisediffusion",
+        "guided_walk",
+    ],
+    "solvers": [
+        "exact",
+        "lerp",
+        "gauss_newton",
+        "relaxation",
+        "functional_gradient",
+        "georce",
+        "shooting",
+    ],
 }
 
 

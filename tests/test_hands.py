@@ -13,61 +13,99 @@ from safetensors import safe_open
 from transformers import CLIPTokenizer
 from typer.testing import CliRunner
 
-from lib import hands
-from lib import hands_training as training
-from lib.hands_classifier import HandClassifier, right_rate
+from experiments import hands
+from experiments.classifiers.hands import HandClassifier, right_rate
+from experiments.training import hands as training
+from experiments.training.loop import Settings
 from lib.runs.__main__ import app
 from lib.scores import StableDiffusionScore, load, load_stable_diffusion
-from lib.training import Settings
 
 SHORT = Settings(steps=3, batch=2, rate=1e-3, warmup=1, every=2)
 
 
 def test_identity_move_averages_pixels_and_keeps_the_range(generator):
     pixels = torch.rand(3, 3, 32, 32, generator=generator)
-    torch.testing.assert_close(hands.moved(pixels, size=32), torch.nn.functional.avg_pool2d(
-        torch.nn.functional.interpolate(pixels, scale_factor=2, mode="bilinear", align_corners=False), 2), atol=2e-6, rtol=0)
+    torch.testing.assert_close(
+        hands.moved(pixels, size=32),
+        torch.nn.functional.avg_pool2d(
+            torch.nn.functional.interpolate(
+                pixels, scale_factor=2, mode="bilinear", align_corners=False
+            ),
+            2,
+        ),
+        atol=2e-6,
+        rtol=0,
+    )
     moved = hands.augmented(pixels, generator, 16)
     assert moved.shape == (3, 3, 16, 16) and moved.min() >= 0 and moved.max() <= 1
 
 
 def test_turn_shift_scale_and_mirror_go_where_they_say():
     spot = torch.zeros(1, 1, 64, 64)
-    spot[..., 30:34, 46:50] = 1                                       # a quarter of the side right of the centre
+    spot[..., 30:34, 46:50] = 1  # a quarter of the side right of the centre
 
     def centre(**move):
         image = hands.moved(spot, **move)[0, 0]
         at = (torch.arange(64) + 0.5) / 64 - 0.5
-        return [((image.sum(axis) * at).sum() / image.sum()).item() for axis in (0, 1)]   # to the right, down
+        return [
+            ((image.sum(axis) * at).sum() / image.sum()).item() for axis in (0, 1)
+        ]  # to the right, down
 
-    for move, expected in (({}, (0.25, 0)), ({"degrees": 90.0}, (0, -0.25)), ({"mirror": True}, (-0.25, 0)),
-                           ({"scale": 1.2}, (0.3, 0)), ({"shift": torch.tensor([[0.1, 0.2]])}, (0.35, 0.2)),
-                           ({"degrees": 45.0, "shift": 0.1}, (0.25 * math.sqrt(0.5) + 0.1, 0.1 - 0.25 * math.sqrt(0.5)))):
+    for move, expected in (
+        ({}, (0.25, 0)),
+        ({"degrees": 90.0}, (0, -0.25)),
+        ({"mirror": True}, (-0.25, 0)),
+        ({"scale": 1.2}, (0.3, 0)),
+        ({"shift": torch.tensor([[0.1, 0.2]])}, (0.35, 0.2)),
+        (
+            {"degrees": 45.0, "shift": 0.1},
+            (0.25 * math.sqrt(0.5) + 0.1, 0.1 - 0.25 * math.sqrt(0.5)),
+        ),
+    ):
         np.testing.assert_allclose(centre(**move), expected, atol=4e-3, err_msg=str(move))
 
 
 def test_each_image_is_moved_on_its_own(generator):
     pixels = torch.rand(4, 3, 40, 40, generator=generator)
-    move = {"degrees": torch.tensor([0.0, 10, -20, 5]), "scale": torch.tensor([1.0, 1.1, 0.9, 1]),
-            "shift": torch.rand(4, 2, generator=generator) / 10, "mirror": torch.tensor([True, False, True, False])}
-    alone = [hands.moved(pixels[i:i + 1], **{name: value[i:i + 1] for name, value in move.items()}) for i in range(4)]
+    move = {
+        "degrees": torch.tensor([0.0, 10, -20, 5]),
+        "scale": torch.tensor([1.0, 1.1, 0.9, 1]),
+        "shift": torch.rand(4, 2, generator=generator) / 10,
+        "mirror": torch.tensor([True, False, True, False]),
+    }
+    alone = [
+        hands.moved(pixels[i : i + 1], **{name: value[i : i + 1] for name, value in move.items()})
+        for i in range(4)
+    ]
     torch.testing.assert_close(hands.moved(pixels, **move), torch.cat(alone))
 
 
 def test_a_movement_is_the_move_of_each_share(generator):
     images = torch.rand(2, 3, 64, 64, generator=generator)
-    found = hands.moving(images, torch.tensor([-0.5, 0.0, 0.5]), degrees=20.0, shift=(0.1, -0.2), scale=1.21)
-    for i, (degrees, shift, scale) in enumerate(((-10.0, (-0.05, 0.1), 1 / 1.1), (0.0, (0.0, 0.0), 1.0), (10.0, (0.05, -0.1), 1.1))):
-        torch.testing.assert_close(found[:, i], hands.moved(images, degrees=degrees, shift=torch.tensor(shift), scale=scale),
-                                   atol=1e-5, rtol=0)
+    found = hands.moving(
+        images, torch.tensor([-0.5, 0.0, 0.5]), degrees=20.0, shift=(0.1, -0.2), scale=1.21
+    )
+    for i, (degrees, shift, scale) in enumerate(
+        ((-10.0, (-0.05, 0.1), 1 / 1.1), (0.0, (0.0, 0.0), 1.0), (10.0, (0.05, -0.1), 1.1))
+    ):
+        torch.testing.assert_close(
+            found[:, i],
+            hands.moved(images, degrees=degrees, shift=torch.tensor(shift), scale=scale),
+            atol=1e-5,
+            rtol=0,
+        )
 
 
 def test_captions_name_their_digit_and_a_tenth_is_silent(generator):
     labels = torch.arange(10).repeat(1000)
     places = hands.captioned(labels, generator)
     texts = hands.all_captions()
-    assert all(hands.WORDS[k] in texts[i].split() for k, i in zip(labels.tolist(), places.tolist(), strict=True) if i)
-    assert abs((places == 0).double().mean() - 0.1) < 0.012                                 # four standard deviations
+    assert all(
+        hands.WORDS[k] in texts[i].split()
+        for k, i in zip(labels.tolist(), places.tolist(), strict=True)
+        if i
+    )
+    assert abs((places == 0).double().mean() - 0.1) < 0.012  # four standard deviations
     assert set(places.tolist()) == set(range(len(texts)))
 
 
@@ -75,7 +113,10 @@ def test_words_of_captions_are_one_token_and_others_are_spelt():
     words = hands.tokenizer()
     for text in hands.all_captions():
         assert [token.removesuffix("</w>") for token in words.tokenize(text)] == text.split()
-    assert len(words("a wrist").input_ids) > 4 and words.decode(words("a wrist").input_ids, skip_special_tokens=True) == "a wrist"
+    assert (
+        len(words("a wrist").input_ids) > 4
+        and words.decode(words("a wrist").input_ids, skip_special_tokens=True) == "a wrist"
+    )
     ids = words(["", "five"], padding="max_length").input_ids
     assert np.shape(ids) == (2, 16) and ids[0] == [words.bos_token_id] + 15 * [words.eos_token_id]
 
@@ -83,23 +124,57 @@ def test_words_of_captions_are_one_token_and_others_are_spelt():
 @pytest.mark.skipif("GEODESICS_DATA" not in os.environ, reason="the photographs are not bundled")
 def test_every_tenth_photograph_is_held_out():
     train, test, every = map(hands.photographs, ("train", "test", "all"))
-    assert (len(train), len(test), len(every)) == (1853, 206, 2059) and every.pixels.shape == (2059, 3, 100, 100)
-    assert torch.equal(test.pixels, every.pixels[::10]) and torch.equal(train.labels[:9], every.labels[1:10])
-    assert torch.bincount(every.labels).tolist() == [205, 206, 206, 206, 207, 207, 207, 203, 208, 204]
+    assert (len(train), len(test), len(every)) == (1853, 206, 2059) and every.pixels.shape == (
+        2059,
+        3,
+        100,
+        100,
+    )
+    assert torch.equal(test.pixels, every.pixels[::10]) and torch.equal(
+        train.labels[:9], every.labels[1:10]
+    )
+    assert torch.bincount(every.labels).tolist() == [
+        205,
+        206,
+        206,
+        206,
+        207,
+        207,
+        207,
+        203,
+        208,
+        204,
+    ]
     assert torch.bincount(test.labels).min() >= 20
 
 
 def test_psnr_of_a_known_error():
     a = torch.full((2, 3, 8, 8), 0.5)
-    torch.testing.assert_close(training.psnr(a, a + torch.tensor([0.1, 0.01]).reshape(2, 1, 1, 1)), torch.tensor([20.0, 40.0]))
+    torch.testing.assert_close(
+        training.psnr(a, a + torch.tensor([0.1, 0.01]).reshape(2, 1, 1, 1)),
+        torch.tensor([20.0, 40.0]),
+    )
 
 
 def test_a_short_training_saves_what_loads_and_samples(drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "STEPS", 1)
     reader = HandClassifier().eval().requires_grad_(False)
-    made = training.train_hands(tmp_path / "hands", tmp_path / "work", SHORT, SHORT, copies=2, samples=1, classifier=reader,
-                                rated=1, progress=False)
-    written = {path.relative_to(tmp_path / "hands").as_posix() for path in (tmp_path / "hands").rglob("*") if path.is_file()}
+    made = training.train_hands(
+        tmp_path / "hands",
+        tmp_path / "work",
+        SHORT,
+        SHORT,
+        copies=2,
+        samples=1,
+        classifier=reader,
+        rated=1,
+        progress=False,
+    )
+    written = {
+        path.relative_to(tmp_path / "hands").as_posix()
+        for path in (tmp_path / "hands").rglob("*")
+        if path.is_file()
+    }
     assert written == training.WRITTEN
     assert sum(path.stat().st_size for path in (tmp_path / "hands").rglob("*")) < 40e6
     with safe_open(tmp_path / "hands/unet/diffusion_pytorch_model.safetensors", "pt") as file:
@@ -107,24 +182,40 @@ def test_a_short_training_saves_what_loads_and_samples(drawn, tmp_path, monkeypa
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "hands")
     for part in ("vae", "unet", "text_encoder"):
         assert getattr(pipe, part).dtype == torch.float32
-        assert training.fingerprint(getattr(pipe, part)) == training.fingerprint(getattr(made, part)), part
+        assert training.fingerprint(getattr(pipe, part)) == training.fingerprint(
+            getattr(made, part)
+        ), part
     torch.testing.assert_close(training.sampled(pipe, 1), training.sampled(made, 1))
-    image = pipe("three", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
+    image = pipe("three", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[
+        0
+    ]
     assert isinstance(image, Image.Image) and image.size == (64, 64)
-    old = CLIPTokenizer(str(tmp_path / "hands/tokenizer/vocab.json"), str(tmp_path / "hands/tokenizer/merges.txt"))
+    old = CLIPTokenizer(
+        str(tmp_path / "hands/tokenizer/vocab.json"), str(tmp_path / "hands/tokenizer/merges.txt")
+    )
     assert old("a hand showing six").input_ids == made.tokenizer("a hand showing six").input_ids
-    rate = right_rate(reader, training.sampled(made, 1, seed=1))       # another seed than that of samples.png
+    rate = right_rate(
+        reader, training.sampled(made, 1, seed=1)
+    )  # another seed than that of samples.png
     told = training.rate_in_words(rate, 1, reader)
     assert f"{rate.mean():.3f} of 10, 1 of each digit" in told and f"9: {rate[9]:.2f}" in told
-    assert f"| samples that show the digit asked for | {told} |" in (tmp_path / "hands/README.md").read_text()
-    latents = training.encoded(made.vae, hands.photographs(), 2, tmp_path / "work/latents.safetensors")
+    assert (
+        f"| samples that show the digit asked for | {told} |"
+        in (tmp_path / "hands/README.md").read_text()
+    )
+    latents = training.encoded(
+        made.vae, hands.photographs(), 2, tmp_path / "work/latents.safetensors"
+    )
     assert math.isclose((made.vae.config.scaling_factor * latents).std().item(), 1, rel_tol=1e-4)
 
 
 def test_it_learns_and_goes_on_bit_for_bit(drawn, tmp_path):
     steps = Settings(steps=6, batch=2, rate=1e-3, warmup=1, every=2)
     training.train_autoencoder(tmp_path / "cut", steps, until=3, progress=False)
-    again, whole = (training.train_autoencoder(tmp_path / name, steps, progress=False) for name in ("cut", "whole"))
+    again, whole = (
+        training.train_autoencoder(tmp_path / name, steps, progress=False)
+        for name in ("cut", "whole")
+    )
     assert training.fingerprint(again.average) == training.fingerprint(whole.average)
     assert whole.losses == again.losses and whole.losses[-1] < whole.losses[0]
 
@@ -142,28 +233,67 @@ def test_without_photographs_or_with_a_foreign_folder_nothing_is_written(tmp_pat
     assert not (tmp_path / "work").exists()
 
 
-def test_one_command_trains_hands_and_the_lines_it_prints_bundle_it(drawn, tmp_path, monkeypatch, registered):
+def test_one_command_trains_hands_and_the_lines_it_prints_bundle_it(
+    drawn, tmp_path, monkeypatch, registered
+):
     def missing(name):
         raise FileNotFoundError("no classifier here")
 
-    for name, value in (("STEPS", 1), ("AUTOENCODER", SHORT), ("DENOISER", SHORT), ("load_classifier", missing),
-                        ("train_hands", functools.partial(training.train_hands, copies=1))):
+    for name, value in (
+        ("STEPS", 1),
+        ("AUTOENCODER", SHORT),
+        ("DENOISER", SHORT),
+        ("load_classifier", missing),
+        ("train_hands", functools.partial(training.train_hands, copies=1)),
+    ):
         monkeypatch.setattr(training, name, value)
     folder = tmp_path / "models" / "hands"
-    done = CliRunner().invoke(app, ["train", "hands", "--out", str(folder), "--work", str(tmp_path / "work"), "--until", "2",
-                                    "--samples", "1", "--seed", "4", "--machine", "a machine"])
+    done = CliRunner().invoke(
+        app,
+        [
+            "train",
+            "hands",
+            "--out",
+            str(folder),
+            "--work",
+            str(tmp_path / "work"),
+            "--until",
+            "2",
+            "--samples",
+            "1",
+            "--seed",
+            "4",
+            "--machine",
+            "a machine",
+        ],
+    )
     assert done.exit_code == 0, done.output
     assert "the rate of right samples will not be measured: no classifier here" in done.stderr
     card = (folder / "README.md").read_text()
-    assert "not measured: the hand classifier was not there" in card and card.count("a machine") == 2 and "seed 4" in card
+    assert (
+        "not measured: the hand classifier was not there" in card
+        and card.count("a machine") == 2
+        and "seed 4" in card
+    )
     assert card.count("| steps made | 2 of 3 |") == 2
     lines, last = done.stdout.rsplit("model: ", 1)
     entry = registered(lines)["hands"]
     assert last.strip().endswith("hands") and entry["licence"].startswith("Apache-2.0")
-    assert {file["name"] for file in entry["files"]} == training.WRITTEN - {"README.md", "samples.png", "reconstructions.png"}
+    assert {file["name"] for file in entry["files"]} == training.WRITTEN - {
+        "README.md",
+        "samples.png",
+        "reconstructions.png",
+    }
 
-    score, same = load("hands", prompt="three", sigma=0.5), load_stable_diffusion(folder, prompt="three", sigma=0.5)
-    assert isinstance(score, StableDiffusionScore) and score.event_shape == (4, 16, 16) and score.origin["name"] == "hands"
+    score, same = (
+        load("hands", prompt="three", sigma=0.5),
+        load_stable_diffusion(folder, prompt="three", sigma=0.5),
+    )
+    assert (
+        isinstance(score, StableDiffusionScore)
+        and score.event_shape == (4, 16, 16)
+        and score.origin["name"] == "hands"
+    )
     assert set(score.origin["sha256"].values()) <= {file["sha256"] for file in entry["files"]}
     x = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     assert torch.equal(score(x), same(x)) and score.settings["prompt"] == "three"

@@ -8,7 +8,16 @@ import torch
 from pipelines import TOKENS, VERSIONS, WIDTH, pipeline
 
 from lib import flow, latents
-from lib.latents import SCHEDULES, TextSchedule, decode, encode, equal_steps, perceptual_times, round_trip, text_inversion
+from lib.latents import (
+    SCHEDULES,
+    TextSchedule,
+    decode,
+    encode,
+    equal_steps,
+    perceptual_times,
+    round_trip,
+    text_inversion,
+)
 from lib.scores import StableDiffusionScore
 
 SCORE = StableDiffusionScore(pipeline(), "a cat", micro_batch=2)
@@ -25,7 +34,9 @@ def test_encoding_and_decoding_are_the_pipelines():
     with torch.no_grad():
         posterior = vae.encode(2 * x - 1).latent_dist
         z = posterior.mean * vae.config.scaling_factor
-        shown = SCORE.pipe.image_processor.postprocess(vae.decode(z / vae.config.scaling_factor).sample, output_type="pt")
+        shown = SCORE.pipe.image_processor.postprocess(
+            vae.decode(z / vae.config.scaling_factor).sample, output_type="pt"
+        )
     torch.testing.assert_close(encode(SCORE, x), z, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(decode(SCORE, z), shown, rtol=1e-4, atol=1e-5)
     paths = z[None].expand(2, 3, -1, -1, -1)
@@ -42,27 +53,38 @@ def test_samples_of_the_posterior_have_its_mean_and_spread(generator):
     scale = SCORE.pipe.vae.config.scaling_factor
     drawn = encode(SCORE, x.expand(200, -1, -1, -1), generator=generator)
     deviation = (drawn - scale * posterior.mean) / (scale * posterior.std)
-    assert abs(deviation.mean().item()) < 0.02 and abs(deviation.std().item() - 1) < 0.02      # 51,200 draws
+    assert (
+        abs(deviation.mean().item()) < 0.02 and abs(deviation.std().item() - 1) < 0.02
+    )  # 51,200 draws
     same = [encode(SCORE, x, generator=torch.Generator().manual_seed(3)) for _ in range(2)]
     assert torch.equal(*same)
 
 
-@pytest.mark.parametrize("bad, error, message", [
-    (lambda: images(1, 60, 64), ValueError, "multiples of 8, got 60×64: resize"),
-    (lambda: images()[:, :1], ValueError, r"\(n, 3, height, width\), got \(3, 1, 64, 64\); grey"),
-    (lambda: images()[0], ValueError, r"one image: images\[None\]"),
-    (lambda: images() * 255, ValueError, "divide images in 0..255 by 255"),
-    (lambda: (images() * 255).byte(), TypeError, "floating"),
-    (lambda: images() * torch.nan, ValueError, "NaN"),
-    (lambda: images()[:0], ValueError, "must have shape"),
-])
+@pytest.mark.parametrize(
+    "bad, error, message",
+    [
+        (lambda: images(1, 60, 64), ValueError, "multiples of 8, got 60×64: resize"),
+        (
+            lambda: images()[:, :1],
+            ValueError,
+            r"\(n, 3, height, width\), got \(3, 1, 64, 64\); grey",
+        ),
+        (lambda: images()[0], ValueError, r"one image: images\[None\]"),
+        (lambda: images() * 255, ValueError, "divide images in 0..255 by 255"),
+        (lambda: (images() * 255).byte(), TypeError, "floating"),
+        (lambda: images() * torch.nan, ValueError, "NaN"),
+        (lambda: images()[:0], ValueError, "must have shape"),
+    ],
+)
 def test_images_that_do_not_fit_say_so(bad, error, message):
     with pytest.raises(error, match=message):
         encode(SCORE, bad())
 
 
-@pytest.mark.parametrize("bad, message", [
-    (torch.zeros(1, 3, 8, 8), r"\(…, 4, h, w\)"), (torch.full((1, 4, 8, 8), torch.nan), "NaN")])
+@pytest.mark.parametrize(
+    "bad, message",
+    [(torch.zeros(1, 3, 8, 8), r"\(…, 4, h, w\)"), (torch.full((1, 4, 8, 8), torch.nan), "NaN")],
+)
 def test_latents_that_do_not_fit_say_so(bad, message):
     with pytest.raises(ValueError, match=message):
         decode(SCORE, bad)
@@ -85,7 +107,9 @@ def test_round_trip_is_split_into_coder_and_inversion(version):
     score, x = StableDiffusionScore(pipeline(version), "a cat"), images(2)
     rough, fine = (round_trip(score, x, 1.0, steps=n) for n in (4, 24))
     z = encode(score, x)
-    torch.testing.assert_close(fine.latents, flow.round_trip_error(score, z, 1.0, steps=24), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(
+        fine.latents, flow.round_trip_error(score, z, 1.0, steps=24), rtol=1e-3, atol=1e-6
+    )
     vae = -10 * (decode(score, z) - x).square().flatten(1).mean(1).log10()
     torch.testing.assert_close(fine.vae, vae, rtol=1e-4, atol=1e-4)
     assert bool((fine.latents < rough.latents).all())
@@ -107,11 +131,19 @@ def test_text_inversion_lowers_the_denoising_error(version, tmp_path):
     score = StableDiffusionScore(pipeline(version), "a cat", micro_batch=64)
     latent = encode(score, images(1))
     before = score.embed("a cat").clone()
-    text = text_inversion(score, latent, tmp_path, prompt="a cat", schedule=TextSchedule(steps=60, batch=4, rate=0.03),
-                          progress=False)
+    text = text_inversion(
+        score,
+        latent,
+        tmp_path,
+        prompt="a cat",
+        schedule=TextSchedule(steps=60, batch=4, rate=0.03),
+        progress=False,
+    )
     assert text.shape == (1, TOKENS, WIDTH) and not text.requires_grad
     assert error_of(score, latent, text) < 0.995 * error_of(score, latent, before)
-    assert torch.equal(score.embed("a cat"), before) and all(p.grad is None for p in score.model.parameters())
+    assert torch.equal(score.embed("a cat"), before) and all(
+        p.grad is None for p in score.model.parameters()
+    )
     assert score.counter.evaluations == score.counter.derivatives == 60 * 4
     assert bool(torch.isfinite(score.prompted(text)(latent)).all())
 
@@ -121,7 +153,9 @@ def test_one_step_of_the_released_code(tmp_path):
     pipe, latent = SCORE.pipe, encode(SCORE, images(1))
     schedule = SCHEDULES["yu2025"]
     assert (schedule.steps, schedule.batch, schedule.rate, schedule.decay) == (500, 2, 5e-3, 0.01)
-    assert SCHEDULES["impus"].decay == 0 and {schedule.rate_at(i) for i in (0, 1, 250, 499)} == {5e-3}
+    assert SCHEDULES["impus"].decay == 0 and {schedule.rate_at(i) for i in (0, 1, 250, 499)} == {
+        5e-3
+    }
     ours = text_inversion(SCORE, latent, tmp_path, prompt="a cat", until=1, progress=False)
     g = torch.Generator().manual_seed(schedule.seed)
     t = torch.randint(1000, (2,), generator=g)
@@ -130,9 +164,13 @@ def test_one_step_of_the_released_code(tmp_path):
     text = torch.nn.Parameter(SCORE.embed("a cat").clone())
     optimizer = torch.optim.AdamW([text], lr=5e-3)
     noised = pipe.scheduler.add_noise(latent.expand(2, -1, -1, -1), noise, t)
-    torch.nn.functional.mse_loss(pipe.unet(noised, t, encoder_hidden_states=text.expand(2, -1, -1)).sample, noise).backward()
+    torch.nn.functional.mse_loss(
+        pipe.unet(noised, t, encoder_hidden_states=text.expand(2, -1, -1)).sample, noise
+    ).backward()
     optimizer.step()
-    assert ((ours - text).abs() < 1e-3).float().mean() > 0.98       # the first step is ±rate; a tiny gradient's sign is noise
+    assert (
+        (ours - text).abs() < 1e-3
+    ).float().mean() > 0.98  # the first step is ±rate; a tiny gradient's sign is noise
     assert (text - SCORE.embed("a cat")).abs().max() > 4e-3
 
 
@@ -152,12 +190,20 @@ def test_text_inversion_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
         text_inversion(SCORE, latent, tmp_path / "cut", schedule=SHORT, progress=False)
     assert 3 <= len(calls) < 6
     assert [path.name for path in (tmp_path / "cut").iterdir()] == ["checkpoint.safetensors"]
-    assert torch.equal(text_inversion(SCORE, latent, tmp_path / "cut", schedule=SHORT, progress=False), whole)
+    assert torch.equal(
+        text_inversion(SCORE, latent, tmp_path / "cut", schedule=SHORT, progress=False), whole
+    )
     before = SCORE.counter.evaluations
-    assert torch.equal(text_inversion(SCORE, latent, tmp_path / "cut", schedule=SHORT, progress=False), whole)
-    assert SCORE.counter.evaluations == before                      # a run that is done is only read
+    assert torch.equal(
+        text_inversion(SCORE, latent, tmp_path / "cut", schedule=SHORT, progress=False), whole
+    )
+    assert SCORE.counter.evaluations == before  # a run that is done is only read
     same = {"latent": latent, "folder": tmp_path / "cut", "schedule": SHORT, "progress": False}
-    for changed in ({"latent": latent + 1}, {"prompt": "dog"}, {"schedule": replace(SHORT, rate=0.01)}):
+    for changed in (
+        {"latent": latent + 1},
+        {"prompt": "dog"},
+        {"schedule": replace(SHORT, rate=0.01)},
+    ):
         with pytest.raises(ValueError, match="cannot continue from.*use another folder"):
             text_inversion(SCORE, **same | changed)
 
@@ -178,7 +224,9 @@ def test_perceptual_times_invert_the_cumulated_distance():
     t = torch.linspace(0, 1, 401, dtype=torch.float64)
     distances = torch.stack([t.square().diff(), t.diff()])
     made = perceptual_times(distances, t.expand(2, -1), 5)
-    torch.testing.assert_close(made[0], (torch.arange(5.0, dtype=torch.float64) / 4).sqrt(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        made[0], (torch.arange(5.0, dtype=torch.float64) / 4).sqrt(), atol=1e-3, rtol=0
+    )
     torch.testing.assert_close(made[1], torch.arange(5.0, dtype=torch.float64) / 4)
     assert made[:, 0].tolist() == [0, 0] and made[:, -1].tolist() == [1, 1]
     still = perceptual_times(torch.zeros(1, 4), torch.linspace(0, 1, 5)[None], 3)
@@ -204,5 +252,9 @@ def test_frames_at_equal_perceptual_steps(rounds, uneven):
     spread = lambda s: ((s.amax(1) - s.amin(1)) / s.mean(1)).max()
     assert spread(steps) < uneven * spread(before) + 1e-9 or spread(steps) < uneven
     assert len(asked) == rounds + 2 and frames.shape == (2, 9, 3, 2, 2)
-    torch.testing.assert_close(times[:, [0, -1]], torch.tensor([[0.0, 1.0]] * 2, dtype=torch.float64))
-    torch.testing.assert_close(times[0], torch.linspace(0, 1, 9, dtype=torch.float64).pow(1 / 3), atol=0.05, rtol=0)
+    torch.testing.assert_close(
+        times[:, [0, -1]], torch.tensor([[0.0, 1.0]] * 2, dtype=torch.float64)
+    )
+    torch.testing.assert_close(
+        times[0], torch.linspace(0, 1, 9, dtype=torch.float64).pow(1 / 3), atol=0.05, rtol=0
+    )

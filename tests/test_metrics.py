@@ -7,9 +7,22 @@ import torch
 from torch.func import jacfwd, vmap
 
 from lib import exact
-from lib.metrics import DensityMetric, EuclideanMetric, JacobianMetric, ScoreMetric, SpaceTimeMetric, SteinMetric
+from lib.metrics import (
+    DensityMetric,
+    EuclideanMetric,
+    JacobianMetric,
+    ScoreMetric,
+    SpaceTimeMetric,
+    SteinMetric,
+)
 from lib.metrics.base import Metric, conjugate_gradients, dot
-from lib.scores import EmpiricalScore, FunctionScore, GaussianMixtureScore, GaussianScore, SphereScore
+from lib.scores import (
+    EmpiricalScore,
+    FunctionScore,
+    GaussianMixtureScore,
+    GaussianScore,
+    SphereScore,
+)
 from lib.solvers import geodesic, shoot
 from lib.solvers.relaxation import Relaxation
 
@@ -17,7 +30,9 @@ double = lambda *values: torch.tensor(values, dtype=torch.float64)
 
 
 def mixture(generator: torch.Generator, d: int = 3, sigma: float = 0.0) -> GaussianMixtureScore:
-    return GaussianMixtureScore(torch.randn(3, d, dtype=torch.float64, generator=generator), 0.8, sigma=sigma)
+    return GaussianMixtureScore(
+        torch.randn(3, d, dtype=torch.float64, generator=generator), 0.8, sigma=sigma
+    )
 
 
 def vectors(generator: torch.Generator, count: int = 3, d: int = 3) -> list[torch.Tensor]:
@@ -27,9 +42,16 @@ def vectors(generator: torch.Generator, count: int = 3, d: int = 3) -> list[torc
 def family(generator: torch.Generator) -> list[Metric]:
     score = mixture(generator)
     space_time = SpaceTimeMetric(mixture(generator, d=2, sigma=0.5))
-    return [EuclideanMetric(), SteinMetric(score, lam=5.0), DensityMetric(score, alpha=0.7), ScoreMetric(score, 5.0, 0.7),
-            JacobianMetric(score, 0.1), JacobianMetric(score, 0.1, symmetric=False), space_time,
-            SpaceTimeMetric(space_time.score, probes=3)]
+    return [
+        EuclideanMetric(),
+        SteinMetric(score, lam=5.0),
+        DensityMetric(score, alpha=0.7),
+        ScoreMetric(score, 5.0, 0.7),
+        JacobianMetric(score, 0.1),
+        JacobianMetric(score, 0.1, symmetric=False),
+        space_time,
+        SpaceTimeMetric(space_time.score, probes=3),
+    ]
 
 
 @pytest.mark.parametrize("index", range(8))
@@ -38,7 +60,7 @@ def test_apply_solve_and_inner_belong_together(index, generator):
     x, u, v = vectors(generator)
     assert torch.allclose(metric.inner(x, u, v), dot(u, metric.apply(x, v)), atol=1e-12)
     assert torch.allclose(metric.inner(x, u, v), metric.inner(x, v, u), atol=1e-12)
-    if index != 7:                  # random probes need not leave the Fisher metric positive
+    if index != 7:  # random probes need not leave the Fisher metric positive
         assert bool((metric.inner(x, v, v) > 0).all())
         assert torch.allclose(metric.solve(x, metric.apply(x, v)), v, atol=1e-9)
 
@@ -48,16 +70,23 @@ def test_acceleration_is_that_of_the_generic_metric(index, generator):
     """Closed forms against the geodesic equation of `apply` by reverse and forward mode."""
     metric = family(generator)[index]
     x, v = vectors(generator, 2)
-    assert torch.allclose(metric.acceleration(x, v), Metric.acceleration(metric, x, v), atol=1e-10, rtol=1e-10)
+    assert torch.allclose(
+        metric.acceleration(x, v), Metric.acceleration(metric, x, v), atol=1e-10, rtol=1e-10
+    )
 
 
 @pytest.mark.parametrize("index", [1, 3, 4, 6])
 def test_batch_is_one_by_one(index, generator):
     metric = family(generator)[index]
     x, u, v = vectors(generator)
-    methods = [(metric.inner, (x, u, v)), (metric.apply, (x, v)), (metric.solve, (x, v)), (metric.acceleration, (x, v))]
+    methods = [
+        (metric.inner, (x, u, v)),
+        (metric.apply, (x, v)),
+        (metric.solve, (x, v)),
+        (metric.acceleration, (x, v)),
+    ]
     for method, arguments in methods:
-        rows = torch.cat([method(*(a[i:i + 1] for a in arguments)) for i in range(len(x))])
+        rows = torch.cat([method(*(a[i : i + 1] for a in arguments)) for i in range(len(x))])
         assert torch.allclose(method(*arguments), rows, atol=1e-9, rtol=1e-9)
 
 
@@ -65,7 +94,11 @@ def test_batch_is_one_by_one(index, generator):
 def test_float32(index, generator):
     metric = family(generator)[index]
     x, u, v = vectors(generator)
-    low = [metric.inner(x.float(), u.float(), v.float()), metric.apply(x.float(), v.float()), metric.solve(x.float(), v.float())]
+    low = [
+        metric.inner(x.float(), u.float(), v.float()),
+        metric.apply(x.float(), v.float()),
+        metric.solve(x.float(), v.float()),
+    ]
     high = [metric.inner(x, u, v), metric.apply(x, v), metric.solve(x, v)]
     for a, b in zip(low, high, strict=True):
         assert a.dtype == torch.float32 and (a - b).norm() < 2e-3 * b.norm()
@@ -99,7 +132,11 @@ def test_energy_is_differentiable(index, generator):
 def test_energy_of_jacobian_metric_needs_one_score_a_point(generator):
     metric = JacobianMetric(mixture(generator), 0.1)
     metric.energy(torch.randn(2, 5, 3, dtype=torch.float64, generator=generator))
-    assert (metric.counter.evaluations, metric.counter.batches, metric.counter.derivatives) == (10, 1, 0)
+    assert (metric.counter.evaluations, metric.counter.batches, metric.counter.derivatives) == (
+        10,
+        1,
+        0,
+    )
 
 
 def test_jacobian_metric_of_a_gaussian_is_flat():
@@ -115,8 +152,12 @@ def test_jacobian_transpose_matters_where_the_field_is_no_gradient(generator):
     matrix = torch.randn(3, 3, dtype=torch.float64, generator=generator)
     x, v = vectors(generator, 2)
     field = lambda y: y @ matrix.T
-    assert torch.allclose(JacobianMetric(field, symmetric=False).apply(x, v), v @ (matrix.T @ matrix).T)
-    assert not torch.allclose(JacobianMetric(field).apply(x, v), v @ (matrix.T @ matrix).T, atol=1e-2)
+    assert torch.allclose(
+        JacobianMetric(field, symmetric=False).apply(x, v), v @ (matrix.T @ matrix).T
+    )
+    assert not torch.allclose(
+        JacobianMetric(field).apply(x, v), v @ (matrix.T @ matrix).T, atol=1e-2
+    )
 
 
 def test_singular_metric_says_so():
@@ -124,19 +165,26 @@ def test_singular_metric_says_so():
     metric, x = JacobianMetric(SphereScore(1.0, 0.1)), double([1, 0, 0])
     with pytest.raises(ArithmeticError, match="add a multiple of the identity"):
         metric.solve(x, double([0, 1, 0]))
-    assert torch.isfinite(JacobianMetric(SphereScore(1.0, 0.1), 1.0).solve(x, double([0, 1, 0]))).all()
+    assert torch.isfinite(
+        JacobianMetric(SphereScore(1.0, 0.1), 1.0).solve(x, double([0, 1, 0]))
+    ).all()
 
 
 def posterior(z: torch.Tensor, c: float) -> torch.Tensor:
     """Mean (n, d) and standard deviation (n, 1) of x_0 given x for data N(0, c² I), as (n, d + 1)."""
     variance = (2 * z[:, -1:]).exp()
-    return torch.cat([z[:, :-1] * c**2 / (c**2 + variance), (c**2 * variance / (c**2 + variance)).sqrt()], 1)
+    return torch.cat(
+        [z[:, :-1] * c**2 / (c**2 + variance), (c**2 * variance / (c**2 + variance)).sqrt()], 1
+    )
 
 
 @pytest.mark.parametrize("d", [1, 3])
 def test_space_time_is_the_fisher_metric_of_the_posterior(d, generator):
     """p(x_0 | x) = N(m, V I), whose Fisher metric is dm²/V + 2 d dτ²/τ² with τ² = V."""
-    c, metric = 0.8, SpaceTimeMetric(GaussianScore(torch.zeros(d, dtype=torch.float64), 0.8, sigma=0.1))
+    c, metric = (
+        0.8,
+        SpaceTimeMetric(GaussianScore(torch.zeros(d, dtype=torch.float64), 0.8, sigma=0.1)),
+    )
     z, u, v = vectors(generator, 3, d + 1)
     du, dv = (torch.func.jvp(lambda z: posterior(z, c), (z,), (w,))[1] for w in (u, v))
     spread = posterior(z, c)[:, -1]
@@ -150,19 +198,27 @@ def test_space_time_geodesics_of_a_gaussian(generator):
     z = metric.lift(double([0.3], [-0.5]), double(0.4, 1.0))
     truth = exact.gaussian_distance(posterior(z[:1], 0.8), posterior(z[1:], 0.8))
     solver = Relaxation(optimizer="lbfgs", tol=1e-6, max_iter=1000)
-    errors = [float((geodesic(metric, z[:1], z[1:], points=n, solver=solver).length - truth).abs()) for n in (7, 13)]
+    errors = [
+        float((geodesic(metric, z[:1], z[1:], points=n, solver=solver).length - truth).abs())
+        for n in (7, 13)
+    ]
     assert errors[0] < 2e-4 and errors[1] < errors[0] / 4
     shot = shoot(metric, z[:1], double([0.2, 0.3]), steps=10)
     reached = exact.gaussian_distance(posterior(z[:1], 0.8), posterior(shot.points[:, -1], 0.8))
-    assert torch.allclose(shot.length, reached, rtol=1e-5) and max(shot.settings["speed_drift"]) < 1e-6
+    assert (
+        torch.allclose(shot.length, reached, rtol=1e-5) and max(shot.settings["speed_drift"]) < 1e-6
+    )
 
 
 def test_space_time_expectations_are_those_of_the_data(generator):
     """μ = (E[x_0], E‖x_0‖²) of the posterior over a finite data set, summed directly."""
     data = torch.randn(20, 3, dtype=torch.float64, generator=generator)
     metric = SpaceTimeMetric(EmpiricalScore(data, sigma=0.5))
-    x, sigma = torch.randn(4, 3, dtype=torch.float64, generator=generator), double(0.3, 0.6, 1.0, 2.0)
-    weights = (-torch.cdist(x, data) ** 2 / (2 * sigma[:, None] ** 2)).softmax(1)
+    x, sigma = (
+        torch.randn(4, 3, dtype=torch.float64, generator=generator),
+        double(0.3, 0.6, 1.0, 2.0),
+    )
+    weights = (-(torch.cdist(x, data) ** 2) / (2 * sigma[:, None] ** 2)).softmax(1)
     truth = torch.cat([weights @ data, (weights @ (data**2).sum(1))[:, None]], 1)
     assert torch.allclose(metric.expectation(metric.lift(x, sigma)), truth, atol=1e-10)
 
@@ -170,18 +226,25 @@ def test_space_time_expectations_are_those_of_the_data(generator):
 def test_probes_estimate_the_divergence(generator):
     """Rademacher probes: right on average; exact, even one, where the Jacobian is diagonal; fixed within a metric."""
     score = mixture(generator, d=4, sigma=0.5)
-    z = SpaceTimeMetric(score).lift(torch.randn(3, 4, dtype=torch.float64, generator=generator), 0.7)
+    z = SpaceTimeMetric(score).lift(
+        torch.randn(3, 4, dtype=torch.float64, generator=generator), 0.7
+    )
     truth = SpaceTimeMetric(score).expectation(z)
     many = SpaceTimeMetric(score, probes=4000, generator=generator)
     assert torch.allclose(many.expectation(z), truth, rtol=0.05)
     assert torch.equal(many.expectation(z), many.expectation(z))
     diagonal = GaussianScore(torch.zeros(4, dtype=torch.float64), 0.5, sigma=0.5)
-    assert torch.allclose(SpaceTimeMetric(diagonal, probes=1).expectation(z), SpaceTimeMetric(diagonal).expectation(z))
+    assert torch.allclose(
+        SpaceTimeMetric(diagonal, probes=1).expectation(z), SpaceTimeMetric(diagonal).expectation(z)
+    )
 
 
 def test_lift_and_project_are_inverse(generator):
     metric = SpaceTimeMetric(EmpiricalScore(torch.rand(5, 1, 2, 2, generator=generator), sigma=0.5))
-    x, sigma = torch.rand(3, 7, 1, 2, 2, generator=generator), torch.rand(3, 7, generator=generator) + 0.1
+    x, sigma = (
+        torch.rand(3, 7, 1, 2, 2, generator=generator),
+        torch.rand(3, 7, generator=generator) + 0.1,
+    )
     z = metric.lift(x, sigma)
     assert z.shape == (3, 7, 5) and metric.event_shape == (5,)
     assert torch.equal(metric.project(z)[0], x) and torch.allclose(metric.project(z)[1], sigma)
@@ -191,7 +254,9 @@ def test_lift_and_project_are_inverse(generator):
 
 def test_other_noise_levels(generator):
     """lam σ² and reg σ⁴ stay fixed: the metric of N(0, σ² I) scales as one."""
-    metric = JacobianMetric(GaussianMixtureScore(torch.zeros(1, 2, dtype=torch.float64), 1e-9, sigma=0.5), 3.0)
+    metric = JacobianMetric(
+        GaussianMixtureScore(torch.zeros(1, 2, dtype=torch.float64), 1e-9, sigma=0.5), 3.0
+    )
     x, v = (torch.randn(2, 2, dtype=torch.float64, generator=generator) for _ in range(2))
     assert torch.allclose(metric.at(1.0).apply(x, v), metric.apply(x, v) / 16)
     with pytest.raises(ValueError, match="leave noise_levels= out"):

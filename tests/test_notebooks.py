@@ -25,14 +25,18 @@ def test_form(notebook):
 @each_notebook
 def test_small_parameters_are_parameters(notebook):
     smoke_parameters(notebook)
-    with pytest.raises(ValueError, match="has no parameter 'figure_dir'; did you mean 'figures_dir'"):
+    with pytest.raises(
+        ValueError, match="has no parameter 'figure_dir'; did you mean 'figures_dir'"
+    ):
         check(notebook, {"figure_dir": "."})
 
 
 @pytest.mark.notebook
 @each_notebook
 def test_runs_small_and_writes_its_figures(notebook, tmp_path):
-    outcome = execute(notebook, smoke_parameters(notebook), build=tmp_path / "build", out=tmp_path / "figures")
+    outcome = execute(
+        notebook, smoke_parameters(notebook), build=tmp_path / "build", out=tmp_path / "figures"
+    )
     assert outcome.state == "passed", outcome.error
     pictures = [path for path in outcome.files if path.suffix == ".png"]
     assert pictures
@@ -51,6 +55,7 @@ def add(*cells):
 def parameter(line):
     def change(book):
         book.cells[1].source += "\n" + line
+
     return change
 
 
@@ -59,12 +64,19 @@ def checked(**changes):
 
 
 ERROR = [nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])]
-BAR = [nbformat.v4.new_output("stream", name="stderr", text="\r50%"), nbformat.v4.new_output("stream", text="3")]
+BAR = [
+    nbformat.v4.new_output("stream", name="stderr", text="\r50%"),
+    nbformat.v4.new_output("stream", text="3"),
+]
 FAULTS = {
     "no heading 'theory'": without_heading,
-    "words of prose": lambda book: book.cells[0].update(source=book.cells[0].source.replace("word ", "$x$ ")),
+    "words of prose": lambda book: book.cells[0].update(
+        source=book.cells[0].source.replace("word ", "$x$ ")
+    ),
     "0 cells tagged parameters": lambda book: book.cells[1].metadata.update(tags=[]),
-    "2 cells tagged parameters": add(books.markdown("x"), books.code("a = 1  # one", "parameters", count=3)),
+    "2 cells tagged parameters": add(
+        books.markdown("x"), books.code("a = 1  # one", "parameters", count=3)
+    ),
     "name = literal": parameter("lam = 2 * 3  # not a literal"),
     "'name = literal  # comment': 'lam = 2'": parameter("lam = 2"),
     "sigma=0": parameter("lam = 2  # for sigma=0"),
@@ -75,7 +87,9 @@ FAULTS = {
     "no assertion": checked(source="print(count)"),
     "line ends in ';'": checked(source="assert True\nprint(count);"),
     "absolute path '/home/'": checked(source="assert True\nopen('/home/me/x')"),
-    "absolute path '/tmp/'": checked(outputs=[nbformat.v4.new_output("stream", text="wrote /tmp/x.png")]),
+    "absolute path '/tmp/'": checked(
+        outputs=[nbformat.v4.new_output("stream", text="wrote /tmp/x.png")]
+    ),
     "usetex": checked(source="assert True\nrc['text.usetex'] = True"),
     "kernel is 'ir'": lambda book: book.metadata.kernelspec.update(name="ir"),
     "not executed": checked(execution_count=None),

@@ -14,11 +14,11 @@ from PIL import Image
 from pipelines import pipeline, saved
 from typer.testing import CliRunner
 
+from experiments.evaluation import adjacent_distances, mse, path_log_density, ppl
+from experiments.pairs import Pairs, files, read_pairs, run, run_pairs
+from experiments.pairs.plan import parsed
 from lib import latents
-from lib.evaluation import adjacent_distances, mse, path_log_density, ppl
-from lib.interpolate import interpolate
-from lib.pairs import Pairs, files, read_pairs, run, run_pairs
-from lib.pairs.plan import parsed
+from lib.methods.interpolate import interpolate
 from lib.runs import __main__ as command
 from lib.scores import FunctionScore, StableDiffusionScore
 
@@ -40,8 +40,11 @@ def images(n=4, seed=0):
 
 
 def pairs(n=4, **more):
-    told = {"prompt": ["a cat", "dog", "", "hat"][:n], "end_prompt": ["a cat", "cow", "", "box"][:n],
-            "about": {"category": list("abab")[:n]}}
+    told = {
+        "prompt": ["a cat", "dog", "", "hat"][:n],
+        "end_prompt": ["a cat", "cow", "", "box"][:n],
+        "about": {"category": list("abab")[:n]},
+    }
     return Pairs(images(n), images(n, 1), **told | more)
 
 
@@ -49,8 +52,14 @@ def made(out, *, of=None, methods=METHODS, settings=QUICK, **more):
     settings = {name: settings[name] for name in methods if name in settings}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*did not converge", UserWarning)
-        return run_pairs(more.pop("score", None) or score(), of or pairs(), methods, out, settings=settings,
-                         **{"frames": 5, "batch": 2, "distances": {"mse": mse}, "progress": False} | more)
+        return run_pairs(
+            more.pop("score", None) or score(),
+            of or pairs(),
+            methods,
+            out,
+            settings=settings,
+            **{"frames": 5, "batch": 2, "distances": {"mse": mse}, "progress": False} | more,
+        )
 
 
 def picture(path, seed=0, size=(80, 72)):
@@ -61,7 +70,11 @@ def picture(path, seed=0, size=(80, 72)):
 
 
 def every_file(out):
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -74,17 +87,30 @@ def whole(tmp_path_factory):
 
 def test_rows_frames_and_summary(whole):
     out, table, _ = whole
-    assert table[["method", "pair"]].values.tolist() == [[m, f"{i:03d}"] for m in METHODS for i in range(4)]
-    assert table["category"].tolist() == list("abab") * 3 and table["end_prompt"].tolist()[:4] == ["a cat", "cow", "", "box"]
+    assert table[["method", "pair"]].values.tolist() == [
+        [m, f"{i:03d}"] for m in METHODS for i in range(4)
+    ]
+    assert table["category"].tolist() == list("abab") * 3 and table["end_prompt"].tolist()[:4] == [
+        "a cat",
+        "cow",
+        "",
+        "box",
+    ]
     assert sorted(p.name for p in (out / "frames" / "stein" / "002").iterdir()) == FILES
     assert np.isfinite(table[MEASURES].to_numpy()).all() and table["converged"].isna().sum() == 8
     pd.testing.assert_frame_equal(pd.read_csv(out / "table.csv")[MEASURES], table[MEASURES])
     about = json.loads((out / "table.json").read_text())
-    assert about["rows"] == 12 and about["parameters"]["density_sigma"] == 1.0 and set(about["model"]["weights"]) == {
-        "unet", "vae", "text_encoder"}
+    assert (
+        about["rows"] == 12
+        and about["parameters"]["density_sigma"] == 1.0
+        and set(about["model"]["weights"]) == {"unet", "vae", "text_encoder"}
+    )
     means = pd.read_csv(out / "summary.csv").set_index(["method", "measure"])
     mean = table[table["method"] == "stein"]["ppl_mse"].mean()
-    assert means.loc[("stein", "ppl_mse"), "estimate"] == pytest.approx(mean) and means.loc[("stein", "ppl_mse"), "pairs"] == 4
+    assert (
+        means.loc[("stein", "ppl_mse"), "estimate"] == pytest.approx(mean)
+        and means.loc[("stein", "ppl_mse"), "pairs"] == 4
+    )
 
 
 def test_frames_and_measures_are_those_of_the_library(whole):
@@ -97,10 +123,14 @@ def test_frames_and_measures_are_those_of_the_library(whole):
     stored = files.stored(out / "frames" / "shared_noise_lerp" / "001", 5)
     assert (stored - shown).abs().max() < 0.51 / 255 + 1e-4
     row = table[(table["method"] == "shared_noise_lerp") & (table["pair"] == "001")].iloc[0]
-    assert row["ppl_mse"] == pytest.approx(ppl(adjacent_distances(stored[None], mse)).item(), rel=1e-6)
+    assert row["ppl_mse"] == pytest.approx(
+        ppl(adjacent_distances(stored[None], mse)).item(), rel=1e-6
+    )
     density = path_log_density(level.at(1.0), by_hand.frames)
     assert row["log_density_mean"] == pytest.approx(density.mean.item(), rel=1e-3, abs=1e-3)
-    assert row["evaluations"] == by_hand.evaluations and json.loads(row["settings"])["flow_steps"] == 2
+    assert (
+        row["evaluations"] == by_hand.evaluations and json.loads(row["settings"])["flow_steps"] == 2
+    )
 
 
 def test_one_by_one_is_as_in_batches(whole, tmp_path):
@@ -111,7 +141,10 @@ def test_one_by_one_is_as_in_batches(whole, tmp_path):
     assert alone["evaluations"].sum() == table["evaluations"].sum()
     for label in METHODS:
         for name in ("000", "001", "002", "003"):
-            one, two = (files.stored(place / "frames" / label / name, 5) for place in (tmp_path / "out", out))
+            one, two = (
+                files.stored(place / "frames" / label / name, 5)
+                for place in (tmp_path / "out", out)
+            )
             assert (one - two).abs().max() < 1.5 / 255
 
 
@@ -130,15 +163,23 @@ def test_a_run_that_was_cut_goes_on_and_gives_the_same(whole, tmp_path, monkeypa
         patch.setattr(run, "interpolate", stopped)
         made(tmp_path / "out", score=cut)
     done = every_file(tmp_path / "out")
-    assert len(done) == 6 * 6 and not (tmp_path / "out" / "table.csv").exists()       # three batches of two pairs, 5 frames each
+    assert (
+        len(done) == 6 * 6 and not (tmp_path / "out" / "table.csv").exists()
+    )  # three batches of two pairs, 5 frames each
     rest = score()
     again = made(tmp_path / "out", score=rest)
     assert 0 < rest.counter.evaluations == evaluations - cut.counter.evaluations
-    assert {name: content for name, content in every_file(tmp_path / "out").items() if name in done} == done
+    assert {
+        name: content for name, content in every_file(tmp_path / "out").items() if name in done
+    } == done
     ours, theirs = every_file(tmp_path / "out"), every_file(out)
-    assert {name for name in ours if ours[name] != theirs[name]} <= {name for name in ours if name.endswith((".json", ".csv"))}
+    assert {name for name in ours if ours[name] != theirs[name]} <= {
+        name for name in ours if name.endswith((".json", ".csv"))
+    }
     assert set(ours) == set(theirs)
-    pd.testing.assert_frame_equal(again.drop(columns="seconds"), table.drop(columns="seconds"), check_exact=True)
+    pd.testing.assert_frame_equal(
+        again.drop(columns="seconds"), table.drop(columns="seconds"), check_exact=True
+    )
 
 
 def test_a_run_that_is_done_is_only_read(whole):
@@ -154,13 +195,16 @@ def copied(whole, tmp_path):
     return tmp_path / "out"
 
 
-@pytest.mark.parametrize("damage", [
-    lambda place: (place / "03.png").write_bytes((place / "03.png").read_bytes()[:100]),
-    lambda place: (place / "03.png").unlink(),
-    lambda place: (place / "record.json").write_text("{"),
-    lambda place: (place / "record.json").write_text("[]"),
-    lambda place: (place / "record.json").unlink(),
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda place: (place / "03.png").write_bytes((place / "03.png").read_bytes()[:100]),
+        lambda place: (place / "03.png").unlink(),
+        lambda place: (place / "record.json").write_text("{"),
+        lambda place: (place / "record.json").write_text("[]"),
+        lambda place: (place / "record.json").unlink(),
+    ],
+)
 def test_damaged_frames_are_made_again(copied, whole, damage):
     place, before = copied / "frames" / "stein" / "002", every_file(copied)
     damage(place)
@@ -179,29 +223,58 @@ def remade(out, **changed):
     return {path.relative_to(out / "frames").as_posix() for path in newer}
 
 
-@pytest.mark.parametrize("changed, expected", [
-    ({"of": pairs(end_prompt=["a cat", "cow", "", "bed"])}, {f"{m}/003" for m in METHODS}),
-    ({"of": Pairs(torch.cat([images()[:3], images()[3:] / 2]), images(4, 1), pairs().prompt, pairs().end_prompt)},
-     {f"{m}/003" for m in METHODS}),
-    ({"settings": QUICK | {"stein": {"points": 5, "max_iter": 1, "tol": 0.1}}}, {f"stein/{i:03d}" for i in range(4)}),
-    ({"of": pairs(about={"kind": [1, 2, 3, 4]})}, set()),
-    ({"batch": 3}, set()),
-])
+@pytest.mark.parametrize(
+    "changed, expected",
+    [
+        ({"of": pairs(end_prompt=["a cat", "cow", "", "bed"])}, {f"{m}/003" for m in METHODS}),
+        (
+            {
+                "of": Pairs(
+                    torch.cat([images()[:3], images()[3:] / 2]),
+                    images(4, 1),
+                    pairs().prompt,
+                    pairs().end_prompt,
+                )
+            },
+            {f"{m}/003" for m in METHODS},
+        ),
+        (
+            {"settings": QUICK | {"stein": {"points": 5, "max_iter": 1, "tol": 0.1}}},
+            {f"stein/{i:03d}" for i in range(4)},
+        ),
+        ({"of": pairs(about={"kind": [1, 2, 3, 4]})}, set()),
+        ({"batch": 3}, set()),
+    ],
+)
 def test_only_what_changed_is_made_again(copied, changed, expected):
     assert remade(copied, **changed) == expected
 
 
 def test_frames_beyond_fewer_ones_go(copied):
     made(copied, methods=("lerp",), frames=3)
-    assert sorted(p.name for p in (copied / "frames" / "lerp" / "000").iterdir()) == ["00.png", "01.png", "02.png", "record.json"]
+    assert sorted(p.name for p in (copied / "frames" / "lerp" / "000").iterdir()) == [
+        "00.png",
+        "01.png",
+        "02.png",
+        "record.json",
+    ]
 
 
 def test_new_measures_need_no_new_frames(copied, whole):
     model = score()
-    truth = torch.stack([files.stored(copied / "frames" / "lerp" / f"{i:03d}", 5) for i in range(4)])
-    table = made(copied, score=model, distances={"l1": lambda a, b: (a - b).abs().flatten(1).mean(1)}, truth=truth)
+    truth = torch.stack(
+        [files.stored(copied / "frames" / "lerp" / f"{i:03d}", 5) for i in range(4)]
+    )
+    table = made(
+        copied,
+        score=model,
+        distances={"l1": lambda a, b: (a - b).abs().flatten(1).mean(1)},
+        truth=truth,
+    )
     assert model.counter.evaluations == 0 and "ppl_mse" not in table and (table["ppl_l1"] > 0).all()
-    assert (table[table["method"] == "lerp"]["mse"] == 0).all() and np.isinf(table[table["method"] == "lerp"]["psnr"]).all()
+    assert (table[table["method"] == "lerp"]["mse"] == 0).all() and np.isinf(
+        table[table["method"] == "lerp"]["psnr"]
+    ).all()
     assert (table[table["method"] == "stein"]["mse"] > 0).all()
 
 
@@ -228,47 +301,74 @@ def test_set_measures_against_the_given_images(copied):
 
 def test_one_method_under_two_names_and_animations(tmp_path):
     settings = {"weak": {"method": "stein", "lam": 1.0, "points": 5, "max_iter": 1, "tol": 0.5}}
-    table = made(tmp_path / "out", of=pairs(1), methods=("lerp", "weak"), settings=settings, gif=True)
+    table = made(
+        tmp_path / "out", of=pairs(1), methods=("lerp", "weak"), settings=settings, gif=True
+    )
     assert "lam=1" in json.loads(table["settings"][1])["metric"]
     with Image.open(tmp_path / "out" / "animations" / "weak" / "000.gif") as gif:
-        assert gif.n_frames == 8 and gif.size == (64, 64)                       # 0 1 2 3 4 3 2 1
+        assert gif.n_frames == 8 and gif.size == (64, 64)  # 0 1 2 3 4 3 2 1
     before = every_file(tmp_path / "out")
     made(tmp_path / "out", of=pairs(1), methods=("lerp", "weak"), settings=settings, gif=True)
     assert every_file(tmp_path / "out") == before
     made(tmp_path / "out", of=pairs(1, prompt="other"), methods=("lerp",))
-    assert not (tmp_path / "out" / "animations" / "lerp" / "000.gif").exists()  # no animation of frames that are gone
+    assert not (
+        tmp_path / "out" / "animations" / "lerp" / "000.gif"
+    ).exists()  # no animation of frames that are gone
 
 
 def test_methods_that_know_one_prompt_a_call_get_one_pair_a_batch(tmp_path):
     model = score()
     settings = {"georce": {"points": 3, "max_iter": 1}}
-    table = made(tmp_path / "out", score=model, of=pairs(2, end_prompt=None), methods=("georce",), settings=settings)
+    table = made(
+        tmp_path / "out",
+        score=model,
+        of=pairs(2, end_prompt=None),
+        methods=("georce",),
+        settings=settings,
+    )
     assert len(table) == 2 and (table["evaluations"] > 0).all()
 
 
 def test_embeddings_in_place_of_prompts(whole, tmp_path):
     _, table, _ = whole
     text, end = (score().embed(side) for side in (pairs().prompt, pairs().end_prompt))
-    embedded = made(tmp_path / "out", of=pairs(prompt=text, end_prompt=end), methods=("shared_noise_lerp",))
+    embedded = made(
+        tmp_path / "out", of=pairs(prompt=text, end_prompt=end), methods=("shared_noise_lerp",)
+    )
     assert set(embedded["prompt"]) == {"an embedding"}
-    np.testing.assert_allclose(embedded[MEASURES], table[table["method"] == "shared_noise_lerp"][MEASURES], rtol=2e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        embedded[MEASURES],
+        table[table["method"] == "shared_noise_lerp"][MEASURES],
+        rtol=2e-3,
+        atol=1e-3,
+    )
 
 
 def crowded(most, error):
     """`interpolate` on a machine that holds `most` pairs."""
+
     def call(model, start, *arguments, **settings):
         if len(start) > most:
             raise error
         return interpolate(model, start, *arguments, **settings)
+
     return call
 
 
-@pytest.mark.parametrize("error", [
-    MemoryError("full"), torch.OutOfMemoryError("full"), RuntimeError("can't allocate memory: full")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("full"),
+        torch.OutOfMemoryError("full"),
+        RuntimeError("can't allocate memory: full"),
+    ],
+)
 def test_too_little_memory_halves_the_batch(tmp_path, monkeypatch, error):
     monkeypatch.setattr(run, "interpolate", crowded(1, error))
     of = pairs(prompt="cat", end_prompt=None)
-    with pytest.warns(UserWarning, match="not enough memory for 3 pairs at once; it goes on with 1"):
+    with pytest.warns(
+        UserWarning, match="not enough memory for 3 pairs at once; it goes on with 1"
+    ):
         table = made(tmp_path / "out", of=of, methods=("lerp",), batch=3)
     assert len(table) == 4
     monkeypatch.setattr(run, "interpolate", crowded(0, error))
@@ -287,6 +387,7 @@ def test_nan_names_the_pair_and_loses_nothing(tmp_path, monkeypatch):
         result = interpolate(model, start, *arguments, **settings)
         result.frames[1, 2] = torch.nan
         return result
+
     monkeypatch.setattr(run, "interpolate", broken)
     with pytest.raises(ValueError, match="lerp ran into NaN or infinity between the images of 002"):
         made(tmp_path / "out", methods=("lerp",))
@@ -309,24 +410,55 @@ def test_a_full_disk_leaves_whole_frames_only(tmp_path, monkeypatch):
     assert len(made(tmp_path / "out", methods=("lerp",))) == 4
 
 
-@pytest.mark.parametrize("changed, error, message", [
-    ({"methods": ("lerp", "slrp")}, ValueError, "unknown method 'slrp'; did you mean 'slerp'"),
-    ({"methods": ("lerp", "lerp")}, ValueError, "each once"),
-    ({"methods": ()}, ValueError, "one method or more"),
-    ({"methods": ("stein",), "settings": {"stein": {"pionts": 3}}}, ValueError, "stein 'pionts'; did you mean 'points'"),
-    ({"methods": ("lerp",), "settings": {"lerp": {"lam": 3}}}, ValueError, "unknown setting of lerp 'lam'"),
-    ({"of": pairs(prompt="a prompt of far too many letters")}, ValueError, "pair '000': the prompt 'a prompt.*shorten"),
-    ({"of": pairs(end_prompt=["a", "a", "a", "far too many letters"])}, ValueError, "pair '003': the prompt"),
-    ({"of": pairs(about={"seconds": [1] * 4})}, ValueError, "columns seconds of the pairs"),
-    ({"of": Pairs(images(), images())}, ValueError, "pair '000': both images are the same"),
-    ({"of": Pairs(images()[..., :56], images(4, 1))}, ValueError, r"pair '000': an image has shape \(3, 64, 56\)"),
-    ({"of": Pairs(images() * 255, images(4, 1))}, ValueError, r"pair '000': .*divide those in 0..255 by 255"),
-    ({"frames": 2}, ValueError, "frames must be a whole number ≥ 3"),
-    ({"batch": 0}, ValueError, "batch must be"),
-    ({"density_sigma": 1e9}, ValueError, "sigma must lie in"),
-    ({"truth": torch.zeros(4, 4, 3, 64, 64)}, ValueError, r"truth must have shape \(4, 5, 3, 64, 64\)"),
-    ({"score": FunctionScore(lambda x: -x)}, TypeError, "StableDiffusionScore"),
-])
+@pytest.mark.parametrize(
+    "changed, error, message",
+    [
+        ({"methods": ("lerp", "slrp")}, ValueError, "unknown method 'slrp'; did you mean 'slerp'"),
+        ({"methods": ("lerp", "lerp")}, ValueError, "each once"),
+        ({"methods": ()}, ValueError, "one method or more"),
+        (
+            {"methods": ("stein",), "settings": {"stein": {"pionts": 3}}},
+            ValueError,
+            "stein 'pionts'; did you mean 'points'",
+        ),
+        (
+            {"methods": ("lerp",), "settings": {"lerp": {"lam": 3}}},
+            ValueError,
+            "unknown setting of lerp 'lam'",
+        ),
+        (
+            {"of": pairs(prompt="a prompt of far too many letters")},
+            ValueError,
+            "pair '000': the prompt 'a prompt.*shorten",
+        ),
+        (
+            {"of": pairs(end_prompt=["a", "a", "a", "far too many letters"])},
+            ValueError,
+            "pair '003': the prompt",
+        ),
+        ({"of": pairs(about={"seconds": [1] * 4})}, ValueError, "columns seconds of the pairs"),
+        ({"of": Pairs(images(), images())}, ValueError, "pair '000': both images are the same"),
+        (
+            {"of": Pairs(images()[..., :56], images(4, 1))},
+            ValueError,
+            r"pair '000': an image has shape \(3, 64, 56\)",
+        ),
+        (
+            {"of": Pairs(images() * 255, images(4, 1))},
+            ValueError,
+            r"pair '000': .*divide those in 0..255 by 255",
+        ),
+        ({"frames": 2}, ValueError, "frames must be a whole number ≥ 3"),
+        ({"batch": 0}, ValueError, "batch must be"),
+        ({"density_sigma": 1e9}, ValueError, "sigma must lie in"),
+        (
+            {"truth": torch.zeros(4, 4, 3, 64, 64)},
+            ValueError,
+            r"truth must have shape \(4, 5, 3, 64, 64\)",
+        ),
+        ({"score": FunctionScore(lambda x: -x)}, TypeError, "StableDiffusionScore"),
+    ],
+)
 def test_bad_input_is_refused_before_any_work(tmp_path, changed, error, message):
     with pytest.raises(error, match=message):
         made(tmp_path / "out", **changed)
@@ -362,9 +494,26 @@ def test_names_and_lengths_must_fit():
         Pairs([], [])
 
 
-ROWS = [{"name": "one", "start": "x.png", "end": "y.png", "prompt": "a cat", "end_prompt": "a dog", "category": "animals",
-         "level": 2},
-        {"name": "two", "start": "y.png", "end": "x.png", "prompt": "NA", "end_prompt": "", "category": "words", "level": 3}]
+ROWS = [
+    {
+        "name": "one",
+        "start": "x.png",
+        "end": "y.png",
+        "prompt": "a cat",
+        "end_prompt": "a dog",
+        "category": "animals",
+        "level": 2,
+    },
+    {
+        "name": "two",
+        "start": "y.png",
+        "end": "x.png",
+        "prompt": "NA",
+        "end_prompt": "",
+        "category": "words",
+        "level": 3,
+    },
+]
 
 
 @pytest.mark.parametrize("ending", ["csv", "json", "jsonl"])
@@ -378,14 +527,28 @@ def test_tables(tmp_path, ending):
         else:
             file.write(json.dumps(ROWS) if ending == "json" else "\n".join(map(json.dumps, ROWS)))
     found = read_pairs(tmp_path)
-    assert found.name == ["one", "two"] and found.prompt == ["a cat", "NA"] and found.end_prompt == ["a dog", "NA"]
+    assert (
+        found.name == ["one", "two"]
+        and found.prompt == ["a cat", "NA"]
+        and found.end_prompt == ["a dog", "NA"]
+    )
     assert found.about == {"category": ["animals", "words"], "level": [2, 3]}
-    assert found.start == [tmp_path / "x.png", tmp_path / "y.png"] and found.images(0, (32, 32))[0].shape == (3, 32, 32)
+    assert found.start == [tmp_path / "x.png", tmp_path / "y.png"] and found.images(0, (32, 32))[
+        0
+    ].shape == (3, 32, 32)
 
 
 def test_numbered_images_as_in_morphbench_and_subfolders(tmp_path):
-    for i, name in enumerate(("Animation/cat_0.png", "Animation/cat_1.jpg", "Metamorphosis/old house_0.png",
-                              "Metamorphosis/old house_1.png", "couple/a.png", "couple/b.png")):
+    for i, name in enumerate(
+        (
+            "Animation/cat_0.png",
+            "Animation/cat_1.jpg",
+            "Metamorphosis/old house_0.png",
+            "Metamorphosis/old house_1.png",
+            "couple/a.png",
+            "couple/b.png",
+        )
+    ):
         picture(tmp_path / name, i)
     (tmp_path / "Animation" / "cat.txt").write_text("a cat\n\na lion\n")
     (tmp_path / "couple" / "prompt.txt").write_text("two\n")
@@ -397,15 +560,28 @@ def test_numbered_images_as_in_morphbench_and_subfolders(tmp_path):
     assert found.end[0].name == "cat_1.jpg"
 
 
-@pytest.mark.parametrize("files_there, table, error, message", [
-    ([], None, ValueError, "no pairs in .*pairs.csv.*NAME_0.png"),
-    (["cat_0.png"], None, FileNotFoundError, r"cat_0.png has no partner cat_1\.\*"),
-    (["cat_0.png", "cat_0.jpg", "cat_1.png"], None, ValueError, "both image 0 of a pair"),
-    (["x.png"], "start,end\nx.png,gone.png\n", FileNotFoundError, r"images are missing: .*gone.png \(pair 000\)"),
-    (["x.png"], "start,stop\nx.png,x.png\n", ValueError, "row 1 of pairs.csv names no end image; its columns: start, stop"),
-    ([], "", ValueError, "pairs.csv cannot be read as a table"),
-    ([], "start,end\n", ValueError, "no pairs in"),
-])
+@pytest.mark.parametrize(
+    "files_there, table, error, message",
+    [
+        ([], None, ValueError, "no pairs in .*pairs.csv.*NAME_0.png"),
+        (["cat_0.png"], None, FileNotFoundError, r"cat_0.png has no partner cat_1\.\*"),
+        (["cat_0.png", "cat_0.jpg", "cat_1.png"], None, ValueError, "both image 0 of a pair"),
+        (
+            ["x.png"],
+            "start,end\nx.png,gone.png\n",
+            FileNotFoundError,
+            r"images are missing: .*gone.png \(pair 000\)",
+        ),
+        (
+            ["x.png"],
+            "start,stop\nx.png,x.png\n",
+            ValueError,
+            "row 1 of pairs.csv names no end image; its columns: start, stop",
+        ),
+        ([], "", ValueError, "pairs.csv cannot be read as a table"),
+        ([], "start,end\n", ValueError, "no pairs in"),
+    ],
+)
 def test_folders_that_hold_no_pairs(tmp_path, files_there, table, error, message):
     for i, name in enumerate(files_there):
         picture(tmp_path / name, i)
@@ -427,8 +603,13 @@ def test_a_damaged_image_is_named_before_any_work(tmp_path):
 
 
 def test_settings_from_text():
-    found = parsed(["flow_steps=4", "stein.noise_levels=[2.0, 1.0]", "stein.init=slerp"], ["lerp", "stein"])
-    assert found == {"lerp": {"flow_steps": 4}, "stein": {"flow_steps": 4, "noise_levels": [2.0, 1.0], "init": "slerp"}}
+    found = parsed(
+        ["flow_steps=4", "stein.noise_levels=[2.0, 1.0]", "stein.init=slerp"], ["lerp", "stein"]
+    )
+    assert found == {
+        "lerp": {"flow_steps": 4},
+        "stein": {"flow_steps": 4, "noise_levels": [2.0, 1.0], "init": "slerp"},
+    }
     for wrong, message in (("lam", "name=value"), ("stien.lam=1", "did you mean 'stein'")):
         with pytest.raises(ValueError, match=message):
             parsed([wrong], ["lerp", "stein"])
@@ -440,14 +621,35 @@ def test_the_command(tmp_path, monkeypatch):
         picture(tmp_path / "in" / f"pair{i // 2}_{i % 2}.png", i)
     for i in range(2):
         (tmp_path / "in" / f"pair{i}.txt").write_text("a cat\ndog")
-    words = ["pairs", tmp_path / "in", "--model", saved(tmp_path / "model"), "--out", tmp_path / "out", "--frames", 4,
-             "--methods", "lerp,shared_noise_lerp", "-p", "shared_noise_lerp.flow_steps=2", "--sigma", 1.0, "--guidance", 2.0]
+    words = [
+        "pairs",
+        tmp_path / "in",
+        "--model",
+        saved(tmp_path / "model"),
+        "--out",
+        tmp_path / "out",
+        "--frames",
+        4,
+        "--methods",
+        "lerp,shared_noise_lerp",
+        "-p",
+        "shared_noise_lerp.flow_steps=2",
+        "--sigma",
+        1.0,
+        "--guidance",
+        2.0,
+    ]
     for _ in range(2):
         said = CliRunner().invoke(command.app, list(map(str, words)))
         assert said.exit_code == 0, said.output
         assert "shared_noise_lerp,ppl_mse," in said.stdout and "2 pairs, 2 methods" in said.stdout
     table = pd.read_csv(tmp_path / "out" / "table.csv")
-    assert table["pair"].tolist() == ["pair0", "pair1"] * 2 and '"guidance": 2.0' in table["settings"][0]
+    assert (
+        table["pair"].tolist() == ["pair0", "pair1"] * 2
+        and '"guidance": 2.0' in table["settings"][0]
+    )
     assert "sha256" in json.loads((tmp_path / "out" / "table.json").read_text())["model"]["origin"]
-    failed = CliRunner().invoke(command.app, [*map(str, words), "--methods", "lrp,shared_noise_lerp"])
+    failed = CliRunner().invoke(
+        command.app, [*map(str, words), "--methods", "lrp,shared_noise_lerp"]
+    )
     assert failed.exit_code == 1 and "did you mean 'lerp'" in str(failed.exception)

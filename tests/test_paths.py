@@ -13,14 +13,18 @@ from lib.scores import FunctionScore, GaussianScore, SphereScore
 
 
 def points(batch=3, dim=4, seed=0):
-    return torch.randn(2, batch, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        2, batch, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3, 4])
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 9, 12, 33])
 def test_elements_differentiate_and_integrate_polynomials_of_their_degree(degree, n):
     e = elements(n, degree)
-    p = min(nodes.shape[1] - 1 for nodes, *_ in e.blocks)      # what is left over may make an element of lower degree
+    p = min(
+        nodes.shape[1] - 1 for nodes, *_ in e.blocks
+    )  # what is left over may make an element of lower degree
     assert p >= min(degree, n - 1, 2) or degree == 1
     t, x = e.times, (e.times**p)[:, None]
     at = e.M @ e.times
@@ -28,15 +32,21 @@ def test_elements_differentiate_and_integrate_polynomials_of_their_degree(degree
     torch.testing.assert_close(e.D @ x, (p * at ** (p - 1))[:, None])
     torch.testing.assert_close(e.w @ at ** (2 * p - 2), torch.tensor(1 / (2 * p - 1)).double())
     assert e.w.numel() == n - 1 and (e.w > 0).all()
-    torch.testing.assert_close(e.line_integral(t[None, :, None], x[None]), (t ** (p + 1) / (p + 1))[None])
+    torch.testing.assert_close(
+        e.line_integral(t[None, :, None], x[None]), (t ** (p + 1) / (p + 1))[None]
+    )
 
 
 def test_interpolation_reproduces_nodes_and_polynomials():
     times = tuple(np.linspace(0, 1, 37))
     matrix = interpolation(9, 2, times)
     t = torch.linspace(0, 1, 9, dtype=torch.float64)
-    torch.testing.assert_close(matrix @ (3 * t**2 - t), 3 * torch.tensor(times) ** 2 - torch.tensor(times))
-    torch.testing.assert_close(interpolation(9, 2, tuple(t.tolist())), torch.eye(9, dtype=torch.float64))
+    torch.testing.assert_close(
+        matrix @ (3 * t**2 - t), 3 * torch.tensor(times) ** 2 - torch.tensor(times)
+    )
+    torch.testing.assert_close(
+        interpolation(9, 2, tuple(t.tolist())), torch.eye(9, dtype=torch.float64)
+    )
 
 
 def test_lerp_and_slerp_keep_their_ends_and_their_shape():
@@ -50,14 +60,24 @@ def test_lerp_and_slerp_keep_their_ends_and_their_shape():
 
 
 def test_slerp_has_constant_angular_speed_and_falls_back_to_lerp():
-    a, b = torch.tensor([[1.0, 0, 0]]).double(), torch.tensor([[math.cos(2), math.sin(2), 0]]).double()
+    a, b = (
+        torch.tensor([[1.0, 0, 0]]).double(),
+        torch.tensor([[math.cos(2), math.sin(2), 0]]).double(),
+    )
     path = paths.slerp(a, b, 9)[0]
     torch.testing.assert_close(path.norm(dim=1), torch.ones(9).double())
-    torch.testing.assert_close(torch.acos((path[1:] * path[:-1]).sum(1)), torch.full((8,), 0.25).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        torch.acos((path[1:] * path[:-1]).sum(1)),
+        torch.full((8,), 0.25).double(),
+        atol=1e-6,
+        rtol=0,
+    )
     for other in (2 * a, -a, torch.zeros_like(a)):
         torch.testing.assert_close(paths.slerp(a, other, 5), paths.lerp(a, other, 5))
-    tiny = torch.tensor([[1.0, 1e-5, 0]]).double()   # a small angle is still an arc, not a fallback
-    torch.testing.assert_close(paths.slerp(a, tiny, 3)[0, 1], torch.tensor([1.0, 5e-6, 0]).double(), atol=1e-10, rtol=0)
+    tiny = torch.tensor([[1.0, 1e-5, 0]]).double()  # a small angle is still an arc, not a fallback
+    torch.testing.assert_close(
+        paths.slerp(a, tiny, 3)[0, 1], torch.tensor([1.0, 5e-6, 0]).double(), atol=1e-10, rtol=0
+    )
 
 
 def test_natural_spline_interpolates_with_matching_derivatives():
@@ -67,22 +87,39 @@ def test_natural_spline_interpolates_with_matching_derivatives():
     assert spline.acceleration(torch.tensor([0.0, 1.0])).abs().max() < 1e-9
     h, mid = 1e-5, torch.tensor([0.33, 0.71], dtype=torch.float64)
     difference = lambda f: (f(mid + h) - f(mid - h)) / (2 * h)
-    torch.testing.assert_close(difference(spline.position), spline.velocity(mid), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(difference(spline.velocity), spline.acceleration(mid), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        difference(spline.position), spline.velocity(mid), rtol=1e-6, atol=1e-6
+    )
+    torch.testing.assert_close(
+        difference(spline.velocity), spline.acceleration(mid), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_spherical_spline_stays_on_the_sphere_and_its_velocity_is_tangent():
-    knots = torch.nn.functional.normalize(torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(4)).double(), dim=2) * 3
-    spline, t, h = paths.SphericalSpline(knots), torch.tensor([0.1, 0.45, 0.8], dtype=torch.float64), 1e-6
+    knots = (
+        torch.nn.functional.normalize(
+            torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(4)).double(), dim=2
+        )
+        * 3
+    )
+    spline, t, h = (
+        paths.SphericalSpline(knots),
+        torch.tensor([0.1, 0.45, 0.8], dtype=torch.float64),
+        1e-6,
+    )
     x, v = spline.position(t), spline.velocity(t)
     torch.testing.assert_close(x.norm(dim=2), torch.full((2, 3), 3.0).double())
     assert (x * v).sum(2).abs().max() < 1e-9
-    torch.testing.assert_close((spline.position(t + h) - spline.position(t - h)) / (2 * h), v, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        (spline.position(t + h) - spline.position(t - h)) / (2 * h), v, rtol=1e-6, atol=1e-6
+    )
     torch.testing.assert_close(spline.position(torch.linspace(0, 1, 5).double()), knots)
 
 
 def test_length_of_a_circle_converges_with_fourth_order():
-    arc = lambda n: torch.stack([f(torch.linspace(0, 2, n).double()) for f in (torch.cos, torch.sin)], -1)[None]
+    arc = lambda n: torch.stack(
+        [f(torch.linspace(0, 2, n).double()) for f in (torch.cos, torch.sin)], -1
+    )[None]
     error = [abs(float(paths.length(arc(n))) - 2) for n in (9, 17, 33)]
     slopes = [math.log2(a / b) for a, b in zip(error, error[1:])]
     assert all(3.8 < s < 4.3 for s in slopes), slopes
@@ -103,15 +140,22 @@ def test_length_under_a_metric_on_a_ray_is_the_integral_of_the_density():
     """Density metric, alpha = 1, of exp(−x): the ray from 0 to 1 has ∫ e^x dx, in units of the mean of f at its ends."""
     metric = DensityMetric(FunctionScore(lambda x: -torch.ones_like(x)), alpha=1.0)
     path = torch.linspace(0, 1, 33, dtype=torch.float64).reshape(1, 33, 1)
-    torch.testing.assert_close(paths.length(path, metric), torch.tensor([(math.e - 1) * math.exp(-0.5)]).double(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        paths.length(path, metric),
+        torch.tensor([(math.e - 1) * math.exp(-0.5)]).double(),
+        rtol=1e-6,
+        atol=0,
+    )
 
 
 def test_length_under_the_stein_metric_is_that_of_the_graph():
     """G = I + lam s s^T is the metric of the graph (x, sqrt(lam) f(x)): for f = −x²/2 a parabola, whose length is known."""
     metric = SteinMetric(GaussianScore(torch.zeros(1).double()), lam=4.0)
     path = torch.linspace(0, 1, 129, dtype=torch.float64).reshape(1, 129, 1)
-    exact = 0.5 * (2 * math.sqrt(5) + math.asinh(2)) / 2                   # ∫ sqrt(1 + 4x²) dx over [0, 1]
-    torch.testing.assert_close(paths.length(path, metric), torch.tensor([exact]).double(), rtol=1e-8, atol=0)
+    exact = 0.5 * (2 * math.sqrt(5) + math.asinh(2)) / 2  # ∫ sqrt(1 + 4x²) dx over [0, 1]
+    torch.testing.assert_close(
+        paths.length(path, metric), torch.tensor([exact]).double(), rtol=1e-8, atol=0
+    )
 
 
 def test_path_functions_leave_their_input_alone():
@@ -121,16 +165,20 @@ def test_path_functions_leave_their_input_alone():
     assert torch.equal(a, a0) and torch.equal(b, b0)
 
 
-@pytest.mark.parametrize("make, error, message", [
-    (lambda: elements(1), ValueError, "points"), (lambda: elements(9, 5), ValueError, "degree"),
-    (lambda: elements(9, 0), ValueError, "degree"),
-    (lambda: paths.lerp(torch.zeros(2, 3), torch.zeros(2, 4)), ValueError, "shape"),
-    (lambda: paths.lerp(torch.zeros(2, 3), torch.zeros(2, 3).double()), TypeError, "dtype"),
-    (lambda: paths.slerp(torch.zeros(2, 3), torch.zeros(2, 3), 1), ValueError, "points"),
-    (lambda: paths.NaturalSpline(torch.zeros(2, 1, 3)), ValueError, "knots"),
-    (lambda: paths.NaturalSpline(torch.full((2, 3, 3), math.inf)), ValueError, "infinite"),
-    (lambda: paths.resample(torch.zeros(1, 5, 2), 1), ValueError, "count"),
-])
+@pytest.mark.parametrize(
+    "make, error, message",
+    [
+        (lambda: elements(1), ValueError, "points"),
+        (lambda: elements(9, 5), ValueError, "degree"),
+        (lambda: elements(9, 0), ValueError, "degree"),
+        (lambda: paths.lerp(torch.zeros(2, 3), torch.zeros(2, 4)), ValueError, "shape"),
+        (lambda: paths.lerp(torch.zeros(2, 3), torch.zeros(2, 3).double()), TypeError, "dtype"),
+        (lambda: paths.slerp(torch.zeros(2, 3), torch.zeros(2, 3), 1), ValueError, "points"),
+        (lambda: paths.NaturalSpline(torch.zeros(2, 1, 3)), ValueError, "knots"),
+        (lambda: paths.NaturalSpline(torch.full((2, 3, 3), math.inf)), ValueError, "infinite"),
+        (lambda: paths.resample(torch.zeros(1, 5, 2), 1), ValueError, "count"),
+    ],
+)
 def test_bad_input_is_refused_with_its_reason(make, error, message):
     with pytest.raises(error, match=message):
         make()

@@ -8,15 +8,18 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import data, flow, interpolate, scores
-from lib.classifier import load_classifier
-from lib.evaluation import evaluate, paired_ratio
+from experiments import data
+from experiments.classifiers.base import load_classifier
+from experiments.evaluation import evaluate, paired_ratio
+from lib import flow, interpolate, scores
 from lib.solvers import ConvergenceWarning
 
 COMMITTED = Path(__file__).parent.parent / "data" / "results" / "04_turns_mnist.csv"
 LEVELS = [3.0, 2.0, 1.5, 1.0, 0.7, 0.5]
-needs_mnist = pytest.mark.skipif(not (Path(os.environ.get("GEODESICS_DATA", "none")) / "mnist").is_dir(),
-                                 reason="MNIST is not on this machine (GEODESICS_DATA)")
+needs_mnist = pytest.mark.skipif(
+    not (Path(os.environ.get("GEODESICS_DATA", "none")) / "mnist").is_dir(),
+    reason="MNIST is not on this machine (GEODESICS_DATA)",
+)
 
 
 def test_draws_of_a_class_are_digits_of_that_class(generator):
@@ -24,7 +27,7 @@ def test_draws_of_a_class_are_digits_of_that_class(generator):
     for label in range(10):
         drawn = flow.sample(score.conditioned(label), 6, generator, steps=14)
         right += int(classifier.accuracy(drawn.clamp(0, 1), torch.full((6,), label)) * 6 + 0.5)
-    assert right / 60 >= 0.4, f"{right} of 60"         # chance: 0.11; about half are right
+    assert right / 60 >= 0.4, f"{right} of 60"  # chance: 0.11; about half are right
 
 
 @needs_mnist
@@ -36,8 +39,21 @@ def test_a_fresh_sample_agrees_with_the_committed_table():
     ends = truth[:, 0], truth[:, -1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        stein = interpolate(score, *ends, method="stein", lam=250.0, points=17, noise_levels=LEVELS, tol=1e-3, max_iter=20)
-    table = evaluate({"lerp": interpolate(score, *ends, method="lerp").frames, "stein": stein.frames}, truth, distances={})
+        stein = interpolate(
+            score,
+            *ends,
+            method="stein",
+            lam=250.0,
+            points=17,
+            noise_levels=LEVELS,
+            tol=1e-3,
+            max_iter=20,
+        )
+    table = evaluate(
+        {"lerp": interpolate(score, *ends, method="lerp").frames, "stein": stein.frames},
+        truth,
+        distances={},
+    )
     fresh = paired_ratio(table, "stein", "lerp", "mse", level=0.99)
     committed = pd.read_csv(COMMITTED)
     stated = paired_ratio(committed[committed.angle == 45], "stein", "lerp", "mse", level=0.99)

@@ -8,8 +8,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from lib import data, runs
-from lib.figures import save, save_results
+from experiments import data
+from experiments.figures import save, save_results
+from lib import runs
 from lib.runs import execution, folder, identity, results
 
 SAY = books.DRAW + "\nprint('drawn', count)"
@@ -24,6 +25,7 @@ def notebook(tmp_path):
 @pytest.fixture
 def light(monkeypatch):
     """papermill without a kernel: writes what the notebook would, and runs a hook."""
+
     def execute(source, target, given, *, cwd, stdout_file, **_):
         book = books.book(books.code(SAY, "nbval-check-output", said="drawn\n"))
         with open(target, "w") as file:
@@ -47,18 +49,51 @@ def light(monkeypatch):
 
 def test_a_run_writes_all_that_was_agreed(notebook, tmp_path):
     run = runs.Run(notebook, {"count": 5}, tmp_path / "runs")
-    assert run.state().name == "planned" and run.folder == tmp_path / "runs" / "01_drawn" / run.id and len(run.id) == 12
+    assert (
+        run.state().name == "planned"
+        and run.folder == tmp_path / "runs" / "01_drawn" / run.id
+        and len(run.id) == 12
+    )
     outcome = runs.perform(run)
     assert outcome.state == "passed" and run.state().name == "finished", outcome.error
     assert sorted(path.name for path in run.folder.iterdir()) == [
-        ".lock", "figures", "log.txt", "notebook.ipynb", "provenance.json", "request.json", "results.json"]
-    request, said, about = (folder.read(run.folder / f"{name}.json") for name in ("request", "results", "provenance"))
-    assert request["parameters"] == {"count": 5} and request["effective"]["scale"] == 2.0 and request["parts"] == run.parts
-    assert said["checked"] == [{"cell": 1, "text": "drawn 5\n"}] and said["parameters"] == request["effective"]
-    assert set(about["files"]) == {"request.json", "notebook.ipynb", "results.json", "log.txt", "figures/drawn.png",
-                                   "figures/drawn.json"}
-    assert about["data"][0]["name"] == "toy" and about["versions"]["papermill"] and about["seconds"] > 0
-    assert "drawn 5" in (run.folder / "log.txt").read_text() and "finished in" in (run.folder / "log.txt").read_text()
+        ".lock",
+        "figures",
+        "log.txt",
+        "notebook.ipynb",
+        "provenance.json",
+        "request.json",
+        "results.json",
+    ]
+    request, said, about = (
+        folder.read(run.folder / f"{name}.json") for name in ("request", "results", "provenance")
+    )
+    assert (
+        request["parameters"] == {"count": 5}
+        and request["effective"]["scale"] == 2.0
+        and request["parts"] == run.parts
+    )
+    assert (
+        said["checked"] == [{"cell": 1, "text": "drawn 5\n"}]
+        and said["parameters"] == request["effective"]
+    )
+    assert set(about["files"]) == {
+        "request.json",
+        "notebook.ipynb",
+        "results.json",
+        "log.txt",
+        "figures/drawn.png",
+        "figures/drawn.json",
+    }
+    assert (
+        about["data"][0]["name"] == "toy"
+        and about["versions"]["papermill"]
+        and about["seconds"] > 0
+    )
+    assert (
+        "drawn 5" in (run.folder / "log.txt").read_text()
+        and "finished in" in (run.folder / "log.txt").read_text()
+    )
 
 
 def test_results_hold_tables_records_and_arrays(notebook, tmp_path):
@@ -66,21 +101,31 @@ def test_results_hold_tables_records_and_arrays(notebook, tmp_path):
     save(plt.figure(), "one", arrays={"line": [1.0, 2.0]}, model={"name": "m"}, **more)
     save_results("two", {"best": 0.5}, model={"name": "m"}, **more)
     save_results("three", pd.DataFrame({"a": [1, 2], "b": ["x", None]}), **more)
-    cells = [books.code("1"), books.code("2", "injected-parameters"), books.code("3", "nbval-check-output", said="3\n")]
+    cells = [
+        books.code("1"),
+        books.code("2", "injected-parameters"),
+        books.code("3", "nbval-check-output", said="3\n"),
+    ]
     books.nbformat.write(books.book(*cells), tmp_path / "made" / "notebook.ipynb")
     said = results.collected(runs.Run(notebook), tmp_path / "made")
     assert said["results"]["two"] == {"best": 0.5} and said["arrays"]["one"]["line"]["shape"] == [2]
     folder.keep(tmp_path / "results.json", said)
     assert folder.read(tmp_path / "results.json")["results"]["three"] == {
-        "columns": ["a", "b"], "rows": [{"a": 1, "b": "x"}, {"a": 2, "b": None}]}
+        "columns": ["a", "b"],
+        "rows": [{"a": 1, "b": "x"}, {"a": 2, "b": None}],
+    }
     assert said["checked"] == [{"cell": 1, "text": "3\n"}]  # counted as in the committed notebook
     assert results.sources((tmp_path / "made" / "figures").glob("*.json")) == ([{"name": "m"}], [])
 
 
-@pytest.mark.parametrize("change", ["cells", "tags", "parameters", "sources", "data", "environment", "python"])
+@pytest.mark.parametrize(
+    "change", ["cells", "tags", "parameters", "sources", "data", "environment", "python"]
+)
 def test_the_name_follows_every_input(notebook, tmp_path, monkeypatch, change):
     before, given = runs.Run(notebook).id, {}
-    assert runs.Run(notebook, {"count": 3, "scale": 2}, tmp_path, True).id == before  # defaults, folder: the same run
+    assert (
+        runs.Run(notebook, {"count": 3, "scale": 2}, tmp_path, True).id == before
+    )  # defaults, folder: the same run
     if change == "cells":
         books.write(notebook.parent, "01_drawn", books.code(SAY + "\n1", "nbval-check-output"))
     elif change == "tags":
@@ -92,7 +137,9 @@ def test_the_name_follows_every_input(notebook, tmp_path, monkeypatch, change):
         (tmp_path / "lib" / "scores" / "one.py").write_text("a = 1")
         monkeypatch.setattr(identity, "ROOT", tmp_path)
     elif change == "data":
-        monkeypatch.setattr(identity, "availability", lambda: {"mnist-test": "here", "mnist-train": "missing"})
+        monkeypatch.setattr(
+            identity, "availability", lambda: {"mnist-test": "here", "mnist-train": "missing"}
+        )
     elif change == "environment":
         monkeypatch.setattr(identity, "versions", lambda: {"torch": "0.1"})
     elif change == "python":
@@ -109,8 +156,11 @@ def test_models_and_images_are_known_by_their_content(notebook, tmp_path):
         return identity.inputs(notebook, given)
 
     assert inputs(model="rotated-mnist")["model"]["sha256"] == {
-        file["name"]: file["sha256"] for file in data.registry()["rotated-mnist"]["files"]}
-    before = inputs(model="../mine", images=str(weights), frames_folder="", work="../mine", name="../mine")
+        file["name"]: file["sha256"] for file in data.registry()["rotated-mnist"]["files"]
+    }
+    before = inputs(
+        model="../mine", images=str(weights), frames_folder="", work="../mine", name="../mine"
+    )
     assert set(before) == {"model", "images"}  # an empty text names nothing, `work` is written to
     weights.write_bytes(b"two")
     after = inputs(model="../mine", images=str(weights))
@@ -121,18 +171,35 @@ def test_models_and_images_are_known_by_their_content(notebook, tmp_path):
 def test_a_finished_run_is_not_touched_again(notebook, tmp_path, light):
     run = runs.Run(notebook, {}, tmp_path)
     assert runs.perform(run).state == "passed"
-    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.folder.rglob("*") if path.is_file()}
+    before = {
+        path: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in run.folder.rglob("*")
+        if path.is_file()
+    }
     light(lambda: pytest.fail("ran again"))
     assert runs.perform(runs.Run(notebook, {}, tmp_path)).state == "unchanged"
-    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.folder.rglob("*") if path.is_file()}
+    assert before == {
+        path: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in run.folder.rglob("*")
+        if path.is_file()
+    }
 
 
-@pytest.mark.parametrize("harm, words", [
-    (lambda place: (place / "figures" / "drawn.png").write_bytes(b"bad"), "figures/drawn.png has changed"),
-    (lambda place: (place / "log.txt").unlink(), "log.txt is missing"),
-    (lambda place: (place / "provenance.json").write_text("{"), "provenance.json is damaged"),
-    (lambda place: (place / "request.json").write_text("{}"), "request.json has changed")])
-def test_a_damaged_run_says_so_and_is_made_anew_beside_what_was_there(notebook, tmp_path, light, harm, words):
+@pytest.mark.parametrize(
+    "harm, words",
+    [
+        (
+            lambda place: (place / "figures" / "drawn.png").write_bytes(b"bad"),
+            "figures/drawn.png has changed",
+        ),
+        (lambda place: (place / "log.txt").unlink(), "log.txt is missing"),
+        (lambda place: (place / "provenance.json").write_text("{"), "provenance.json is damaged"),
+        (lambda place: (place / "request.json").write_text("{}"), "request.json has changed"),
+    ],
+)
+def test_a_damaged_run_says_so_and_is_made_anew_beside_what_was_there(
+    notebook, tmp_path, light, harm, words
+):
     run = runs.Run(notebook, {}, tmp_path)
     runs.perform(run)
     harm(run.folder)
@@ -151,7 +218,9 @@ def test_sources_that_change_meanwhile_make_no_result(notebook, tmp_path, light)
 
 
 @pytest.mark.parametrize("at", ["results.json", "request.json", "provenance.json", "log.txt"])
-def test_a_full_disk_never_leaves_something_that_looks_finished(notebook, tmp_path, light, monkeypatch, at):
+def test_a_full_disk_never_leaves_something_that_looks_finished(
+    notebook, tmp_path, light, monkeypatch, at
+):
     write = folder.replacing
 
     def full(target):
@@ -166,19 +235,29 @@ def test_a_full_disk_never_leaves_something_that_looks_finished(notebook, tmp_pa
         else:
             patch.setattr(folder, "replacing", full)
         outcome = runs.perform(run)
-    assert outcome.state == "failed" and "No space left" in outcome.error and "free space" in outcome.error
-    assert run.state().name in ("planned", "interrupted", "failed") and not list(run.folder.glob(".draft-*"))
+    assert (
+        outcome.state == "failed"
+        and "No space left" in outcome.error
+        and "free space" in outcome.error
+    )
+    assert run.state().name in ("planned", "interrupted", "failed") and not list(
+        run.folder.glob(".draft-*")
+    )
     assert runs.perform(run).state == "passed" and run.state().name == "finished"
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may write everywhere")
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() == 0, reason="the superuser may write everywhere"
+)
 def test_a_read_only_folder_is_named(notebook, tmp_path, light):
     (tmp_path / "runs").mkdir(mode=0o500)
     outcome = runs.perform(runs.Run(notebook, {}, tmp_path / "runs"))
     assert outcome.state == "failed" and "make it writable" in outcome.error
 
 
-def test_a_second_process_waits_and_then_takes_what_the_first_made(notebook, tmp_path, light, capsys):
+def test_a_second_process_waits_and_then_takes_what_the_first_made(
+    notebook, tmp_path, light, capsys
+):
     run, begun, go = runs.Run(notebook, {}, tmp_path), threading.Event(), threading.Event()
     light(lambda: (begun.set(), go.wait(30)))
     first = threading.Thread(target=runs.perform, args=(run,))

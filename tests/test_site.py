@@ -16,13 +16,15 @@ import pytest
 from browser import chromium, page  # noqa: F401
 from PIL import Image, ImageStat
 
-from lib.figures import ROOT
+from experiments.figures import ROOT
 from lib.runs import notebooks
 
 BUILT = ROOT / "build" / "site"
 NOTEBOOKS = [f"notebooks/{path.stem}" for path in notebooks()]
 PAGES = NOTEBOOKS + sorted(path.stem for path in (ROOT / "site").glob("*.md"))
-COMMAND = re.search(r"-m sphinx (.*) \$\(ARGS\)", (ROOT / "Makefile").read_text(encoding="utf-8"))[1].split()
+COMMAND = re.search(r"-m sphinx (.*) \$\(ARGS\)", (ROOT / "Makefile").read_text(encoding="utf-8"))[
+    1
+].split()
 
 
 class Page(HTMLParser):
@@ -49,7 +51,9 @@ class Page(HTMLParser):
             self.figure = found.get("id")
             self.figures[self.figure] = {"images": 0, "caption": False}
         if self.figure and tag in ("img", "figcaption"):
-            self.figures[self.figure] |= {"caption": True} if tag == "figcaption" else {"images": 1, "alt": found.get("alt")}
+            self.figures[self.figure] |= (
+                {"caption": True} if tag == "figcaption" else {"images": 1, "alt": found.get("alt")}
+            )
 
     def handle_endtag(self, tag):
         self.figure = None if tag == "figure" else self.figure
@@ -58,23 +62,41 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def site():
     """name → Page, of the site as `make site` builds it; only what changed since the last time is built again."""
-    done = subprocess.run([sys.executable, "-m", "sphinx", *COMMAND], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", *COMMAND],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return {name: Page(BUILT / f"{name}.html") for name in (*PAGES, "search")}
 
 
 def test_nothing_is_left_of_the_theme_that_leads_nowhere(site):
     for name, found in site.items():
-        assert not [link for link in found.links if ("github.com/" in link and "/edit/" in link) or "mybinder" in link], name
+        assert not [
+            link
+            for link in found.links
+            if ("github.com/" in link and "/edit/" in link) or "mybinder" in link
+        ], name
 
 
 def test_no_page_loads_anything_from_elsewhere(site):
-    away = {name: [url for url in found.loads if urlsplit(url).scheme or url.startswith("//")] for name, found in site.items()}
+    away = {
+        name: [url for url in found.loads if urlsplit(url).scheme or url.startswith("//")]
+        for name, found in site.items()
+    }
     assert not any(away.values()), away
 
 
 def test_every_link_and_asset_of_the_site_holds(site):
-    broken = [(name, url) for name, found in site.items() for url in found.links + found.loads if not holds(site, name, url)]
+    broken = [
+        (name, url)
+        for name, found in site.items()
+        for url in found.links + found.loads
+        if not holds(site, name, url)
+    ]
     assert broken == []
 
 
@@ -86,7 +108,10 @@ def holds(site, name, url):
     inside = path.resolve().is_relative_to(BUILT.resolve()) and path.is_file()
     if not inside or not parts.fragment or path.suffix != ".html":
         return inside
-    return unquote(parts.fragment) in site[path.resolve().relative_to(BUILT.resolve()).with_suffix("").as_posix()].ids
+    return (
+        unquote(parts.fragment)
+        in site[path.resolve().relative_to(BUILT.resolve()).with_suffix("").as_posix()].ids
+    )
 
 
 def test_every_figure_has_an_anchor_a_caption_and_words_for_who_cannot_see_it(site):
@@ -95,26 +120,46 @@ def test_every_figure_has_an_anchor_a_caption_and_words_for_who_cannot_see_it(si
         found = {key: figure for name in names for key, figure in site[name].figures.items() if key}
         for figure in figures:
             shown = found[f"{prefix}-{figure.replace('_', '-')}"]
-            assert shown["images"] == 1 and shown["caption"] and len(shown["alt"]) > 15, (prefix, figure)
+            assert shown["images"] == 1 and shown["caption"] and len(shown["alt"]) > 15, (
+                prefix,
+                figure,
+            )
     assert all(image.get("alt", "").strip() for name in PAGES for image in site[name].images)
 
 
 def test_the_gallery_carries_the_data_behind_each_figure(site):
-    carried = {unquote(link).rsplit("/", 1)[-1] for link in site["gallery"].links if "_downloads" in link}
+    carried = {
+        unquote(link).rsplit("/", 1)[-1] for link in site["gallery"].links if "_downloads" in link
+    }
     assert {path.name for path in (ROOT / "figures").iterdir() if path.suffix != ".gif"} <= carried
 
 
 def test_notebooks_lead_to_each_other_and_to_the_works_they_cite(site):
-    for name, other in (("01_sphere_geodesics", "03_rotated_digits"), ("05_extrapolation", "02_density_geodesics")):
-        assert any(link.startswith(f"{other}.html") for link in site[f"notebooks/{name}"].links[20:])
-    cited = [link for name in NOTEBOOKS for link in site[name].links if link.startswith("../references.html#id")]
+    for name, other in (
+        ("01_sphere_geodesics", "03_rotated_digits"),
+        ("05_extrapolation", "02_density_geodesics"),
+    ):
+        assert any(
+            link.startswith(f"{other}.html") for link in site[f"notebooks/{name}"].links[20:]
+        )
+    cited = [
+        link
+        for name in NOTEBOOKS
+        for link in site[name].links
+        if link.startswith("../references.html#id")
+    ]
     back = [link for link in site["references"].links if link.startswith("notebooks/")]
     assert len(set(cited)) >= 20 and len(back) >= len(set(cited))
 
 
 def test_the_reference_holds_every_public_name(site):
     rooms = ("scores", "metrics", "solvers", "pairs", "evaluation", "runs")
-    objects = {f"lib.{room}.{name}" for room in rooms for name in public(ROOT / "lib" / room) if not name.isupper()}
+    objects = {
+        f"lib.{room}.{name}"
+        for room in rooms
+        for name in public(ROOT / "lib" / room)
+        if not name.isupper()
+    }
     named = {anchor.rsplit(".", 1)[-1] for anchor in site["api"].ids}
     assert len(objects) > 40 and objects - site["api"].ids == set()
     assert {name for name in public(ROOT / "lib") if not name.isupper()} - named == set()
@@ -123,8 +168,11 @@ def test_the_reference_holds_every_public_name(site):
 def public(package):
     """A package's __all__, read without importing it."""
     tree = ast.parse((package / "__init__.py").read_text(encoding="utf-8"))
-    return next(ast.literal_eval(node.value) for node in tree.body
-                if isinstance(node, ast.Assign) and node.targets[0].id == "__all__")
+    return next(
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "__all__"
+    )
 
 
 # What follows needs a browser.
@@ -160,8 +208,13 @@ WIDTHS = """() => [document.documentElement.scrollWidth, innerWidth, [...documen
 
 def opened(page, name, **query):
     """The page of this name from its file, once its formulas are set."""
-    page.goto((BUILT / f"{name}.html").as_uri() + "".join(f"?{k}={v}" for k, v in query.items()), wait_until="load")
-    page.evaluate("async () => { if (window.MathJax && MathJax.startup) await MathJax.startup.promise }")
+    page.goto(
+        (BUILT / f"{name}.html").as_uri() + "".join(f"?{k}={v}" for k, v in query.items()),
+        wait_until="load",
+    )
+    page.evaluate(
+        "async () => { if (window.MathJax && MathJax.startup) await MathJax.startup.promise }"
+    )
 
 
 @pytest.mark.parametrize("name", [*PAGES, "search"])
@@ -177,7 +230,9 @@ def test_a_page_opens_without_complaints_or_the_network(site, page, name):
         page.wait_for_function(f"document.documentElement.dataset.theme === '{scheme}'")
         least = page.evaluate(CONTRAST)
         assert least["ratio"] >= 4.5, (scheme, least)
-        shots.append(ImageStat.Stat(Image.open(io.BytesIO(page.screenshot())).convert("L")).median[0])
+        shots.append(
+            ImageStat.Stat(Image.open(io.BytesIO(page.screenshot())).convert("L")).median[0]
+        )
     assert shots[0] > 220 and shots[1] < 60
     page.set_viewport_size({"width": 390, "height": 844})
     wide, window, beyond = page.evaluate(WIDTHS)
@@ -195,7 +250,9 @@ def test_the_switch_changes_between_light_and_dark(site, page):
 def test_the_search_finds_geodesics_without_a_server(site, page):
     opened(page, "search", q="geodesic")
     page.wait_for_selector("ul.search li a")
-    found = page.eval_on_selector_all("ul.search li a", "links => links.map(a => a.getAttribute('href'))")
+    found = page.eval_on_selector_all(
+        "ul.search li a", "links => links.map(a => a.getAttribute('href'))"
+    )
     assert len(found) >= 10 and any("notebooks/02_density_geodesics.html" in link for link in found)
     assert (page.complaints, page.refused) == ([], [])
 
@@ -211,7 +268,10 @@ def test_on_a_server_the_search_shows_excerpts(site, page):
         try:
             page.goto(f"http://127.0.0.1:{server.server_port}/search.html?q=caustic")
             page.wait_for_selector("ul.search li p.context")
-            assert "caustic" in page.inner_text("ul.search").lower() and (page.complaints, page.refused) == ([], [])
+            assert "caustic" in page.inner_text("ul.search").lower() and (
+                page.complaints,
+                page.refused,
+            ) == ([], [])
         finally:
             server.shutdown()
             thread.join()

@@ -11,7 +11,14 @@ from lib import paths
 from lib.exact import sphere_geodesic
 from lib.metrics import DensityMetric, EuclideanMetric, ScoreMetric, SteinMetric
 from lib.scores import FunctionScore, GaussianMixtureScore, SphereScore
-from lib.solvers import ConvergenceWarning, FunctionalGradient, Georce, Relaxation, Shooting, geodesic
+from lib.solvers import (
+    ConvergenceWarning,
+    FunctionalGradient,
+    Georce,
+    Relaxation,
+    Shooting,
+    geodesic,
+)
 from lib.solvers.relaxation import FrozenScore
 
 ANGLE = 2.0
@@ -25,12 +32,18 @@ def mixture() -> tuple[GaussianMixtureScore, torch.Tensor, torch.Tensor]:
     """Three wide modes in the plane and two pairs whose geodesic is unique."""
     means = torch.tensor([[0.0, 0.0], [2.0, 0.5], [1.0, 2.0]], dtype=torch.float64)
     start = torch.tensor([[-0.5, 0.8], [0.2, -0.9]], dtype=torch.float64)
-    return GaussianMixtureScore(means, 1.0), start, torch.tensor([[2.2, 1.0], [1.2, 2.4]], dtype=torch.float64)
+    return (
+        GaussianMixtureScore(means, 1.0),
+        start,
+        torch.tensor([[2.2, 1.0], [1.2, 2.4]], dtype=torch.float64),
+    )
 
 
-@pytest.mark.parametrize(("solver", "tolerance"),
-                         [(LBFGS, 5e-4), (Georce(), 5e-3), (Shooting(), 1e-4), (Shooting(newton_dim=0), 1e-4)],
-                         ids=["lbfgs", "georce", "newton", "broyden"])
+@pytest.mark.parametrize(
+    ("solver", "tolerance"),
+    [(LBFGS, 5e-4), (Georce(), 5e-3), (Shooting(), 1e-4), (Shooting(newton_dim=0), 1e-4)],
+    ids=["lbfgs", "georce", "newton", "broyden"],
+)
 @pytest.mark.parametrize(("lam", "alpha"), [(2.0, 0.0), (0.0, 0.5), (1.0, 0.3)])
 def test_agrees_with_gauss_newton(solver, tolerance, lam, alpha):
     score, a, b = mixture()
@@ -44,7 +57,9 @@ def test_agrees_with_gauss_newton(solver, tolerance, lam, alpha):
     assert bool((found.energy < before).all())
 
 
-@pytest.mark.parametrize("solver", [LBFGS, Relaxation(), Georce(), Shooting()], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "solver", [LBFGS, Relaxation(), Georce(), Shooting()], ids=lambda s: s.name
+)
 def test_flat_space_gives_the_straight_line(solver):
     found = geodesic(ScoreMetric(SphereScore(), lam=0, alpha=0), A, B, points=17, solver=solver)
     assert bool(found.converged.all())
@@ -63,14 +78,24 @@ def test_preconditioned_lbfgs_needs_no_more_evaluations_for_more_points():
     for points in (33, 129):
         bent = paths.slerp(A, B, points) * 1.1
         bent[:, 0], bent[:, -1] = A, B
-        solve = lambda p, points=points, bent=bent: geodesic(metric, A, B, points=points, init=bent, solver=Relaxation(
-            optimizer="lbfgs", preconditioned=p, window=10))
+        solve = lambda p, points=points, bent=bent: geodesic(
+            metric,
+            A,
+            B,
+            points=points,
+            init=bent,
+            solver=Relaxation(optimizer="lbfgs", preconditioned=p, window=10),
+        )
         found = solve(True)
         batches.append(found.score_batches)
     with pytest.warns(ConvergenceWarning):
         plain = solve(False)
     assert float(found.energy) == pytest.approx(sphere_geodesic(ANGLE, lam=1.0).energy, rel=1e-5)
-    assert batches[1] <= 1.2 * batches[0] and batches[1] < plain.score_batches / 2 and found.energy < plain.energy
+    assert (
+        batches[1] <= 1.2 * batches[0]
+        and batches[1] < plain.score_batches / 2
+        and found.energy < plain.energy
+    )
 
 
 def test_georce_is_of_first_order():
@@ -78,7 +103,10 @@ def test_georce_is_of_first_order():
     score, a, b = mixture()
     metric = SteinMetric(score, 2.0)
     exact = geodesic(metric, a, b, points=129, tol=1e-9).energy
-    own = [torch.tensor(geodesic(metric, a, b, points=n, solver=Georce()).history[-1]["energy"]) for n in (17, 33, 65)]
+    own = [
+        torch.tensor(geodesic(metric, a, b, points=n, solver=Georce()).history[-1]["energy"])
+        for n in (17, 33, 65)
+    ]
     coarse, middle, fine = ((e - exact).abs() for e in own)
     for slope in ((coarse / middle).log2(), (middle / fine).log2()):
         assert bool(((slope > 0.8) & (slope < 1.3)).all()), slope
@@ -88,9 +116,11 @@ def test_georce_under_resolved_leaves_a_point_of_zero_score_for_nothing():
     """At T = 32 and lam 10 its left-point energy undercuts the exact one: the first step, s(x_0) = 0, is free of charge."""
     exact = sphere_geodesic(ANGLE, lam=10).energy
     with pytest.warns(ConvergenceWarning):
-        found = geodesic(SteinMetric(SphereScore(1.0, 0.1), 10.0), A, B, solver=Georce(max_iter=600))
+        found = geodesic(
+            SteinMetric(SphereScore(1.0, 0.1), 10.0), A, B, solver=Georce(max_iter=600)
+        )
     assert found.history[-1]["energy"][0] < exact < 0.5 * float(found.energy)
-    with pytest.warns(ConvergenceWarning, match="raise points="):        # solved, but not worth trusting
+    with pytest.warns(ConvergenceWarning, match="raise points="):  # solved, but not worth trusting
         geodesic(SteinMetric(SphereScore(1.0, 0.1), 1.0), A, B, solver=Georce())
 
 
@@ -99,11 +129,15 @@ def test_adam_at_the_papers_settings_does_not_converge_and_says_so():
     with pytest.warns(ConvergenceWarning, match="max_iter reached"):
         found = geodesic(metric, A, B, points=17, solver="relaxation")
     assert float(metric.energy(found.points)) < float(metric.energy(paths.lerp(A, B, 17)))
-    assert found.score_batches == 504 and found.derivative_evaluations == 501 * 16    # start, check, 501 iterates; then measured
+    assert (
+        found.score_batches == 504 and found.derivative_evaluations == 501 * 16
+    )  # start, check, 501 iterates; then measured
 
 
 def test_adam_converges_from_the_great_circle():
-    found = geodesic(SteinMetric(SphereScore(1.0, 0.1), 10.0), A, B, solver="relaxation", init="slerp")
+    found = geodesic(
+        SteinMetric(SphereScore(1.0, 0.1), 10.0), A, B, solver="relaxation", init="slerp"
+    )
     assert float(found.energy) == pytest.approx(sphere_geodesic(ANGLE, lam=10).energy, rel=5e-4)
 
 
@@ -138,7 +172,9 @@ def test_functional_gradient_finds_the_exact_geodesic_of_the_tube(alpha):
     metric = DensityMetric(SphereScore(1.0, 0.1), alpha)
     found = geodesic(metric, A, B, solver=FunctionalGradient(spherical=False, step=0.01))
     assert bool(found.converged.all())
-    assert float(found.energy) == pytest.approx(sphere_geodesic(ANGLE, alpha=alpha).energy, rel=1e-3)
+    assert float(found.energy) == pytest.approx(
+        sphere_geodesic(ANGLE, alpha=alpha).energy, rel=1e-3
+    )
     assert float(found.speed_variation) < 0.02
 
 
@@ -157,7 +193,7 @@ def test_spherical_form_stays_on_the_sphere_and_carries_the_norms():
         plain = metric.energy(paths.slerp(A, end))
         found = geodesic(metric, A, end, solver=FunctionalGradient(step=0.3))
         assert float(found.length) ** 2 < float(plain)
-        assert float(found.points[0, 16, 2]) > 0.05                   # towards the modes
+        assert float(found.points[0, 16, 2]) > 0.05  # towards the modes
         radii = found.points.norm(dim=2)[0]
         assert float(radii.min()) > 1 - 1e-3 and float(radii.max()) < float(end.norm()) + 1e-3
         assert torch.equal(found.points[:, 0], A) and torch.equal(found.points[:, -1], end)
@@ -173,7 +209,9 @@ def test_shooting_needs_a_guess_and_says_where_it_lands():
     metric = DensityMetric(SphereScore(1.0, 0.1), 0.5)
     with pytest.warns(ConvergenceWarning, match="distance away"):
         lost = geodesic(metric, A, B, points=17, solver=Shooting(max_iter=8))
-    assert torch.equal(lost.points[:, 0], A) and not torch.allclose(lost.points[:, -1], B, atol=1e-3)
+    assert torch.equal(lost.points[:, 0], A) and not torch.allclose(
+        lost.points[:, -1], B, atol=1e-3
+    )
     solved = geodesic(metric, A, B, points=17)
     found = geodesic(metric, A, B, points=17, solver=Shooting(substeps=8), init=solved.points)
     assert float(found.energy) == pytest.approx(float(solved.energy), rel=1e-3)
@@ -189,33 +227,64 @@ def test_shooting_takes_the_guess_it_is_given():
     assert torch.allclose(again.points, answer.points, atol=1e-5)
 
 
-@pytest.mark.parametrize("solver", [Relaxation(max_iter=60, window=10), Relaxation(optimizer="lbfgs", window=10), Georce(),
-                                    Shooting(), Shooting(newton_dim=0), FLAT], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "solver",
+    [
+        Relaxation(max_iter=60, window=10),
+        Relaxation(optimizer="lbfgs", window=10),
+        Georce(),
+        Shooting(),
+        Shooting(newton_dim=0),
+        FLAT,
+    ],
+    ids=lambda s: s.name,
+)
 @pytest.mark.filterwarnings("ignore::lib.solvers.geodesic.ConvergenceWarning")
 def test_a_batch_gives_what_the_pairs_give(solver):
     score, a, b = mixture()
     metric = DensityMetric(score, 0.3)
     both = geodesic(metric, a, b, points=17, solver=solver)
     for i in range(2):
-        one = geodesic(metric, a[i:i + 1], b[i:i + 1], points=17, solver=solver)
+        one = geodesic(metric, a[i : i + 1], b[i : i + 1], points=17, solver=solver)
         assert torch.allclose(one.points[0], both.points[i], atol=1e-6)
         assert one.reason[0] == both.reason[i]
 
 
-@pytest.mark.parametrize("solver", [Relaxation(), LBFGS, Georce(), FLAT, Shooting()], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "solver", [Relaxation(), LBFGS, Georce(), FLAT, Shooting()], ids=lambda s: s.name
+)
 def test_a_callback_stops_and_nothing_of_the_caller_changes(solver):
     score, a, b = mixture()
     path = paths.lerp(a, b, 17)
     kept = path.clone()
     with pytest.warns(ConvergenceWarning, match="stopped by the callback"):
-        geodesic(DensityMetric(score, 0.3), a, b, points=17, solver=solver, init=path, tol=1e-12, callback=lambda *_: True)
+        geodesic(
+            DensityMetric(score, 0.3),
+            a,
+            b,
+            points=17,
+            solver=solver,
+            init=path,
+            tol=1e-12,
+            callback=lambda *_: True,
+        )
     assert torch.equal(path, kept)
 
 
-@pytest.mark.parametrize("make", [
-    lambda: Relaxation(optimizer="sgd"), lambda: Relaxation(derivative="none"), lambda: Relaxation(lr=0),
-    lambda: Relaxation(window=0), lambda: FunctionalGradient(levels=(1, 2)), lambda: FunctionalGradient(levels=()),
-    lambda: FunctionalGradient(step=-1), lambda: Georce(max_halvings=0), lambda: Shooting(substeps=0)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Relaxation(optimizer="sgd"),
+        lambda: Relaxation(derivative="none"),
+        lambda: Relaxation(lr=0),
+        lambda: Relaxation(window=0),
+        lambda: FunctionalGradient(levels=(1, 2)),
+        lambda: FunctionalGradient(levels=()),
+        lambda: FunctionalGradient(step=-1),
+        lambda: Georce(max_halvings=0),
+        lambda: Shooting(substeps=0),
+    ],
+)
 def test_bad_settings(make):
     with pytest.raises(ValueError):
         make()
@@ -223,13 +292,15 @@ def test_bad_settings(make):
 
 def test_metrics_that_a_solver_cannot_do():
     frozen, unknown = Relaxation(derivative="frozen"), FunctionScore(lambda x: -x)
-    cases = [(FunctionalGradient(), SteinMetric(SphereScore()), ValueError, "gauss_newton"),
-             (FunctionalGradient(), EuclideanMetric(), TypeError, "relaxation"),
-             (Georce(), EuclideanMetric(), TypeError, "relaxation"),
-             (frozen, EuclideanMetric(), TypeError, "exact"),
-             (frozen, SteinMetric(unknown), ValueError, "noise level"),
-             (Relaxation(), SteinMetric(FunctionScore(lambda x: -x.detach())), ValueError, "frozen"),
-             (FunctionalGradient(), DensityMetric(unknown), ValueError, "origin")]
+    cases = [
+        (FunctionalGradient(), SteinMetric(SphereScore()), ValueError, "gauss_newton"),
+        (FunctionalGradient(), EuclideanMetric(), TypeError, "relaxation"),
+        (Georce(), EuclideanMetric(), TypeError, "relaxation"),
+        (frozen, EuclideanMetric(), TypeError, "exact"),
+        (frozen, SteinMetric(unknown), ValueError, "noise level"),
+        (Relaxation(), SteinMetric(FunctionScore(lambda x: -x.detach())), ValueError, "frozen"),
+        (FunctionalGradient(), DensityMetric(unknown), ValueError, "origin"),
+    ]
     for solver, metric, error, words in cases:
         start = A * 0 if "origin" in words else A
         with pytest.raises(error, match=words):
@@ -245,6 +316,10 @@ def test_a_start_where_the_score_is_not_finite(solver):
 
 def test_a_bad_guess():
     score, a, b = mixture()
-    for guess, words in ((torch.zeros_like(a), "zero velocity"), (a[:, :1], "shape"), (a * torch.nan, "NaN")):
+    for guess, words in (
+        (torch.zeros_like(a), "zero velocity"),
+        (a[:, :1], "shape"),
+        (a * torch.nan, "NaN"),
+    ):
         with pytest.raises(ValueError, match=words):
             geodesic(DensityMetric(score, 0.3), a, b, solver=Shooting(guess=guess))

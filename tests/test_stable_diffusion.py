@@ -37,7 +37,9 @@ def points(n=3, seed=0):
 
 def prediction(pipe, z, t, text):
     with torch.no_grad():
-        return pipe.unet(z, torch.full((len(z),), t), encoder_hidden_states=text.expand(len(z), -1, -1)).sample
+        return pipe.unet(
+            z, torch.full((len(z),), t), encoder_hidden_states=text.expand(len(z), -1, -1)
+        ).sample
 
 
 def clean(pipe, z, t, text):
@@ -63,20 +65,32 @@ def test_denoiser_is_that_of_diffusers(version):
 
     guided = score.prompted("a cat", negative="blur", guidance=7.5)
     without = clean(pipe, x * kept.sqrt().float(), t, blank)
-    torch.testing.assert_close(guided.denoise(x), without + 7.5 * (expected - without), rtol=1e-3, atol=1e-3)
-    assert guided.counter is score.counter and score.counter.evaluations == 6 + 6      # two network inputs a point
-    assert (expected - without).norm() > 0.002 * expected.norm()                        # the prompt matters here
+    torch.testing.assert_close(
+        guided.denoise(x), without + 7.5 * (expected - without), rtol=1e-3, atol=1e-3
+    )
+    assert (
+        guided.counter is score.counter and score.counter.evaluations == 6 + 6
+    )  # two network inputs a point
+    assert (expected - without).norm() > 0.002 * expected.norm()  # the prompt matters here
 
 
 @every_version
 def test_sampling_goes_as_the_pipeline_does(version):
     """The probability flow through the pipeline's DDIM steps ends where the pipeline ends, with guidance."""
     pipe = copy.copy(PIPES[version])
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False, timestep_spacing="trailing",
-                                               set_alpha_to_one=True)
+    pipe.scheduler = DDIMScheduler.from_config(
+        pipe.scheduler.config, clip_sample=False, timestep_spacing="trailing", set_alpha_to_one=True
+    )
     noise = points(2)
-    made = pipe("a cat", negative_prompt="blur", guidance_scale=3.0, num_inference_steps=5, latents=noise.clone(),
-                num_images_per_prompt=2, output_type="latent").images
+    made = pipe(
+        "a cat",
+        negative_prompt="blur",
+        guidance_scale=3.0,
+        num_inference_steps=5,
+        latents=noise.clone(),
+        num_images_per_prompt=2,
+        output_type="latent",
+    ).images
     score = StableDiffusionScore(pipe, "a cat", negative="blur", guidance=3.0)
     levels = [score.schedule.sigma(float(t)) for t in pipe.scheduler.timesteps]
     start = noise * (1 + levels[0] ** 2) ** 0.5
@@ -90,22 +104,31 @@ def test_prompt_goes_linearly_along_the_path():
     first, last = score.embed(["a cat", "hat"]), score.embed(["a dog", "house"])
     times, x = torch.tensor([0.0, 0.25, 1.0]), points(6)
     told = score.along(times)
-    torch.testing.assert_close(told.text(6).reshape(2, 3, TOKENS, WIDTH)[:, 1], 0.75 * first + 0.25 * last)
+    torch.testing.assert_close(
+        told.text(6).reshape(2, 3, TOKENS, WIDTH)[:, 1], 0.75 * first + 0.25 * last
+    )
     together = told(x)
     for pair in range(2):
-        alone = score.pick(torch.tensor([pair])).along(times)(x[3 * pair:3 * pair + 3])
-        torch.testing.assert_close(together[3 * pair:3 * pair + 3], alone, rtol=1e-4, atol=1e-5)
+        alone = score.pick(torch.tensor([pair])).along(times)(x[3 * pair : 3 * pair + 3])
+        torch.testing.assert_close(together[3 * pair : 3 * pair + 3], alone, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(together[0], score.prompted("a cat")(x[:1])[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(together[5], score.prompted("house")(x[5:])[0], rtol=1e-4, atol=1e-5)
-    each = torch.stack([times, times.flip(0)])                                          # times of its own for each pair
+    each = torch.stack([times, times.flip(0)])  # times of its own for each pair
     torch.testing.assert_close(score.along(each).text(6)[3], last[1])
-    torch.testing.assert_close(score_of(prompt=["a cat", "hat"])(x[:2])[1:], score.prompted("hat")(x[1:2]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        score_of(prompt=["a cat", "hat"])(x[:2])[1:],
+        score.prompted("hat")(x[1:2]),
+        rtol=1e-4,
+        atol=1e-5,
+    )
     one_end = score_of(prompt="a cat", end_prompt=["a dog", "house"]).along(times)
     torch.testing.assert_close(one_end.text(6)[5], last[1])
     torch.testing.assert_close(one_end.text(6)[3], first[0])
     with pytest.raises(ValueError, match="come without their place.*along"):
         score(x)
-    with pytest.raises(ValueError, match="5 points do not fit 3 times a path and prompts for 2 pairs"):
+    with pytest.raises(
+        ValueError, match="5 points do not fit 3 times a path and prompts for 2 pairs"
+    ):
         told(x[:5])
     with pytest.raises(ValueError, match="3 prompts and 2 end prompts"):
         score_of(prompt=["a", "b", "c"], end_prompt=["d", "e"])
@@ -125,7 +148,9 @@ def test_geodesic_of_a_moving_prompt(version):
     straight = geodesic(metric, start, end, points=7, max_iter=1, tol=1e9)
     assert bool((path.energy < 0.9999 * straight.energy).all())
     assert torch.equal(path.points[:, 0], start) and torch.equal(path.points[:, -1], end)
-    assert path.score_evaluations <= 2 * (7 + 8 * 2 * 5)                # a score and its change with the prompt, each step
+    assert path.score_evaluations <= 2 * (
+        7 + 8 * 2 * 5
+    )  # a score and its change with the prompt, each step
     alone = geodesic(metric.pick(torch.tensor([1])), start[1:], end[1:], **settings)
     torch.testing.assert_close(path.points[1], alone.points[0], rtol=1e-3, atol=1e-3)
 
@@ -137,25 +162,36 @@ def test_distillation_direction_is_the_papers():
     score = score.at(score.schedule.sigma(t))
     direction = VariancePreservingScore(score).of(DistillationScore(score, seed=3))
     z, kept = points(2), pipe.scheduler.alphas_cumprod
-    generator = torch.Generator().manual_seed(3 * 1_000_003 + 1)         # the first call
+    generator = torch.Generator().manual_seed(3 * 1_000_003 + 1)  # the first call
     new_t = t + int(torch.randint(-100, 100, (), generator=generator))
     noise = torch.randn(2, *LATENT, generator=generator, dtype=torch.float64).float()
     original = (z - (1 - kept[t]).sqrt() * noise) / kept[t].sqrt()
     noised = pipe.scheduler.add_noise(original, noise, torch.tensor([new_t]))
-    expected = (prediction(pipe, noised, new_t, score.embed("blur")) - prediction(pipe, noised, new_t, score.embed("a cat"))) / 2
+    expected = (
+        prediction(pipe, noised, new_t, score.embed("blur"))
+        - prediction(pipe, noised, new_t, score.embed("a cat"))
+    ) / 2
     g = direction(z)
     torch.testing.assert_close(g, expected, rtol=1e-2, atol=1e-4)
     assert score.counter.evaluations == 4 and score.counter.batches == 1
-    assert (direction(z) - g).norm() > 0.01 * g.norm()                  # fresh draws at each call
+    assert (direction(z) - g).norm() > 0.01 * g.norm()  # fresh draws at each call
     fixed = VariancePreservingScore(score).of(DistillationScore(score, fresh=False))
     assert torch.equal(fixed(z), fixed(z))
-    again = fixed.along(torch.zeros(2))(torch.cat([z, z]))              # noise belongs to the place, not to the pair
+    again = fixed.along(torch.zeros(2))(
+        torch.cat([z, z])
+    )  # noise belongs to the place, not to the pair
     torch.testing.assert_close(again[:2], again[2:], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(DistillationScore(score).denoise(z), score.denoise(z))
     assert distilled(VariancePreservingScore(score)).score.settings["distillation"] == {
-        "negative": "blur", "spread": 100, "seed": 0, "fresh": True}
+        "negative": "blur",
+        "spread": 100,
+        "seed": 0,
+        "fresh": True,
+    }
     assert DistillationScore(score_of(truncate=True)).against == NEGATIVE
-    with pytest.raises(ValueError, match="negative prompt does not fit this model.*give one that does: negative="):
+    with pytest.raises(
+        ValueError, match="negative prompt does not fit this model.*give one that does: negative="
+    ):
         DistillationScore(score_of())
     with pytest.raises(ValueError, match="one noise level"):
         DistillationScore(score.at(torch.tensor([1.0, 2.0])))
@@ -166,47 +202,98 @@ def test_distillation_direction_is_the_papers():
 def test_methods_by_name(method):
     """Each from one prompt to another; what was asked stands in the settings."""
     score = score_of("2.1", "a cat", end_prompt="a dog", negative="blur")
-    few = {"yu2025": {"solver": FunctionalGradient(levels=(1, 3), max_iter=2), "points": 7},
-           "stein": {"points": 5, "max_iter": 2, "sigma": 2.0}, "azeglio2025": {"max_iter": 2}}.get(method, {})
+    few = {
+        "yu2025": {"solver": FunctionalGradient(levels=(1, 3), max_iter=2), "points": 7},
+        "stein": {"points": 5, "max_iter": 2, "sigma": 2.0},
+        "azeglio2025": {"max_iter": 2},
+    }.get(method, {})
     start, end = points(2, 3), points(2, 4)
     made = interpolate(score, start, end, method=method, frames=3, flow_steps=2, **few)
     assert made.frames.shape == (2, 3, *LATENT) and bool(torch.isfinite(made.frames).all())
-    assert made.settings["prompt"] == "a cat" and made.settings["end_prompt"] == "a dog" and made.settings["guidance"] == 1.0
+    assert (
+        made.settings["prompt"] == "a cat"
+        and made.settings["end_prompt"] == "a dog"
+        and made.settings["guidance"] == 1.0
+    )
     assert ("distillation" in made.settings) == (method == "yu2025")
     alone = interpolate(score, start[1], end[1], method=method, frames=3, flow_steps=2, **few)
-    if method == "ddim_slerp":      # the ends are met under their own prompts
-        back = flow.denoise(score.prompted("a dog"), flow.diffuse(score.prompted("a dog"), end, made.settings["sigma"], steps=2),
-                            made.settings["sigma"], steps=2)
+    if method == "ddim_slerp":  # the ends are met under their own prompts
+        back = flow.denoise(
+            score.prompted("a dog"),
+            flow.diffuse(score.prompted("a dog"), end, made.settings["sigma"], steps=2),
+            made.settings["sigma"],
+            steps=2,
+        )
         torch.testing.assert_close(made.frames[:, -1], back, rtol=1e-3, atol=1e-2)
     torch.testing.assert_close(made.frames[1], alone.frames[0], rtol=1e-2, atol=2e-2)
 
 
 def test_extrapolation_by_name():
     """One prompt a start; paper B's form asks its distillation direction, row by row what each start gives alone."""
-    score, start, velocity = score_of(prompt=["a cat", "hat"], negative="blur"), points(2, 5), 0.1 * points(2, 6)
+    score, start, velocity = (
+        score_of(prompt=["a cat", "hat"], negative="blur"),
+        points(2, 5),
+        0.1 * points(2, 6),
+    )
     for method, space in (("yu2025", "clean"), ("stein", "shared_noise"), ("straight", "clean")):
         few = {} if method == "straight" else {"steps": 2}
-        made = extrapolate(score, start, velocity, method=method, space=space, frames=3, sigma=2.0, flow_steps=2, **few)
+        made = extrapolate(
+            score,
+            start,
+            velocity,
+            method=method,
+            space=space,
+            frames=3,
+            sigma=2.0,
+            flow_steps=2,
+            **few,
+        )
         assert made.frames.shape == (2, 3, *LATENT) and made.settings["prompt"] == ["a cat", "hat"]
         assert ("distillation" in made.settings) == (method == "yu2025")
-        alone = extrapolate(score.prompted("hat"), start[1], velocity[1], method=method, space=space, frames=3, sigma=2.0,
-                            flow_steps=2, **few)
-        if method != "yu2025":          # its noise is fresh at each call
+        alone = extrapolate(
+            score.prompted("hat"),
+            start[1],
+            velocity[1],
+            method=method,
+            space=space,
+            frames=3,
+            sigma=2.0,
+            flow_steps=2,
+            **few,
+        )
+        if method != "yu2025":  # its noise is fresh at each call
             torch.testing.assert_close(made.frames[1], alone.frames[0], rtol=1e-2, atol=2e-2)
 
 
 def test_a_prompt_moves_along_an_extrapolation():
     """Asked at the place reached: with rk4 and two steps first at 0, last at 1; no conserved speed is claimed."""
-    score, start, velocity = score_of(end_prompt="a dog", negative="blur"), points(2, 5), 0.1 * points(2, 6)
+    score, start, velocity = (
+        score_of(end_prompt="a dog", negative="blur"),
+        points(2, 5),
+        0.1 * points(2, 6),
+    )
     for prompt in ("a cat", "a dog"):
-        fixed = shoot(DensityMetric(score_of(prompt=prompt, sigma=2.0), 0.1), start, velocity, steps=2)
-        moving = shoot(DensityMetric(score_of(prompt=prompt, end_prompt=prompt, sigma=2.0), 0.1), start, velocity, steps=2)
+        fixed = shoot(
+            DensityMetric(score_of(prompt=prompt, sigma=2.0), 0.1), start, velocity, steps=2
+        )
+        moving = shoot(
+            DensityMetric(score_of(prompt=prompt, end_prompt=prompt, sigma=2.0), 0.1),
+            start,
+            velocity,
+            steps=2,
+        )
         torch.testing.assert_close(moving.points, fixed.points, rtol=1e-4, atol=1e-4)
     places = []
     metric = DensityMetric(score.at(2.0), 0.1)
-    metric.along = lambda times: places.append(float(times[0])) or DensityMetric(score.at(2.0).along(times), 0.1)
+    metric.along = lambda times: (
+        places.append(float(times[0])) or DensityMetric(score.at(2.0).along(times), 0.1)
+    )
     flow_of(metric, start, velocity, time=3.0, steps=2)
-    assert places[0] == 0 and places[-1] == 1 and sorted(set(places)) == pytest.approx([0, 1/6, 1/3, 1/2, 2/3, 5/6, 1])
+    assert (
+        places[0] == 0
+        and places[-1] == 1
+        and sorted(set(places)) == pytest.approx([0, 1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1])
+    )
     ball = DensityMetric(DistillationScore(score_of(negative="blur", sigma=2.0), fresh=False), 0.1)
     both = shoot(ball, start, velocity, steps=2, form="yu2025", radius="start").points
     alone = shoot(ball, start[1], velocity[1], steps=2, form="yu2025", radius="start").points
@@ -233,17 +320,22 @@ def test_micro_batches_sizes_and_derivatives():
     (gradient,) = torch.autograd.grad(score(x)[0].sum(), x)
     assert gradient[0].norm() > 0 and gradient[1:].norm() == 0
     levels = torch.tensor([0.5, 1.0, 2.0, 4.0])
-    torch.testing.assert_close(score.at(levels)(points(4))[2:3], score.at(2.0)(points(4)[2:3]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        score.at(levels)(points(4))[2:3], score.at(2.0)(points(4)[2:3]), rtol=1e-4, atol=1e-5
+    )
     with pytest.raises(ValueError, match="sigma must lie in"):
         score.at(1e3)
     assert DensityMetric(score).event_shape == LATENT
 
 
 def test_long_prompts_are_refused_or_cut_when_asked():
-    long = "a hand of many fingers"     # every letter is a token here
+    long = "a hand of many fingers"  # every letter is a token here
     count = len(PIPES["1.5"].tokenizer(long).input_ids)
-    with pytest.raises(ValueError, match=f"has {count} tokens with its two marks, and this model reads {TOKENS}: "
-                                         f"shorten it by {count - TOKENS}"):
+    with pytest.raises(
+        ValueError,
+        match=f"has {count} tokens with its two marks, and this model reads {TOKENS}: "
+        f"shorten it by {count - TOKENS}",
+    ):
         score_of(prompt=long)
     cut = score_of(prompt=long, truncate=True)
     torch.testing.assert_close(cut.start, PIPES["1.5"].encode_prompt(long, "cpu", 1, False)[0])
@@ -262,17 +354,29 @@ def test_half_precision_that_overflows_goes_on_in_single():
     score = StableDiffusionScore(pipe, "a cat")
     single = StableDiffusionScore(copy.copy(pipe), "a cat")
     single.careful.module = copy.deepcopy(pipe.unet).float()
-    with pytest.warns(UserWarning, match="NaN or infinity in torch.float16; it goes on in float32") as told:
+    with pytest.warns(
+        UserWarning, match="NaN or infinity in torch.float16; it goes on in float32"
+    ) as told:
         values = score(points())
     torch.testing.assert_close(values, single(points()), rtol=1e-3, atol=1e-3)
-    assert len(told) == 1 and pipe.unet.dtype == torch.float16          # the caller's network stays as it was
+    assert (
+        len(told) == 1 and pipe.unet.dtype == torch.float16
+    )  # the caller's network stays as it was
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert bool(torch.isfinite(score.at(1.0)(points())).all())      # warned once, at all noise levels
+        assert bool(
+            torch.isfinite(score.at(1.0)(points())).all()
+        )  # warned once, at all noise levels
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(),
-                                   RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
 def test_too_little_memory_says_what_to_do(error, monkeypatch):
     score = score_of()
 
@@ -280,13 +384,19 @@ def test_too_little_memory_says_what_to_do(error, monkeypatch):
         raise error
 
     monkeypatch.setattr(score.model, "forward", full)
-    with pytest.raises(MemoryError, match="UNet2DConditionModel.*smaller micro_batch=.*dtype=torch.float16"):
+    with pytest.raises(
+        MemoryError, match="UNet2DConditionModel.*smaller micro_batch=.*dtype=torch.float16"
+    ):
         score(points())
 
 
 def test_other_failures_pass_unchanged(monkeypatch):
     score = score_of()
-    monkeypatch.setattr(score.model, "forward", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("shapes differ")))
+    monkeypatch.setattr(
+        score.model,
+        "forward",
+        lambda *_, **__: (_ for _ in ()).throw(RuntimeError("shapes differ")),
+    )
     with pytest.raises(RuntimeError, match="^shapes differ$"):
         score(points())
 
@@ -294,14 +404,25 @@ def test_other_failures_pass_unchanged(monkeypatch):
 @every_version
 def test_loading_gives_the_pipeline_back(version, tmp_path):
     folder = saved(tmp_path / "model", version)
-    score = load_stable_diffusion(folder, prompt="a cat", attention_slicing=True, vae_tiling=True, micro_batch=2, sigma=1.0)
-    torch.testing.assert_close(score(points()), score_of(version, sigma=1.0)(points()), rtol=1e-3, atol=1e-4)
+    score = load_stable_diffusion(
+        folder, prompt="a cat", attention_slicing=True, vae_tiling=True, micro_batch=2, sigma=1.0
+    )
+    torch.testing.assert_close(
+        score(points()), score_of(version, sigma=1.0)(points()), rtol=1e-3, atol=1e-4
+    )
     assert score.schedule.prediction == {"1.5": "epsilon", "2.1": "v_prediction"}[version]
     assert score.origin["name"] == "model" and score.origin["revision"] is None
     weights = "unet/diffusion_pytorch_model.safetensors"
-    assert score.origin["sha256"][weights] == hashlib.sha256((folder / weights).read_bytes()).hexdigest()
-    assert {"unet", "vae", "text_encoder", "tokenizer", "scheduler"} <= {name.split("/")[0] for name in score.origin["sha256"]}
-    assert not any(p.requires_grad for part in (score.model, score.pipe.vae) for p in part.parameters())
+    assert (
+        score.origin["sha256"][weights]
+        == hashlib.sha256((folder / weights).read_bytes()).hexdigest()
+    )
+    assert {"unet", "vae", "text_encoder", "tokenizer", "scheduler"} <= {
+        name.split("/")[0] for name in score.origin["sha256"]
+    }
+    assert not any(
+        p.requires_grad for part in (score.model, score.pipe.vae) for p in part.parameters()
+    )
     half = load_stable_diffusion(folder, prompt="a cat", dtype=torch.bfloat16, sigma=1.0)
     assert half.model.dtype == half.pipe.text_encoder.dtype == torch.bfloat16
     assert (half(points()) - score(points())).norm() < 0.05 * score(points()).norm()
@@ -316,16 +437,25 @@ def test_variants_of_weights(tmp_path):
 
 def test_files_as_stable_diffusion_came_out_with_them(tmp_path, model_folder):
     """Its tokenizer in two files, position numbers among the text encoder's weights, the VAE's attention under old names."""
-    folder, same = shutil.copytree(model_folder, tmp_path / "old"), load_stable_diffusion(model_folder, prompt="a cat")
+    folder, same = (
+        shutil.copytree(model_folder, tmp_path / "old"),
+        load_stable_diffusion(model_folder, prompt="a cat"),
+    )
     words = json.loads((folder / "tokenizer/tokenizer.json").read_text())["model"]
     (folder / "tokenizer/tokenizer.json").unlink()
     (folder / "tokenizer/vocab.json").write_text(json.dumps(words["vocab"]))
     (folder / "tokenizer/merges.txt").write_text("#version: 0.2\n")
     path = folder / "text_encoder/model.safetensors"
     prefix = "text_model." if any(k.startswith("text_model.") for k in load_file(path)) else ""
-    save_file(load_file(path) | {f"{prefix}embeddings.position_ids": torch.arange(TOKENS)[None]}, path, {"format": "pt"})
-    path, old = folder / "vae/diffusion_pytorch_model.safetensors", {"to_q": "query", "to_k": "key", "to_v": "value",
-                                                                     "to_out.0": "proj_attn"}
+    save_file(
+        load_file(path) | {f"{prefix}embeddings.position_ids": torch.arange(TOKENS)[None]},
+        path,
+        {"format": "pt"},
+    )
+    path, old = (
+        folder / "vae/diffusion_pytorch_model.safetensors",
+        {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"},
+    )
     renamed = {}
     for key, value in load_file(path).items():
         for new, former in old.items():
@@ -335,7 +465,9 @@ def test_files_as_stable_diffusion_came_out_with_them(tmp_path, model_folder):
     save_file(renamed, path, {"format": "pt"})
     score = load_stable_diffusion(folder, prompt="a cat")
     assert torch.equal(score.start, same.start)
-    assert torch.equal(score.pipe.vae.decode(points(1)).sample, same.pipe.vae.decode(points(1)).sample)
+    assert torch.equal(
+        score.pipe.vae.decode(points(1)).sample, same.pipe.vae.decode(points(1)).sample
+    )
 
 
 def without(*names):
@@ -343,6 +475,7 @@ def without(*names):
         for name in names:
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
     return change
 
 
@@ -354,21 +487,70 @@ def setting(name, **changes):
     return lambda folder: configure(folder / name, **changes)
 
 
-@pytest.mark.parametrize("harm, error, message", [
-    (without("model_index.json"), FileNotFoundError, "model_index.json: name a folder that StableDiffusionPipeline"),
-    (without("vae"), FileNotFoundError, "neither vae/config.json"),
-    (without("tokenizer"), FileNotFoundError, "no tokenizer/"),
-    (without("unet/diffusion_pytorch_model.safetensors"), FileNotFoundError, "unet holds no diffusion_pytorch_model.safetensors"),
-    (pickled, FileNotFoundError, "text_encoder holds no model.safetensors, only pytorch_model.bin.*never opened"),
-    (setting("model_index.json", _class_name="StableDiffusionXLPipeline"), ValueError, "is a StableDiffusionXLPipeline; a "),
-    (setting("model_index.json", _class_name="StableDiffusionInpaintPipeline"), ValueError, "a StableDiffusionPipeline"),
-    (setting("unet/config.json", _class_name="Transformer2DModel"), ValueError, "unet of model is a Transformer2DModel"),
-    (setting("unet/config.json", cross_attention_dim=64), ValueError, "do not fit its config|belong to another network"),
-    (setting("text_encoder/config.json", num_hidden_layers=3), ValueError, "do not fit its config.json: .* missing"),
-    (setting("scheduler/scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler"), TypeError, "alphas_cumprod"),
-    (lambda folder: (folder / "tokenizer/tokenizer.json").write_text("{"), ValueError, "tokenizer of model is damaged"),
-    (lambda folder: (folder / "vae/diffusion_pytorch_model.safetensors").write_bytes(b"no"), ValueError, "vae are damaged"),
-])
+@pytest.mark.parametrize(
+    "harm, error, message",
+    [
+        (
+            without("model_index.json"),
+            FileNotFoundError,
+            "model_index.json: name a folder that StableDiffusionPipeline",
+        ),
+        (without("vae"), FileNotFoundError, "neither vae/config.json"),
+        (without("tokenizer"), FileNotFoundError, "no tokenizer/"),
+        (
+            without("unet/diffusion_pytorch_model.safetensors"),
+            FileNotFoundError,
+            "unet holds no diffusion_pytorch_model.safetensors",
+        ),
+        (
+            pickled,
+            FileNotFoundError,
+            "text_encoder holds no model.safetensors, only pytorch_model.bin.*never opened",
+        ),
+        (
+            setting("model_index.json", _class_name="StableDiffusionXLPipeline"),
+            ValueError,
+            "is a StableDiffusionXLPipeline; a ",
+        ),
+        (
+            setting("model_index.json", _class_name="StableDiffusionInpaintPipeline"),
+            ValueError,
+            "a StableDiffusionPipeline",
+        ),
+        (
+            setting("unet/config.json", _class_name="Transformer2DModel"),
+            ValueError,
+            "unet of model is a Transformer2DModel",
+        ),
+        (
+            setting("unet/config.json", cross_attention_dim=64),
+            ValueError,
+            "do not fit its config|belong to another network",
+        ),
+        (
+            setting("text_encoder/config.json", num_hidden_layers=3),
+            ValueError,
+            "do not fit its config.json: .* missing",
+        ),
+        (
+            setting(
+                "scheduler/scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler"
+            ),
+            TypeError,
+            "alphas_cumprod",
+        ),
+        (
+            lambda folder: (folder / "tokenizer/tokenizer.json").write_text("{"),
+            ValueError,
+            "tokenizer of model is damaged",
+        ),
+        (
+            lambda folder: (folder / "vae/diffusion_pytorch_model.safetensors").write_bytes(b"no"),
+            ValueError,
+            "vae are damaged",
+        ),
+    ],
+)
 def test_damaged_layouts_say_what_is_wrong(harm, error, message, tmp_path, model_folder):
     folder = shutil.copytree(model_folder, tmp_path / "model")
     harm(folder)
@@ -393,21 +575,37 @@ def test_hub_models_come_configuration_first(model_folder, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", deliver)
     score = load_stable_diffusion("someone/sd", revision="v1", variant=None)
     assert score.origin["name"] == "someone/sd" and score.origin["revision"] == "model"
-    assert asked[0][1] == "v1" and "tokenizer/*" in asked[0][2] and not any("safetensors" in p for p in asked[0][2])
+    assert (
+        asked[0][1] == "v1"
+        and "tokenizer/*" in asked[0][2]
+        and not any("safetensors" in p for p in asked[0][2])
+    )
     assert asked[1][1] == "model" and "text_encoder/model.safetensors" in asked[1][2]
     asked.clear()
     assert load("someone/sd", revision="v1", prompt="a cat").origin == score.origin
-    assert [revision for _, revision, _ in asked] == ["v1", "model", "model"]       # all of one commit
-    with pytest.raises(ConnectionError, match="could not get 'someone/gated'.*check name, revision and network"):
+    assert [revision for _, revision, _ in asked] == ["v1", "model", "model"]  # all of one commit
+    with pytest.raises(
+        ConnectionError, match="could not get 'someone/gated'.*check name, revision and network"
+    ):
         load_stable_diffusion("someone/gated")
     with pytest.raises(FileNotFoundError, match="no folder here"):
         load_stable_diffusion(model_folder / "not-there")
 
 
 def test_one_front_door_for_pixels_and_latents(model_folder):
-    settings = {"prompt": "a cat", "guidance": 3.0, "sigma": 0.7, "micro_batch": 3, "dtype": torch.float64}
+    settings = {
+        "prompt": "a cat",
+        "guidance": 3.0,
+        "sigma": 0.7,
+        "micro_batch": 3,
+        "dtype": torch.float64,
+    }
     found, same = load(model_folder, **settings), load_stable_diffusion(model_folder, **settings)
-    assert isinstance(found, StableDiffusionScore) and found.event_shape == LATENT and found.micro_batch == 3
+    assert (
+        isinstance(found, StableDiffusionScore)
+        and found.event_shape == LATENT
+        and found.micro_batch == 3
+    )
     assert found.origin == same.origin and found.settings == same.settings
     x = points(2).double()
     assert torch.equal(found(x), same(x))
@@ -416,14 +614,18 @@ def test_one_front_door_for_pixels_and_latents(model_folder):
 @pytest.mark.parametrize("how", [load, load_stable_diffusion])
 @pytest.mark.parametrize("setting", [{"label": 3}, {"scale": 2.0}, {"promt": "a cat"}])
 def test_settings_of_another_kind_are_refused(how, setting, model_folder):
-    with pytest.raises(ValueError, match=f"unknown setting of a Stable Diffusion: '{next(iter(setting))}'.*prompt"):
+    with pytest.raises(
+        ValueError, match=f"unknown setting of a Stable Diffusion: '{next(iter(setting))}'.*prompt"
+    ):
         how(model_folder, **setting)
 
 
 def test_other_latent_pipelines_are_refused_at_the_front_door(tmp_path, model_folder):
     folder = shutil.copytree(model_folder, tmp_path / "model")
     configure(folder / "model_index.json", _class_name="StableDiffusionXLPipeline")
-    with pytest.raises(ValueError, match="is a StableDiffusionXLPipeline; a StableDiffusionPipeline"):
+    with pytest.raises(
+        ValueError, match="is a StableDiffusionXLPipeline; a StableDiffusionPipeline"
+    ):
         load(folder)
     (folder / "model_index.json").unlink()
     with pytest.raises(ValueError, match="names no StableDiffusionPipeline"):

@@ -17,11 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from lib import images, models
+from experiments import images
+from experiments.training import digits as models
+from experiments.training.loop import Settings, denoising_error, denoising_loss, fit
 from lib.runs.__main__ import app
 from lib.scores import load
 from lib.scores.denoiser import DenoiserScore
-from lib.training import Settings, denoising_error, denoising_loss, fit
 
 SHORT = Settings(steps=6, batch=8, rate=1e-3, warmup=2, every=2, seed=3)
 
@@ -34,9 +35,17 @@ def nothing_here(monkeypatch):
 def network(width=8):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(width, width),
-                            norm_num_groups=4, num_class_embeds=3, down_block_types=("DownBlock2D",) * 2,
-                            up_block_types=("UpBlock2D",) * 2)
+        model = UNet2DModel(
+            sample_size=8,
+            in_channels=1,
+            out_channels=1,
+            layers_per_block=1,
+            block_out_channels=(width, width),
+            norm_num_groups=4,
+            num_class_embeds=3,
+            down_block_types=("DownBlock2D",) * 2,
+            up_block_types=("UpBlock2D",) * 2,
+        )
     model.register_to_config(_no_class=2)
     return model
 
@@ -49,7 +58,9 @@ def stripes(n, generator):
 
 
 def loss_of(model, batch=8):
-    return denoising_loss(DenoiserScore(model, EDMEulerScheduler(sigma_data=0.5)), stripes, batch=batch)
+    return denoising_loss(
+        DenoiserScore(model, EDMEulerScheduler(sigma_data=0.5)), stripes, batch=batch
+    )
 
 
 def run(folder, settings=SHORT, loss=None, width=8, **more):
@@ -75,7 +86,9 @@ def interrupt(value):
 
 def same(a, b):
     first, second = a.state_dict(), b.state_dict()
-    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[key], second[key]) for key in first
+    )
 
 
 def test_a_short_training_lowers_the_loss(tmp_path):
@@ -89,19 +102,25 @@ def test_a_short_training_lowers_the_loss(tmp_path):
     after = denoising_error(score, held_out, [0.3, 1.0])
     assert np.mean(state.losses[-20:]) < 0.6 * np.mean(state.losses[:20])
     assert all(after[sigma] < 0.5 * before[sigma] for sigma in before)
-    assert state.seconds > 0 and len(state.losses) == state.step == 150 and not state.average.training
+    assert (
+        state.seconds > 0 and len(state.losses) == state.step == 150 and not state.average.training
+    )
 
 
 def test_the_loss_is_the_weighted_error_of_its_definition():
     model = network()
     score = DenoiserScore(model, EDMEulerScheduler(sigma_data=0.5))
-    found = denoising_loss(score, stripes, batch=8, unlabelled=1.0)(model, torch.Generator().manual_seed(1))
+    found = denoising_loss(score, stripes, batch=8, unlabelled=1.0)(
+        model, torch.Generator().manual_seed(1)
+    )
     generator = torch.Generator().manual_seed(1)
     x = stripes(8, generator)[0]
-    level = (0.5 * (1.2 * torch.randn(8, generator=generator, dtype=torch.float64)).exp()).clamp(*score.noise_range)
+    level = (0.5 * (1.2 * torch.randn(8, generator=generator, dtype=torch.float64)).exp()).clamp(
+        *score.noise_range
+    )
     noisy = x + level.float()[:, None, None, None] * torch.randn(x.shape, generator=generator)
     error = (2 * (score.at(level).denoise(noisy) - x)).square().mean((1, 2, 3))
-    sigma = 2 * level                                                 # EDM's weight in its own units, Karras et al. 2022
+    sigma = 2 * level  # EDM's weight in its own units, Karras et al. 2022
     expected = ((sigma**2 + 0.25) / (0.5 * sigma) ** 2 * error).mean()
     assert found.requires_grad and found.item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -112,16 +131,22 @@ def test_the_error_is_that_of_a_network_whose_answer_is_known():
     score._denoise = lambda x: x
     score.at = lambda _: score
     found = denoising_error(score, torch.zeros(400, 1, 8, 8), [0.5, 2.0])
-    assert found == pytest.approx({0.5: 0.25, 2.0: 4.0}, rel=0.02)    # 25,600 draws: 1 % is one standard deviation
+    assert found == pytest.approx(
+        {0.5: 0.25, 2.0: 4.0}, rel=0.02
+    )  # 25,600 draws: 1 % is one standard deviation
 
 
 def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path):
     whole = run(tmp_path / "whole")
     model = network()
-    control_c = at_call(4, loss_of(model), lambda value: signal.raise_signal(signal.SIGINT) or value)
+    control_c = at_call(
+        4, loss_of(model), lambda value: signal.raise_signal(signal.SIGINT) or value
+    )
     with pytest.raises(KeyboardInterrupt):
         fit(model, control_c, tmp_path / "cut", SHORT, progress=False)
-    assert len(load_file(tmp_path / "cut" / "checkpoint.safetensors")["losses"]) == 4      # the step was finished and kept
+    assert (
+        len(load_file(tmp_path / "cut" / "checkpoint.safetensors")["losses"]) == 4
+    )  # the step was finished and kept
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     resumed = run(tmp_path / "cut")
     assert resumed.step == 6 and resumed.losses == whole.losses and math.isfinite(resumed.seconds)
@@ -130,7 +155,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path):
 
 def test_an_interrupt_raised_inside_a_step_loses_nothing(tmp_path):
     whole, model = run(tmp_path / "whole"), network()
-    with pytest.raises(KeyboardInterrupt):          # the generator has moved on when it comes
+    with pytest.raises(KeyboardInterrupt):  # the generator has moved on when it comes
         fit(model, at_call(4, loss_of(model), interrupt), tmp_path / "cut", SHORT, progress=False)
     assert len(load_file(tmp_path / "cut" / "checkpoint.safetensors")["losses"]) == 3
     resumed = run(tmp_path / "cut")
@@ -141,7 +166,9 @@ def test_termination_is_passed_on_after_the_checkpoint(tmp_path):
     model, heard = network(), []
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
     try:
-        terminated = at_call(1, loss_of(model), lambda value: signal.raise_signal(signal.SIGTERM) or value)
+        terminated = at_call(
+            1, loss_of(model), lambda value: signal.raise_signal(signal.SIGTERM) or value
+        )
         fit(model, terminated, tmp_path, SHORT, progress=False)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -169,9 +196,17 @@ def test_a_checkpoint_without_time_data_and_checksum_goes_on(tmp_path):
     assert math.isnan(again.seconds) and same(again.average, whole.average)
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"settings": replace(SHORT, rate=2e-3, seed=4)}, r"other settings \(rate = 0.001, seed = 3\)"),
-    ({"width": 16}, "size mismatch"), ({"data": "cats"}, r"other data \(stripes\)")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (
+            {"settings": replace(SHORT, rate=2e-3, seed=4)},
+            r"other settings \(rate = 0.001, seed = 3\)",
+        ),
+        ({"width": 16}, "size mismatch"),
+        ({"data": "cats"}, r"other data \(stripes\)"),
+    ],
+)
 def test_a_checkpoint_of_something_else_is_refused_and_kept(tmp_path, change, words):
     run(tmp_path, data="stripes")
     kept = (tmp_path / "checkpoint.safetensors").read_bytes()
@@ -180,9 +215,16 @@ def test_a_checkpoint_of_something_else_is_refused_and_kept(tmp_path, change, wo
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == kept
 
 
-@pytest.mark.parametrize("damage", [lambda raw: raw[:-100], lambda raw: b"", lambda raw: b"PK" + raw[2:],
-                                    lambda raw: raw[:-5000] + bytes([raw[-5000] ^ 1]) + raw[-4999:]],
-                         ids=["cut short", "empty", "another kind of file", "one bit"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda raw: raw[:-100],
+        lambda raw: b"",
+        lambda raw: b"PK" + raw[2:],
+        lambda raw: raw[:-5000] + bytes([raw[-5000] ^ 1]) + raw[-4999:],
+    ],
+    ids=["cut short", "empty", "another kind of file", "one bit"],
+)
 def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
     run(tmp_path)
     path = tmp_path / "checkpoint.safetensors"
@@ -206,11 +248,18 @@ def test_a_checkpoint_with_a_missing_part_is_refused(tmp_path):
 @pytest.mark.parametrize("fault", ["loss", "gradient"])
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_path, fault):
     model = network()
-    spoil = {"loss": lambda value: value * math.nan, "gradient": lambda value: value + (value - value).sqrt()}    # 0 · ∞
-    with pytest.raises(FloatingPointError, match=rf"the {fault} is .*at step 3: lower the learning rate"):
+    spoil = {
+        "loss": lambda value: value * math.nan,
+        "gradient": lambda value: value + (value - value).sqrt(),
+    }  # 0 · ∞
+    with pytest.raises(
+        FloatingPointError, match=rf"the {fault} is .*at step 3: lower the learning rate"
+    ):
         fit(model, at_call(4, loss_of(model), spoil[fault]), tmp_path, SHORT, progress=False)
     kept = load_file(tmp_path / "checkpoint.safetensors")
-    assert len(kept["losses"]) == 2 and all(value.isfinite().all() for value in kept.values() if value.is_floating_point())
+    assert len(kept["losses"]) == 2 and all(
+        value.isfinite().all() for value in kept.values() if value.is_floating_point()
+    )
     assert run(tmp_path).step == 6
 
 
@@ -222,15 +271,28 @@ def test_no_space_is_said_and_the_last_checkpoint_stays(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
-    with pytest.raises(OSError, match=r"cannot write checkpoint.safetensors .*No space left.*free space"):
+    with pytest.raises(
+        OSError, match=r"cannot write checkpoint.safetensors .*No space left.*free space"
+    ):
         run(tmp_path / "new")
     monkeypatch.undo()
     assert list((tmp_path / "new").iterdir()) == []
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == kept
 
 
-@pytest.mark.parametrize("bad", [{"steps": 0}, {"batch": 0}, {"rate": 0.0}, {"rate": math.nan}, {"ema": 1.0}, {"every": 0},
-                                 {"clip": -1.0}, {"warmup": -1}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"steps": 0},
+        {"batch": 0},
+        {"rate": 0.0},
+        {"rate": math.nan},
+        {"ema": 1.0},
+        {"every": 0},
+        {"clip": -1.0},
+        {"warmup": -1},
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         Settings(**bad)
@@ -239,7 +301,11 @@ def test_settings_that_make_no_sense_are_refused(bad):
 def test_the_rate_rises_and_falls():
     settings = Settings(steps=100, rate=1.0, warmup=10)
     rates = [settings.rate_at(step) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0) and rates[55] == pytest.approx(0.5)
+    assert (
+        rates[0] == pytest.approx(0.1)
+        and rates[9] == pytest.approx(1.0)
+        and rates[55] == pytest.approx(0.5)
+    )
     assert all(b < a for a, b in pairwise(rates[10:])) and rates[-1] < 1e-3
 
 
@@ -251,7 +317,7 @@ def test_images_of_all_kinds_become_one_tensor(tmp_path):
     picture(tmp_path / "a.jpg", quality=100)
     picture(tmp_path / "b.png", "L", (30, 60), 128)
     picture(tmp_path / "c.webp", colour="white", lossless=True)
-    picture(tmp_path / "d.png", "RGBA", colour=(0, 0, 0, 0))             # nothing but transparent black: white
+    picture(tmp_path / "d.png", "RGBA", colour=(0, 0, 0, 0))  # nothing but transparent black: white
     picture(tmp_path / "e.gif", "P", colour=0)
     picture(tmp_path / "f.tiff", "CMYK", colour=(0, 0, 0, 255))
     Image.fromarray(np.full((20, 20), 32768, np.uint16)).save(tmp_path / "g.png")
@@ -259,18 +325,38 @@ def test_images_of_all_kinds_become_one_tensor(tmp_path):
     picture(tmp_path / "sub" / "h.bmp", colour="blue")
     (tmp_path / "notes.txt").write_text("no image")
     found = images.read_folder(tmp_path, size=16, channels=3)
-    assert found.shape == (8, 3, 16, 16) and found.dtype == torch.float32 and found.min() >= 0 and found.max() <= 1
-    torch.testing.assert_close(found.mean((2, 3)), torch.tensor(
-        [[1, 0, 0], [128 / 255] * 3, [1, 1, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0], [128 / 255] * 3, [0, 0, 1]]), rtol=0, atol=0.02)
+    assert (
+        found.shape == (8, 3, 16, 16)
+        and found.dtype == torch.float32
+        and found.min() >= 0
+        and found.max() <= 1
+    )
+    torch.testing.assert_close(
+        found.mean((2, 3)),
+        torch.tensor(
+            [
+                [1, 0, 0],
+                [128 / 255] * 3,
+                [1, 1, 1],
+                [1, 1, 1],
+                [0, 0, 0],
+                [0, 0, 0],
+                [128 / 255] * 3,
+                [0, 0, 1],
+            ]
+        ),
+        rtol=0,
+        atol=0.02,
+    )
     grey = images.read_folder(tmp_path, size=28, channels=1)
     assert grey.shape == (8, 1, 28, 28) and grey[0].mean() == pytest.approx(0.299, abs=0.01)
 
 
 def test_images_are_turned_upright_and_cut_to_their_middle(tmp_path):
     wide = np.zeros((20, 60), np.uint8)
-    wide[:, 20:40], wide[:10, 20:40] = 100, 200                          # the middle square: light above, dark below
+    wide[:, 20:40], wide[:10, 20:40] = 100, 200  # the middle square: light above, dark below
     exif = Image.Exif()
-    exif[0x0112] = 3                                                     # stored upside down
+    exif[0x0112] = 3  # stored upside down
     Image.fromarray(wide[::-1, ::-1].copy()).save(tmp_path / "turned.png", exif=exif)
     Image.fromarray(wide).save(tmp_path / "upright.png")
     turned, upright = images.read_folder(tmp_path, size=20, channels=1)
@@ -287,7 +373,10 @@ def test_unreadable_and_tiny_images_are_left_out_by_name(tmp_path):
     whole.write_bytes(whole.read_bytes()[:400])
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.webp").write_text("no image")
-    with pytest.warns(UserWarning, match=r"left out 4 of 5 images: cut\.jpg .*empty\.png .*text\.webp .*tiny\.png \(3×50 pixels"):
+    with pytest.warns(
+        UserWarning,
+        match=r"left out 4 of 5 images: cut\.jpg .*empty\.png .*text\.webp .*tiny\.png \(3×50 pixels",
+    ):
         assert images.read_folder(tmp_path, size=8, channels=3).shape == (1, 3, 8, 8)
 
 
@@ -308,10 +397,14 @@ def test_no_image_no_folder_and_wrong_channels_are_errors(tmp_path):
 def test_the_network_is_that_of_the_seed_and_leaves_the_global_generator(generator):
     state = torch.get_rng_state()
     first, again, other = (models.rotated_mnist_network(seed)[0] for seed in (0, 0, 1))
-    assert torch.equal(state, torch.get_rng_state()) and same(first, again) and not same(first, other)
+    assert (
+        torch.equal(state, torch.get_rng_state()) and same(first, again) and not same(first, other)
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        assert torch.equal(next(first.parameters()), torch.nn.Conv2d(1, 24, 3, padding=1).weight)    # its first layer
+        assert torch.equal(
+            next(first.parameters()), torch.nn.Conv2d(1, 24, 3, padding=1).weight
+        )  # its first layer
     assert 4 * sum(p.numel() for p in first.parameters()) < 12e6
 
 
@@ -340,35 +433,80 @@ def pictures(tmp_path):
 
 
 def test_one_command_trains_measures_and_writes_a_model_that_loads(tmp_path, pictures):
-    arguments = ["rotated-mnist", "--images", pictures, "--out", tmp_path / "out", "--work", tmp_path / "work", "--steps", 2,
-                 "--samples", 3, "--seed", 5, "--machine", "a machine"]
+    arguments = [
+        "rotated-mnist",
+        "--images",
+        pictures,
+        "--out",
+        tmp_path / "out",
+        "--work",
+        tmp_path / "work",
+        "--steps",
+        2,
+        "--samples",
+        3,
+        "--seed",
+        5,
+        "--machine",
+        "a machine",
+    ]
     done = command(*arguments)
     assert done.exit_code == 0, done.output
-    names = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert names == {"model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "README.md",
-                     "losses.csv", "scheduler/scheduler_config.json", "samples.png"}
-    assert all(f'name = "{name}", size = {(tmp_path / "out" / name).stat().st_size}, ' in done.output for name in names)
+    names = {
+        path.relative_to(tmp_path / "out").as_posix()
+        for path in (tmp_path / "out").rglob("*")
+        if path.is_file()
+    }
+    assert names == {
+        "model_index.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "README.md",
+        "losses.csv",
+        "scheduler/scheduler_config.json",
+        "samples.png",
+    }
+    assert all(
+        f'name = "{name}", size = {(tmp_path / "out" / name).stat().st_size}, ' in done.output
+        for name in names
+    )
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "3 images of the folder pictures" in card and "a machine" in card and "| 0.1 | " in card and "seed 5" in card
+    assert (
+        "3 images of the folder pictures" in card
+        and "a machine" in card
+        and "| 0.1 | " in card
+        and "seed 5" in card
+    )
     table = list(csv.reader((tmp_path / "out" / "losses.csv").read_text().splitlines()))
     with Image.open(tmp_path / "out" / "samples.png") as picture:
-        assert picture.size == (168, 56) and table[0] == ["step", "mean_loss"] and table[1][0] == "2"
+        assert (
+            picture.size == (168, 56) and table[0] == ["step", "mean_loss"] and table[1][0] == "2"
+        )
     score = load(tmp_path / "out", sigma=0.5)
     kept = load_file(tmp_path / "work" / "checkpoint.safetensors")
-    assert all(torch.equal(value, kept[f"average.{name}"]) for name, value in score.model.state_dict().items())
+    assert all(
+        torch.equal(value, kept[f"average.{name}"])
+        for name, value in score.model.state_dict().items()
+    )
     assert list(tmp_path.glob(".draft*")) == []
-    before = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert command(*arguments).exit_code == 0       # finished: measured and written again, equal
+    before = {
+        path: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (tmp_path / "out").rglob("*")
+        if path.is_file()
+    }
+    assert command(*arguments).exit_code == 0  # finished: measured and written again, equal
     assert before == {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in before}
 
 
 def test_the_command_refuses_what_makes_no_sense(tmp_path, pictures):
-    for arguments, words in ((["rotated-mnits"], "did you mean 'rotated-mnist'"),
-                             (["rotated-mnist", "--steps", 0], "steps must be"),
-                             (["rotated-mnist", "--device", "abacus"], "device 'abacus' cannot be used here"),
-                             (["rotated-mnist", "--images", tmp_path / "typo"], "is no folder"),
-                             (["rotated-mnist", "--out", pictures], "would be lost"),
-                             (["rotated-mnist"], "GEODESICS_DATA")):
+    for arguments, words in (
+        (["rotated-mnits"], "did you mean 'rotated-mnist'"),
+        (["rotated-mnist", "--steps", 0], "steps must be"),
+        (["rotated-mnist", "--device", "abacus"], "device 'abacus' cannot be used here"),
+        (["rotated-mnist", "--images", tmp_path / "typo"], "is no folder"),
+        (["rotated-mnist", "--out", pictures], "would be lost"),
+        (["rotated-mnist"], "GEODESICS_DATA"),
+    ):
         done = command(*arguments, "--work", tmp_path / "work")
         assert done.exit_code != 0 and words in str(done.exception)
     assert not (tmp_path / "work").exists()
@@ -384,10 +522,14 @@ def test_a_model_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch
 
     with pytest.raises(OSError, match="free space"):
         models.save_model(tmp_path / "model", score, "second", {"extra.txt": broken})
-    assert (tmp_path / "model" / "README.md").read_text() == "first" and len(list(tmp_path.iterdir())) == 1
+    assert (tmp_path / "model" / "README.md").read_text() == "first" and len(
+        list(tmp_path.iterdir())
+    ) == 1
     replaced = copy.copy(score)
     models.save_model(tmp_path / "model", replaced, "third")
-    assert (tmp_path / "model" / "README.md").read_text() == "third" and len(list(tmp_path.iterdir())) == 1
+    assert (tmp_path / "model" / "README.md").read_text() == "third" and len(
+        list(tmp_path.iterdir())
+    ) == 1
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="would be lost"):

@@ -7,11 +7,20 @@ import pytest
 import torch
 from PIL import Image
 
-from lib import images, paths
+from experiments import images
+from lib import paths
 from lib.elements import elements
 from lib.metrics import DensityMetric, EuclideanMetric, ScoreMetric, SteinMetric
 from lib.scores import FunctionScore, GaussianScore, SphereScore
-from lib.video import _never_back, deviation, functional_smooth, read_frames, smooth, turning, velocity
+from lib.video import (
+    _never_back,
+    deviation,
+    functional_smooth,
+    read_frames,
+    smooth,
+    turning,
+    velocity,
+)
 
 
 def arc(angle, frames=9, dim=5, radius=1.0):
@@ -23,7 +32,9 @@ def arc(angle, frames=9, dim=5, radius=1.0):
 
 
 def noisy(video, rms, seed=0):
-    noise = torch.randn(video.shape, generator=torch.Generator().manual_seed(seed), dtype=video.dtype)
+    noise = torch.randn(
+        video.shape, generator=torch.Generator().manual_seed(seed), dtype=video.dtype
+    )
     out = video + rms * noise
     out[:, [0, -1]] = video[:, [0, -1]]
     return out
@@ -34,6 +45,7 @@ def line(video, frames=2):
 
 
 # ---- frames from files
+
 
 def painted(grey, size=(40, 30)):
     return Image.new("RGB", size, (grey, grey, grey))
@@ -83,13 +95,16 @@ def test_what_is_no_video_says_so(folder):
 
 # ---- deviation
 
+
 @pytest.mark.parametrize("angle", [0.1, 1.0, 2.5])
 def test_an_arc_lies_off_its_chord_as_the_closed_form_says(angle):
     """Matched: (cos φ − cos θ/2) / (2 sin θ/2), in the middle ½ tan θ/4; its foot divides the chord as sin φ does."""
     video, phi = arc(angle), torch.linspace(-angle / 2, angle / 2, 9, dtype=torch.float64)
     chord = 2 * math.sin(angle / 2)
     found = deviation(line(video), video, fine=1024)
-    torch.testing.assert_close(found.matched[0], (phi.cos() - math.cos(angle / 2)) / chord, rtol=1e-4, atol=3e-4)
+    torch.testing.assert_close(
+        found.matched[0], (phi.cos() - math.cos(angle / 2)) / chord, rtol=1e-4, atol=3e-4
+    )
     torch.testing.assert_close(found.times[0], 0.5 + phi.sin() / chord, rtol=0, atol=1 / 1024)
     assert abs(found.matched[0, 4].item() - math.tan(angle / 4) / 2) < 1e-7
     along = torch.linspace(-0.5, 0.5, 9, dtype=torch.float64) * chord
@@ -113,7 +128,9 @@ def test_times_never_go_back():
     video = paths.lerp(torch.zeros(1, 3).double(), torch.ones(1, 3).double(), place)
     found = deviation(line(video), video, fine=100)
     assert found.times[0].tolist() == pytest.approx([0, 0.5, 0.5, 1])
-    torch.testing.assert_close(found.matched[0], torch.tensor([0, 0.3, 0.3, 0], dtype=torch.float64), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        found.matched[0], torch.tensor([0, 0.3, 0.3, 0], dtype=torch.float64), rtol=0, atol=1e-9
+    )
 
 
 def test_matching_is_the_best_of_all_matchings(generator):
@@ -128,15 +145,22 @@ def test_matching_is_the_best_of_all_matchings(generator):
 def test_deviation_is_relative_and_knows_no_axes(generator):
     video = noisy(torch.cat([arc(1.0), arc(2.0)]), 0.05)
     turn = torch.linalg.qr(torch.randn(5, 5, generator=generator, dtype=torch.float64))[0]
-    plain, turned = deviation(line(video), video), deviation(line(7 * video @ turn + 3), 7 * video @ turn + 3)
+    plain, turned = (
+        deviation(line(video), video),
+        deviation(line(7 * video @ turn + 3), 7 * video @ turn + 3),
+    )
     torch.testing.assert_close(plain.equal, turned.equal, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(plain.matched, turned.matched, rtol=1e-9, atol=1e-12)
     alone = deviation(line(video[1:]), video[1:])
-    assert torch.equal(alone.matched[0], plain.matched[1]) and bool((plain.matched <= plain.equal + 1 / 512).all())
+    assert torch.equal(alone.matched[0], plain.matched[1]) and bool(
+        (plain.matched <= plain.equal + 1 / 512).all()
+    )
 
 
 def test_turning_is_the_angle_between_steps():
-    torch.testing.assert_close(turning(arc(2.4, frames=9)), torch.full((1, 7), math.degrees(2.4 / 8)).double())
+    torch.testing.assert_close(
+        turning(arc(2.4, frames=9)), torch.full((1, 7), math.degrees(2.4 / 8)).double()
+    )
     assert turning(line(arc(1.0), 5)).abs().max() < 1e-6
 
 
@@ -161,14 +185,24 @@ def test_a_step_in_flat_space_is_the_linear_filter_of_the_docstring():
 def test_smoothing_stops_at_the_noise():
     video = noisy(arc(1.0, dim=40), 0.05)
     found = smooth(FLAT, video, distance=0.03)
-    assert found.moved.item() == pytest.approx(0.03, abs=1e-9) and found.reason == ["moved by the distance asked for"]
+    assert found.moved.item() == pytest.approx(0.03, abs=1e-9) and found.reason == [
+        "moved by the distance asked for"
+    ]
     far = smooth(FLAT, video, distance=10.0, damping=1e-3, max_iter=50)
-    torch.testing.assert_close(far.frames, line(video, 9), rtol=0, atol=1e-3)         # the geodesic of flat space
+    torch.testing.assert_close(
+        far.frames, line(video, 9), rtol=0, atol=1e-3
+    )  # the geodesic of flat space
     assert far.reason == ["the energy no longer falls"]
 
 
-@pytest.mark.parametrize("make", [lambda s: SteinMetric(s, 10.0), lambda s: DensityMetric(s, 0.05),
-                                  lambda s: ScoreMetric(s, 5.0, 0.05)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda s: SteinMetric(s, 10.0),
+        lambda s: DensityMetric(s, 0.05),
+        lambda s: ScoreMetric(s, 5.0, 0.05),
+    ],
+)
 def test_noise_on_frames_of_the_sphere_is_taken_away(make):
     """Frames nearer to the truth, the energy lower, each video as if it were alone, nothing of the caller changed."""
     metric, truth = make(SphereScore(sigma=0.1)), torch.cat([arc(1.0), arc(2.0)])
@@ -187,16 +221,22 @@ def test_noise_on_frames_of_the_sphere_is_taken_away(make):
 def test_the_papers_update_leaves_a_great_circle_and_smooths_what_jumps():
     """The Gaussian's score is radial: nothing pulls, and only the bend acts. With the paper's rule nothing moves."""
     metric, video = DensityMetric(GaussianScore(torch.zeros(5).double()), 1.0), arc(1.5, radius=2.0)
-    torch.testing.assert_close(functional_smooth(metric, video, rule=False).frames, video, rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        functional_smooth(metric, video, rule=False).frames, video, rtol=0, atol=1e-9
+    )
     rough = noisy(video, 0.1)
     settings = {"iterations": 200, "step": 0.02, "rule": False}
     found = functional_smooth(metric, rough, **settings)
     assert turning(found.frames).mean() < 0.6 * turning(rough).mean()
-    torch.testing.assert_close(found.frames.norm(dim=2), rough.norm(dim=2), rtol=1e-12, atol=0)      # norms are kept
+    torch.testing.assert_close(
+        found.frames.norm(dim=2), rough.norm(dim=2), rtol=1e-12, atol=0
+    )  # norms are kept
     assert torch.equal(found.frames[:, [0, -1]], rough[:, [0, -1]])
     assert torch.equal(functional_smooth(metric, rough, **settings).frames, found.frames)
     still = functional_smooth(metric, rough)
-    assert still.steps.tolist() == [0] and still.moved.item() < 1e-12 and "0 of 100" in still.reason[0]
+    assert (
+        still.steps.tolist() == [0] and still.moved.item() < 1e-12 and "0 of 100" in still.reason[0]
+    )
 
 
 def test_the_papers_update_goes_where_the_density_rises():
@@ -213,26 +253,38 @@ def test_the_papers_update_goes_where_the_density_rises():
 
 # ---- the next frames
 
+
 def test_velocity_is_the_slope_of_the_fit():
-    t, a, b = torch.arange(6).double(), torch.tensor([1.0, -2]).double(), torch.tensor([0.5, 3]).double()
+    t, a, b = (
+        torch.arange(6).double(),
+        torch.tensor([1.0, -2]).double(),
+        torch.tensor([0.5, 3]).double(),
+    )
     bent = (t[:, None] * a + t[:, None] ** 2 * b)[None]
     torch.testing.assert_close(velocity(bent, last=4, degree=2), (a + 10 * b)[None])
     torch.testing.assert_close(velocity((t[:, None] * a)[None], last=5), a[None])
     torch.testing.assert_close(velocity(bent, last=2), bent[:, -1] - bent[:, -2])
 
 
-@pytest.mark.parametrize("call, error, message", [
-    (lambda v: deviation(v[..., :3], v), ValueError, r"must be \(batch, N"),
-    (lambda v: deviation(v, torch.cat([v, v[:, :1]], 1)), ValueError, "first frame equals its last"),
-    (lambda v: deviation(v, v * torch.nan), ValueError, "NaN"),
-    (lambda v: smooth(EuclideanMetric(), v, distance=1.0), TypeError, "ScoreMetric"),
-    (lambda v: smooth(FLAT, v[0], distance=1.0), ValueError, "one: frames"),
-    (lambda v: smooth(FLAT, v, distance=0.0), ValueError, "distance"),
-    (lambda v: functional_smooth(FLAT, v), ValueError, "needs a DensityMetric"),
-    (lambda v: functional_smooth(DensityMetric(FLAT.score), v, share=0.0), ValueError, "share"),
-    (lambda v: velocity(v, last=10), ValueError, "at most the video's 9"),
-    (lambda v: velocity(v, last=2, degree=2), ValueError, "needs more than 2 frames"),
-])
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda v: deviation(v[..., :3], v), ValueError, r"must be \(batch, N"),
+        (
+            lambda v: deviation(v, torch.cat([v, v[:, :1]], 1)),
+            ValueError,
+            "first frame equals its last",
+        ),
+        (lambda v: deviation(v, v * torch.nan), ValueError, "NaN"),
+        (lambda v: smooth(EuclideanMetric(), v, distance=1.0), TypeError, "ScoreMetric"),
+        (lambda v: smooth(FLAT, v[0], distance=1.0), ValueError, "one: frames"),
+        (lambda v: smooth(FLAT, v, distance=0.0), ValueError, "distance"),
+        (lambda v: functional_smooth(FLAT, v), ValueError, "needs a DensityMetric"),
+        (lambda v: functional_smooth(DensityMetric(FLAT.score), v, share=0.0), ValueError, "share"),
+        (lambda v: velocity(v, last=10), ValueError, "at most the video's 9"),
+        (lambda v: velocity(v, last=2, degree=2), ValueError, "needs more than 2 frames"),
+    ],
+)
 def test_bad_input_says_what_is_wrong(call, error, message):
     with pytest.raises(error, match=message):
         call(arc(1.0))

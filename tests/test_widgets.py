@@ -7,8 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lib import FunctionScore, SphereScore, SteinMetric, figures, geodesic, interpolate, widgets
-from lib.family import stein_family
+from experiments import explore as widgets
+from experiments import figures
+from experiments.family import stein_family
+from lib import FunctionScore, SphereScore, SteinMetric, geodesic, interpolate
 
 WEIGHTS = (1e-4, 0.01, 1.0, 100.0)
 ENDS = torch.tensor([[1.0, 0.0], [-0.4, 0.9]], dtype=torch.float64)
@@ -16,7 +18,9 @@ ENDS = torch.tensor([[1.0, 0.0], [-0.4, 0.9]], dtype=torch.float64)
 
 @pytest.fixture
 def family():
-    return stein_family(SphereScore(sigma=0.1), ENDS[0], ENDS[1] / ENDS[1].norm(), WEIGHTS, points=21)
+    return stein_family(
+        SphereScore(sigma=0.1), ENDS[0], ENDS[1] / ENDS[1].norm(), WEIGHTS, points=21
+    )
 
 
 def picture(explorer):
@@ -25,7 +29,10 @@ def picture(explorer):
 
 def test_a_family_is_what_its_weights_give_one_by_one(family):
     score = SphereScore(sigma=0.1)
-    single = [geodesic(SteinMetric(score, lam), ENDS[0], ENDS[1] / ENDS[1].norm(), points=21) for lam in WEIGHTS]
+    single = [
+        geodesic(SteinMetric(score, lam), ENDS[0], ENDS[1] / ENDS[1].norm(), points=21)
+        for lam in WEIGHTS
+    ]
     assert family.converged.all() and family.settings["lam"] == list(WEIGHTS)
     assert family.score_batches == max(path.score_batches for path in single)
     assert family.score_evaluations == sum(path.score_evaluations for path in single)
@@ -34,8 +41,12 @@ def test_a_family_is_what_its_weights_give_one_by_one(family):
         assert torch.allclose(getattr(family, name), together, rtol=1e-6, atol=1e-8), name
 
 
-@pytest.mark.filterwarnings("ignore::lib.ConvergenceWarning")               # two steps of relaxation are not enough
-@pytest.mark.parametrize("how", [{"noise_levels": (0.4, 0.2, 0.1)}, {"solver": "relaxation", "max_iter": 2}], ids=str)
+@pytest.mark.filterwarnings(
+    "ignore::lib.ConvergenceWarning"
+)  # two steps of relaxation are not enough
+@pytest.mark.parametrize(
+    "how", [{"noise_levels": (0.4, 0.2, 0.1)}, {"solver": "relaxation", "max_iter": 2}], ids=str
+)
 def test_a_family_anneals_and_takes_a_solver_that_differentiates(how):
     score, ends = SphereScore(sigma=0.1), (ENDS[0], ENDS[1] / ENDS[1].norm())
     found = stein_family(score, *ends, (0.01, 0.1), points=13, **how)
@@ -52,46 +63,66 @@ def test_a_family_refuses_weights_and_solvers_that_are_none():
 
 def test_sliders_move_the_picture_and_the_words(family):
     figures.use_style()
-    explorer = widgets.explore(family, WEIGHTS, name="lam", readouts={"log p": family.log_density}, start=(2, 0.25),
-                               backdrop=lambda axes: axes.set_title("the circle"))
+    explorer = widgets.explore(
+        family,
+        WEIGHTS,
+        name="lam",
+        readouts={"log p": family.log_density},
+        start=(2, 0.25),
+        backdrop=lambda axes: axes.set_title("the circle"),
+    )
     assert explorer.text.value.startswith("lam = 1 · place 0.25 · log p = -")
     assert [slider.description for slider in explorer.children[:2]] == ["lam", "place on path"]
     seen = {explorer.picture.value}
-    for slider, index in ((explorer.setting, 0), (explorer.place, 10), (explorer.setting, 3), (explorer.place, 0)):
+    for slider, index in (
+        (explorer.setting, 0),
+        (explorer.place, 10),
+        (explorer.setting, 3),
+        (explorer.place, 0),
+    ):
         slider.value = index
         seen.add(explorer.picture.value)
     assert len(seen) == 5
     assert explorer.text.value == "lam = 100 · place 0.00 · log p = 0"
     explorer.setting.value, explorer.place.value = 2, 5
-    assert explorer.picture.value in seen          # nothing is left behind from where the hand has been
+    assert explorer.picture.value in seen  # nothing is left behind from where the hand has been
 
 
 def test_the_place_is_marked_where_the_point_is(family):
     explorer = widgets.explore(family, WEIGHTS, backdrop=lambda axes: axes.set_axis_off())
-    black = [np.argwhere(picture(explorer).max(2) < 60).mean(0) for explorer.place.value in (0, 20)]      # (down, across)
-    assert black[0][0] > black[1][0] + 50 and black[0][1] > black[1][1] + 100      # from (1, 0) to the upper left
+    black = [
+        np.argwhere(picture(explorer).max(2) < 60).mean(0) for explorer.place.value in (0, 20)
+    ]  # (down, across)
+    assert (
+        black[0][0] > black[1][0] + 50 and black[0][1] > black[1][1] + 100
+    )  # from (1, 0) to the upper left
 
 
 def test_frames_are_shown_as_they_are():
     frames = torch.zeros(2, 3, 3, 4, 4)
-    frames[0, :, 0], frames[1, :, 2] = 1.0, 1.0                            # red, blue
+    frames[0, :, 0], frames[1, :, 2] = 1.0, 1.0  # red, blue
     explorer = widgets.explore(frames, ["red", "blue"], name="method")
     assert (picture(explorer) == [255, 0, 0]).all(2).mean() > 0.5
     explorer.setting.value = 1
-    assert (picture(explorer) == [0, 0, 255]).all(2).mean() > 0.5 and explorer.text.value == "method = blue · place 0.50"
+    assert (picture(explorer) == [0, 0, 255]).all(
+        2
+    ).mean() > 0.5 and explorer.text.value == "method = blue · place 0.50"
 
 
 def test_methods_of_interpolate_are_dragged_through_by_name():
     score = FunctionScore(lambda x: -x, event_shape=(1, 6, 6))
     ends = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-    found = {method: interpolate(score, *ends, method=method, frames=5) for method in ("lerp", "slerp", "stein")}
+    found = {
+        method: interpolate(score, *ends, method=method, frames=5)
+        for method in ("lerp", "slerp", "stein")
+    }
     explorer = widgets.explore(found, name="method")
     assert explorer.setting.options == (("lerp", 0), ("slerp", 1), ("stein", 2))
     seen = set()
     for explorer.setting.value in range(3):
         for explorer.place.value in range(5):
             seen.add(explorer.picture.value)
-    assert len(seen) == 2 + 3 * 3                                          # all share their ends
+    assert len(seen) == 2 + 3 * 3  # all share their ends
 
 
 def test_one_path_needs_no_slider_for_the_setting():
@@ -109,19 +140,46 @@ def test_a_redraw_does_not_solve_or_lay_out_anything(family, monkeypatch):
     assert explorer.picture.value != before
 
 
-@pytest.mark.parametrize(("paths", "given", "words"), [
-    (torch.zeros(2, 5), {}, r"paths \(2, 5\) are neither images .* nor points in a plane; give a project=.*got \(2, 2\)"),
-    (torch.zeros(2, 5, 1), {}, r"neither images .*got \(2, 5, 1\)"),
-    (torch.zeros(1, 5, 2, 4, 4), {}, "neither images"),
-    (torch.zeros(2, 5, 2), {"labels": ["one"]}, r"labels must have shape \(2,\) to go with paths \(2, 5, 2\), got \(1,\)"),
-    (torch.zeros(2, 5, 2), {"readouts": {"log p": torch.zeros(2, 4)}}, r"log p must have shape \(2, 5\).*got \(2, 4\)"),
-    (torch.zeros(2, 5, 2), {"readouts": {"log p": torch.full((2, 5), torch.inf)}}, "log p has 10 of 10 entries that"),
-    (torch.full((1, 5, 2), torch.nan), {}, "paths has 10 of 10 entries that are NaN"),
-    ({}, {}, "one path a name, .* got no path"),
-    ({"a": torch.zeros(1, 5, 2), "b": torch.zeros(1, 6, 2)}, {}, r"equal numbers of points of one shape, got .*'b': \(1, 6, 2\)"),
-    ({"a": torch.zeros(2, 5, 2)}, {}, r"one path a name.*'a': \(2, 5, 2\)"),
-    (torch.zeros(2, 5, 2), {"start": (2, 0.5)}, r"start must be a setting below 2 and a place in \[0, 1\], got \(2, 0.5\)"),
-])
+@pytest.mark.parametrize(
+    ("paths", "given", "words"),
+    [
+        (
+            torch.zeros(2, 5),
+            {},
+            r"paths \(2, 5\) are neither images .* nor points in a plane; give a project=.*got \(2, 2\)",
+        ),
+        (torch.zeros(2, 5, 1), {}, r"neither images .*got \(2, 5, 1\)"),
+        (torch.zeros(1, 5, 2, 4, 4), {}, "neither images"),
+        (
+            torch.zeros(2, 5, 2),
+            {"labels": ["one"]},
+            r"labels must have shape \(2,\) to go with paths \(2, 5, 2\), got \(1,\)",
+        ),
+        (
+            torch.zeros(2, 5, 2),
+            {"readouts": {"log p": torch.zeros(2, 4)}},
+            r"log p must have shape \(2, 5\).*got \(2, 4\)",
+        ),
+        (
+            torch.zeros(2, 5, 2),
+            {"readouts": {"log p": torch.full((2, 5), torch.inf)}},
+            "log p has 10 of 10 entries that",
+        ),
+        (torch.full((1, 5, 2), torch.nan), {}, "paths has 10 of 10 entries that are NaN"),
+        ({}, {}, "one path a name, .* got no path"),
+        (
+            {"a": torch.zeros(1, 5, 2), "b": torch.zeros(1, 6, 2)},
+            {},
+            r"equal numbers of points of one shape, got .*'b': \(1, 6, 2\)",
+        ),
+        ({"a": torch.zeros(2, 5, 2)}, {}, r"one path a name.*'a': \(2, 5, 2\)"),
+        (
+            torch.zeros(2, 5, 2),
+            {"start": (2, 0.5)},
+            r"start must be a setting below 2 and a place in \[0, 1\], got \(2, 0.5\)",
+        ),
+    ],
+)
 def test_what_does_not_fit_is_refused(paths, given, words):
     with pytest.raises(ValueError, match=words):
         widgets.explore(paths, **given)

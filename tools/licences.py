@@ -20,20 +20,61 @@ TABLE = ROOT / "LICENCES.md"
 FREE, WEAK, OWNED = "", "weak copyleft", "proprietary"
 # Terms of SPDX expressions that may stand beside our own code, and their kind.
 JUDGED = dict.fromkeys(
-    ("0BSD", "Apache-2.0", "BSD", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "CNRI-Python", "ISC", "LLVM-exception",
-     "MIT", "MIT-0", "MIT-CMU", "PSF-2.0", "Public-Domain", "Zlib"), FREE) | {
-    "MPL-2.0": WEAK, "LicenseRef-NVIDIA-Proprietary": OWNED}
-WORDS = {"apache": "Apache-2.0", "mit": "MIT", "mpl": "MPL-2.0", "psf": "PSF-2.0", "python software": "PSF-2.0", "isc": "ISC",
-         "nvidia": "LicenseRef-NVIDIA-Proprietary", "bsd": "BSD"}
+    (
+        "0BSD",
+        "Apache-2.0",
+        "BSD",
+        "BSD-2-Clause",
+        "BSD-3-Clause",
+        "BSL-1.0",
+        "CC0-1.0",
+        "CNRI-Python",
+        "ISC",
+        "LLVM-exception",
+        "MIT",
+        "MIT-0",
+        "MIT-CMU",
+        "PSF-2.0",
+        "Public-Domain",
+        "Zlib",
+    ),
+    FREE,
+) | {"MPL-2.0": WEAK, "LicenseRef-NVIDIA-Proprietary": OWNED}
+WORDS = {
+    "apache": "Apache-2.0",
+    "mit": "MIT",
+    "mpl": "MPL-2.0",
+    "psf": "PSF-2.0",
+    "python software": "PSF-2.0",
+    "isc": "ISC",
+    "nvidia": "LicenseRef-NVIDIA-Proprietary",
+    "bsd": "BSD",
+}
 # name → version, licence: read by hand in the package's own files, because its metadata says nothing, too much, or is not here.
 READ = {
-    "aiohappyeyeballs": ("2.7.1", "PSF-2.0"), "aiohttp": ("3.14.5", "Apache-2.0 AND MIT"), "aiosignal": ("1.4.0", "Apache-2.0"),
-    "appnope": ("1.0.0", "BSD-2-Clause"), "colorama": ("0.4.6", "BSD-3-Clause"), "frozenlist": ("1.8.0", "Apache-2.0"),
-    "httpx2-jsfetch": ("1.0", "BSD-3-Clause"), "multidict": ("7.2.1", "Apache-2.0"), "propcache": ("0.5.4", "Apache-2.0"),
-    "pywinpty": ("3.1.2", "MIT"), "yarl": ("1.25.1", "Apache-2.0"),
-    "cuda-toolkit": ("13.2.2", "LicenseRef-NVIDIA-Proprietary"),    # an empty package that asks for the others
-    "docutils": ("0.22.4", "Public-Domain AND BSD-2-Clause AND PSF-2.0"),   # its GPL part, an Emacs mode, is not in the wheel
-    "sphinx-mathjax-offline": ("0.0.2", "MIT AND Apache-2.0"),      # its own few lines, and MathJax 3.2.2
+    "aiohappyeyeballs": ("2.7.1", "PSF-2.0"),
+    "aiohttp": ("3.14.5", "Apache-2.0 AND MIT"),
+    "aiosignal": ("1.4.0", "Apache-2.0"),
+    "appnope": ("1.0.0", "BSD-2-Clause"),
+    "colorama": ("0.4.6", "BSD-3-Clause"),
+    "frozenlist": ("1.8.0", "Apache-2.0"),
+    "httpx2-jsfetch": ("1.0", "BSD-3-Clause"),
+    "multidict": ("7.2.1", "Apache-2.0"),
+    "propcache": ("0.5.4", "Apache-2.0"),
+    "pywinpty": ("3.1.2", "MIT"),
+    "yarl": ("1.25.1", "Apache-2.0"),
+    "cuda-toolkit": (
+        "13.2.2",
+        "LicenseRef-NVIDIA-Proprietary",
+    ),  # an empty package that asks for the others
+    "docutils": (
+        "0.22.4",
+        "Public-Domain AND BSD-2-Clause AND PSF-2.0",
+    ),  # its GPL part, an Emacs mode, is not in the wheel
+    "sphinx-mathjax-offline": (
+        "0.0.2",
+        "MIT AND Apache-2.0",
+    ),  # its own few lines, and MathJax 3.2.2
 }
 # licence as data/registry.toml has it → what follows for a user
 DATA = {
@@ -103,8 +144,10 @@ def kind(name: str, licence: str) -> str:
     """What the terms of an expression amount to: "", weak copyleft or proprietary. ValueError for one that is not judged."""
     terms = set(re.findall(r"[\w.-]+", licence)) - {"AND", "OR", "WITH"}
     if unknown := sorted(terms - JUDGED.keys()) or ([] if terms else ["none"]):
-        raise ValueError(f"{name} has the licence {licence!r}, and nobody has judged {', '.join(unknown)}: read it, then add it "
-                         "to JUDGED in tools/licences.py, or drop the package")
+        raise ValueError(
+            f"{name} has the licence {licence!r}, and nobody has judged {', '.join(unknown)}: read it, then add it "
+            "to JUDGED in tools/licences.py, or drop the package"
+        )
     found = {JUDGED[term] for term in terms}
     return OWNED if OWNED in found else WEAK if WEAK in found else FREE
 
@@ -126,11 +169,23 @@ def licence(dist: importlib.metadata.Distribution) -> str:
 
 def _bsd(dist: importlib.metadata.Distribution) -> str:
     """Which BSD licence: the text of the one with three clauses forbids to advertise with the makers' names."""
-    files = [file for file in dist.files or [] if ".dist-info" in str(file) and re.match("(?i)licen|copying", file.name)]
-    texts = [path.read_text(encoding="utf-8", errors="replace") for file in files if (path := Path(file.locate())).is_file()]
+    files = [
+        file
+        for file in dist.files or []
+        if ".dist-info" in str(file) and re.match("(?i)licen|copying", file.name)
+    ]
+    texts = [
+        path.read_text(encoding="utf-8", errors="replace")
+        for file in files
+        if (path := Path(file.locate())).is_file()
+    ]
     if not any(texts):
         return "BSD"
-    return "BSD-3-Clause" if any("either the name" in text or "names of its" in text for text in texts) else "BSD-2-Clause"
+    return (
+        "BSD-3-Clause"
+        if any("either the name" in text or "names of its" in text for text in texts)
+        else "BSD-2-Clause"
+    )
 
 
 def pins(text: str) -> dict[str, list[str]]:
@@ -151,10 +206,14 @@ def packages(lock: dict[str, list[str]]) -> Iterator[Package]:
         read = READ[name][1] if READ.get(name, ("",))[0] in versions else ""
         found = read or (licence(dist) if here else before.get((name, version), ""))
         if not found:
-            raise ValueError(f"the licence of {name} {version} is unknown: run this where it is installed, or read it in the "
-                             "package's files and add it to READ in tools/licences.py")
+            raise ValueError(
+                f"the licence of {name} {version} is unknown: run this where it is installed, or read it in the "
+                "package's files and add it to READ in tools/licences.py"
+            )
         asked = ", ".join(askers.get(name, [])[:3])
-        use = groups.get(name) or (f"for {asked}" if asked else before.get((name, version, "use"), "for other packages"))
+        use = groups.get(name) or (
+            f"for {asked}" if asked else before.get((name, version, "use"), "for other packages")
+        )
         yield Package(name, version, found, use)
 
 
@@ -174,7 +233,9 @@ def _groups() -> dict[str, str]:
     return found
 
 
-def _askers(lock: dict[str, list[str]], installed: dict[str, importlib.metadata.Distribution]) -> dict[str, list[str]]:
+def _askers(
+    lock: dict[str, list[str]], installed: dict[str, importlib.metadata.Distribution]
+) -> dict[str, list[str]]:
     """Which locked packages ask for a package: name → names."""
     found: dict[str, list[str]] = {}
     for name, dist in sorted(installed.items()):
@@ -197,8 +258,10 @@ def data_rows(registry: dict[str, dict]) -> Iterator[str]:
     """A row a registry entry; ValueError for a licence that nobody has judged."""
     for name, entry in registry.items():
         if entry.get("licence") not in DATA:
-            raise ValueError(f"nobody has judged the licence of {name}, {entry.get('licence')!r}: add what follows from it to "
-                             "DATA in tools/licences.py")
+            raise ValueError(
+                f"nobody has judged the licence of {name}, {entry.get('licence')!r}: add what follows from it to "
+                "DATA in tools/licences.py"
+            )
         here = "yes" if "bundled" in entry else "no"
         yield f"| {name} | {entry['title']} | {entry['licence']} | {here} | {DATA[entry['licence']]} |"
 
@@ -208,10 +271,19 @@ def text() -> str:
     lock = pins((ROOT / "requirements.txt").read_text(encoding="utf-8"))
     registry = tomllib.loads((ROOT / "data/registry.toml").read_text(encoding="utf-8"))
     own = next((path.name for path in sorted(ROOT.glob("LICEN[CS]E*")) if path != TABLE), None)
-    said = f"See [{own}]({own})." if own else (
-        "**None has been chosen yet.** Until the maintainers add a LICENSE file, the law of most countries reserves all rights: "
-        "others may read, but not copy, change or pass on.")
-    return HEAD.format(own=said, data="\n".join(data_rows(registry)), packages="\n".join(p.row() for p in packages(lock)))
+    said = (
+        f"See [{own}]({own})."
+        if own
+        else (
+            "**None has been chosen yet.** Until the maintainers add a LICENSE file, the law of most countries reserves all rights: "
+            "others may read, but not copy, change or pass on."
+        )
+    )
+    return HEAD.format(
+        own=said,
+        data="\n".join(data_rows(registry)),
+        packages="\n".join(p.row() for p in packages(lock)),
+    )
 
 
 if __name__ == "__main__":

@@ -6,4 +6,12 @@ from .jacobian import JacobianMetric
 from .score_metric import DensityMetric, ScoreMetric, SteinMetric
 from .spacetime import SpaceTimeMetric
 
-__all__ = ["Metric", "EuclideanMetric", "ScoreMetric", "SteinMetric", "DensityMetric", "JacobianMetric", "SpaceTimeMetric"]
+__all__ = [
+    "DensityMetric",
+    "EuclideanMetric",
+    "JacobianMetric",
+    "Metric",
+    "ScoreMetric",
+    "SpaceTimeMetric",
+    "SteinMetric",
+]

@@ -77,7 +77,9 @@ class Metric:
         batch, n = points.shape[:2]
         step = (points[:, 1:] - points[:, :-1]).flatten(0, 1)
         middle = ((points[:, 1:] + points[:, :-1]) / 2).flatten(0, 1)
-        return self.along(elements(n, 1).M @ elements(n).times).inner(middle, step, step).reshape(batch, n - 1).sum(1) * (n - 1)
+        return self.along(elements(n, 1).M @ elements(n).times).inner(middle, step, step).reshape(
+            batch, n - 1
+        ).sum(1) * (n - 1)
 
     def speed_squared(self, points: Tensor, degree: int = 2) -> Tensor:
         """‖γ'‖²_G at the T quadrature points of the path (elements.py), which carry the weights elements(N, degree).w.
@@ -91,7 +93,9 @@ class Metric:
 
     def scores_along(self, points: Tensor) -> Tensor:
         """Scores at all points of a batch of paths in one call: (batch, N, *event) -> the same shape."""
-        return self.score.along(elements(points.shape[1]).times)(points.flatten(0, 1)).reshape(points.shape)
+        return self.score.along(elements(points.shape[1]).times)(points.flatten(0, 1)).reshape(
+            points.shape
+        )
 
     @property
     def counter(self) -> Counter:
@@ -107,7 +111,9 @@ class Metric:
         return self.score.sigma if self.score is not None else None
 
 
-def conjugate_gradients(apply: Callable[[Tensor], Tensor], w: Tensor, *, tol: float = 1e-12, max_iter: int = 500) -> Tensor:
+def conjugate_gradients(
+    apply: Callable[[Tensor], Tensor], w: Tensor, *, tol: float = 1e-12, max_iter: int = 500
+) -> Tensor:
     """Solve A v = w for symmetric positive definite A, every row of the batch on its own: (n, *event) -> (n, *event).
 
     Raises ArithmeticError if a residual stays above sqrt(tol) relative to w. A tol below rounding is raised to it.
@@ -124,5 +130,7 @@ def conjugate_gradients(apply: Callable[[Tensor], Tensor], w: Tensor, *, tol: fl
         rho, old = dot(r, r), rho
         p = r + scale(rho / old.clamp_min(torch.finfo(w.dtype).tiny), p)
     if bool((rho > tol * dot(w, w) + torch.finfo(w.dtype).tiny).any()):
-        raise ArithmeticError("conjugate gradients did not converge: the metric is singular here; add a multiple of the identity")
+        raise ArithmeticError(
+            "conjugate gradients did not converge: the metric is singular here; add a multiple of the identity"
+        )
     return v

@@ -28,7 +28,13 @@ class JacobianMetric(Metric):
     symmetric: J^T = J, true for the gradient of a log-density, forward mode only; False takes the transpose in reverse mode.
     """
 
-    def __init__(self, score: Score | Callable[[Tensor], Tensor], regularisation: float = 0.0, *, symmetric: bool = True) -> None:
+    def __init__(
+        self,
+        score: Score | Callable[[Tensor], Tensor],
+        regularisation: float = 0.0,
+        *,
+        symmetric: bool = True,
+    ) -> None:
         self.score, self.symmetric = as_score(score), symmetric
         self.regularisation = checks.positive("regularisation", regularisation, zero=True)
 
@@ -43,7 +49,9 @@ class JacobianMetric(Metric):
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """u^T G v = (J u)·(J v) + reg u·v."""
         Ju = self.score.derivative(x, u)
-        return dot(Ju, Ju if v is u else self.score.derivative(x, v)) + self.regularisation * dot(u, v)
+        return dot(Ju, Ju if v is u else self.score.derivative(x, v)) + self.regularisation * dot(
+            u, v
+        )
 
     def acceleration(self, x: Tensor, v: Tensor) -> Tensor:
         """x'' = −G^-1 J^T D²s[v, v]; raises ArithmeticError where G is singular."""
@@ -54,18 +62,27 @@ class JacobianMetric(Metric):
         """The metric at another noise level, with reg · sigma⁴ held fixed (J shrinks as 1/sigma²)."""
         other = copy.copy(self)
         other.score = self.score.at(sigma)
-        if self.score.sigma and not isinstance(sigma, Tensor) and not isinstance(self.score.sigma, Tensor):
+        if (
+            self.score.sigma
+            and not isinstance(sigma, Tensor)
+            and not isinstance(self.score.sigma, Tensor)
+        ):
             other.regularisation = self.regularisation * (self.score.sigma / sigma) ** 4
         return other
 
     def energy(self, points: Tensor) -> Tensor:
         """T Σ_i (‖s_{i+1} − s_i‖² + reg ‖x_{i+1} − x_i‖²), scores only; differentiable. (batch, N, *event) -> (batch,)."""
         steps = lambda nodes: nodes.diff(dim=1).flatten(1).pow(2).sum(1)
-        return (steps(self.scores_along(points)) + self.regularisation * steps(points)) * (points.shape[1] - 1)
+        return (steps(self.scores_along(points)) + self.regularisation * steps(points)) * (
+            points.shape[1] - 1
+        )
 
     def speed_squared(self, points: Tensor, degree: int = 2) -> Tensor:
         """‖ds/dt‖² + reg ‖dx/dt‖² at the quadrature points, from the scores at the nodes alone: (batch, N − 1)."""
-        D, s = elements(points.shape[1], degree).D.to(points.device), self.scores_along(points).flatten(2).double()
+        D, s = (
+            elements(points.shape[1], degree).D.to(points.device),
+            self.scores_along(points).flatten(2).double(),
+        )
         rate = lambda nodes: (D @ nodes).pow(2).sum(-1)
         return rate(s) + self.regularisation * rate(points.flatten(2).double())
 

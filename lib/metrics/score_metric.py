@@ -27,9 +27,14 @@ class ScoreMetric(Metric):
     constant. Along a path none is needed, since differences of f are line integrals of s.
     """
 
-    def __init__(self, score: Score | Callable[[Tensor], Tensor], lam: float = 0.0, alpha: float = 0.0) -> None:
+    def __init__(
+        self, score: Score | Callable[[Tensor], Tensor], lam: float = 0.0, alpha: float = 0.0
+    ) -> None:
         self.score = as_score(score)
-        self.lam, self.alpha = checks.positive("lam", lam, zero=True), checks.positive("alpha", alpha, zero=True)
+        self.lam, self.alpha = (
+            checks.positive("lam", lam, zero=True),
+            checks.positive("alpha", alpha, zero=True),
+        )
 
     @property
     def name(self) -> str:
@@ -38,7 +43,12 @@ class ScoreMetric(Metric):
     @property
     def kind(self) -> str:
         """stein, density, both or euclidean."""
-        names = {(True, True): "both", (True, False): "stein", (False, True): "density", (False, False): "euclidean"}
+        names = {
+            (True, True): "both",
+            (True, False): "stein",
+            (False, True): "density",
+            (False, False): "euclidean",
+        }
         return names[self.lam > 0, self.alpha > 0]
 
     def weight(self, x: Tensor, log_density: Tensor | None = None) -> Tensor:
@@ -46,8 +56,10 @@ class ScoreMetric(Metric):
         if self.alpha == 0:
             return torch.ones_like(x.flatten(1)[:, 0])
         if log_density is None and not self.score.has_log_density:
-            raise ValueError(f"the density metric at single points needs f = log p, and {self.score.name} has no closed form: "
-                             "pass log_density=, for instance from lib.density.along_path")
+            raise ValueError(
+                f"the density metric at single points needs f = log p, and {self.score.name} has no closed form: "
+                "pass log_density=, for instance from lib.density.along_path"
+            )
         f = self.score.log_density(x) if log_density is None else log_density
         return (-2 * self.alpha * f).exp()
 
@@ -59,7 +71,10 @@ class ScoreMetric(Metric):
     def solve(self, x: Tensor, w: Tensor, log_density: Tensor | None = None) -> Tensor:
         """G^-1 w = exp(2 alpha f)(w − lam (s·w) s / (1 + lam ‖s‖²))  (Sherman–Morrison)."""
         s = self.score(x)
-        return scale(1 / self.weight(x, log_density), w - scale(self.lam * dot(s, w) / (1 + self.lam * dot(s, s)), s))
+        return scale(
+            1 / self.weight(x, log_density),
+            w - scale(self.lam * dot(s, w) / (1 + self.lam * dot(s, s)), s),
+        )
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor, log_density: Tensor | None = None) -> Tensor:
         """u^T G v = exp(−2 alpha f)(u·v + lam (s·u)(s·v)); one score, or none if lam = 0."""
@@ -85,7 +100,11 @@ class ScoreMetric(Metric):
         """The metric at another noise level, with lam · sigma² held fixed (the score shrinks as 1/sigma²)."""
         other = copy.copy(self)
         other.score = self.score.at(sigma)
-        if self.lam > 0 and not isinstance(sigma, Tensor) and not isinstance(self.score.sigma, Tensor):
+        if (
+            self.lam > 0
+            and not isinstance(sigma, Tensor)
+            and not isinstance(self.score.sigma, Tensor)
+        ):
             other.lam = self.lam * (self.score.sigma / sigma) ** 2 if self.score.sigma else self.lam
         return other
 
@@ -97,19 +116,25 @@ class ScoreMetric(Metric):
         batch, n = points.shape[:2]
         step = (points[:, 1:] - points[:, :-1]).flatten(0, 1)
         middle = ((points[:, 1:] + points[:, :-1]) / 2).flatten(0, 1)
-        d = dot(self.score.along(elements(n, 1).M @ elements(n).times)(middle), step).reshape(batch, n - 1)
+        d = dot(self.score.along(elements(n, 1).M @ elements(n).times)(middle), step).reshape(
+            batch, n - 1
+        )
         q = dot(step, step).reshape(batch, n - 1) + self.lam * d**2
         f = d.cumsum(1) - d / 2 - d.sum(1, keepdim=True) / 2
         return ((-2 * self.alpha * f).exp() * q).sum(1) * (n - 1)
 
-    def speed_squared(self, points: Tensor, degree: int = 2, scores: Tensor | None = None) -> Tensor:
+    def speed_squared(
+        self, points: Tensor, degree: int = 2, scores: Tensor | None = None
+    ) -> Tensor:
         """‖γ'‖²_G at the quadrature points from the scores at the nodes alone (no score between nodes, no log-density)."""
         e, x = elements(points.shape[1], degree), points.flatten(2).double()
         s = self.scores_along(points) if scores is None else scores
         f = e.line_integral(x, s.flatten(2).double())
         f = f - (f[:, :1] + f[:, -1:]) / 2
         D, M = e.D.to(x), e.M.to(x)
-        return (-2 * self.alpha * f @ M.T).exp() * ((D @ x).pow(2).sum(-1) + self.lam * (f @ D.T) ** 2)
+        return (-2 * self.alpha * f @ M.T).exp() * (
+            (D @ x).pow(2).sum(-1) + self.lam * (f @ D.T) ** 2
+        )
 
 
 class SteinMetric(ScoreMetric):

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..divergence import basis, quadratic_forms, rademacher
 from ..elements import elements
 from ..scores.base import Score
-from ..scores.divergence import basis, quadratic_forms, rademacher
 from .base import Metric, dot
 
 
@@ -31,15 +31,25 @@ class SpaceTimeMetric(Metric):
     """
 
     name = "spacetime"
-    sigma = None            # a path has its own noise level at every point
+    sigma = None  # a path has its own noise level at every point
 
-    def __init__(self, score: Score, probes: int | None = None, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, score: Score, probes: int | None = None, generator: torch.Generator | None = None
+    ) -> None:
         if not isinstance(score, Score) or score.sigma is None:
-            raise TypeError("the space-time metric needs a score that knows noise levels (FunctionScore(..., sigma=...))")
+            raise TypeError(
+                "the space-time metric needs a score that knows noise levels (FunctionScore(..., sigma=...))"
+            )
         if score.event_shape is None:
-            raise ValueError(f"the space-time metric needs the shape of a point: give {score.name} an event_shape")
+            raise ValueError(
+                f"the space-time metric needs the shape of a point: give {score.name} an event_shape"
+            )
         self.score, self.exact = score, probes is None
-        self.directions = basis(score.event_shape) if self.exact else rademacher(probes, score.event_shape, generator)
+        self.directions = (
+            basis(score.event_shape)
+            if self.exact
+            else rademacher(probes, score.event_shape, generator)
+        )
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -49,11 +59,17 @@ class SpaceTimeMetric(Metric):
     def lift(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """x (..., *event) at noise level sigma, a number or (...) -> z (..., d + 1). ValueError: the score knows no such level."""
         checks.finite("x", checks.floating("x", x))
-        lead = x.shape[:x.ndim - len(self.score.event_shape)]
-        if x.shape[len(lead):] != torch.Size(self.score.event_shape):
-            raise ValueError(f"x must have shape (..., {', '.join(map(str, self.score.event_shape))}), got {tuple(x.shape)}")
-        self.score.at(sigma)        # ValueError where the score knows no such level
-        level = torch.as_tensor(checks.noise_level(sigma), dtype=x.dtype, device=x.device).log().expand(lead)
+        lead = x.shape[: x.ndim - len(self.score.event_shape)]
+        if x.shape[len(lead) :] != torch.Size(self.score.event_shape):
+            raise ValueError(
+                f"x must have shape (..., {', '.join(map(str, self.score.event_shape))}), got {tuple(x.shape)}"
+            )
+        self.score.at(sigma)  # ValueError where the score knows no such level
+        level = (
+            torch.as_tensor(checks.noise_level(sigma), dtype=x.dtype, device=x.device)
+            .log()
+            .expand(lead)
+        )
         return torch.cat([x.reshape(*lead, -1), level[..., None]], -1)
 
     def project(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,10 +101,13 @@ class SpaceTimeMetric(Metric):
         """½ (Dη[u]·Dμ[v] + Dη[v]·Dμ[u]) at z = x, all (n, d + 1) -> (n,)."""
         along = lambda function, w: torch.func.jvp(function, (x,), (w,))[1]
         one = dot(along(self.natural, u), along(self.expectation, v))
-        return one if v is u else (one + dot(along(self.natural, v), along(self.expectation, u))) / 2
+        return (
+            one if v is u else (one + dot(along(self.natural, v), along(self.expectation, u))) / 2
+        )
 
     def apply(self, x: Tensor, v: Tensor) -> Tensor:
         """G v = ½ (Dη^T Dμ + Dμ^T Dη) v at z = x, all (n, d + 1)."""
+
         def half(first, then) -> Tensor:
             return torch.func.vjp(then, x)[1](torch.func.jvp(first, (x,), (v,))[1])[0]
 
@@ -110,4 +129,6 @@ class SpaceTimeMetric(Metric):
 
     def _along(self, points: Tensor) -> tuple[Tensor, Tensor]:
         flat = points.flatten(0, 1)
-        return self.natural(flat).reshape(points.shape), self.expectation(flat).reshape(points.shape)
+        return self.natural(flat).reshape(points.shape), self.expectation(flat).reshape(
+            points.shape
+        )

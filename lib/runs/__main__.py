@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from lib.runs.commands import PARTS
+from .commands import PARTS
 
 HELP = """Run notebooks: other parameters, many at once, unchanged work skipped, nothing half-written.
 
@@ -18,8 +18,13 @@ HELP = """Run notebooks: other parameters, many at once, unchanged work skipped,
 
 Add [b]--smoke[/b] for small parameters, [b]--dry-run[/b] to see what would run. From Python: [b]from lib import runs[/b]."""
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
-                  help=HELP.replace("\n", "\n\n"))
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help=HELP.replace("\n", "\n\n"),
+)
 for part in PARTS:
     app.add_typer(part.app)
 

@@ -9,15 +9,27 @@ from typing import Any
 
 import pandas as pd
 
-from lib.figures import replacing
-from lib.runs.folder import RUNS
-from lib.runs.status import Found, found_runs
-from lib.runs.tables import number, tables
+from experiments.figures import replacing
 
-CODE = ("lib", "environment")  # the parts of a run's id that say which code made its numbers, besides the notebook's cells
+from .folder import RUNS
+from .status import Found, found_runs
+from .tables import number, tables
+
+CODE = (
+    "lib",
+    "environment",
+)  # the parts of a run's id that say which code made its numbers, besides the notebook's cells
 FIXED = ("notebook", "id", "code", "cells", "result", "row", "quantity", "value")
-TAKEN = (*FIXED, "state", "why", "rows", "threads", "seconds", "checked")  # no names for a parameter's column
-LISTED = 20                    # so many runs are named on the screen, all of them in runs.csv
+TAKEN = (
+    *FIXED,
+    "state",
+    "why",
+    "rows",
+    "threads",
+    "seconds",
+    "checked",
+)  # no names for a parameter's column
+LISTED = 20  # so many runs are named on the screen, all of them in runs.csv
 
 
 def collect(root: Path = RUNS) -> pd.DataFrame:
@@ -41,7 +53,9 @@ def overview(root: Path = RUNS, *, checked: bool = False) -> pd.DataFrame:
 def read(root: Path = RUNS) -> list[dict[str, Any]]:
     """All runs below `root` with their state and, of finished ones, what they left. FileNotFoundError if there is none."""
     if not (found := found_runs(root)):
-        raise FileNotFoundError(f"no run in {root}; make some with: python -m lib.runs run NN, or sweep NN --grid name=1,2")
+        raise FileNotFoundError(
+            f"no run in {root}; make some with: python -m lib.runs run NN, or sweep NN --grid name=1,2"
+        )
     return [_run(about) for about in found]
 
 
@@ -56,9 +70,15 @@ def tidy(found: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         for result, rows in tables(run["results"]["results"]):
             texts = {name: _free(name, [*FIXED, *parameters], "label") for name in _texts(rows)}
             labels |= dict.fromkeys(texts.values())
-            records += [about | {"result": result, "row": place} | {texts[name]: row.get(name) for name in texts}
-                        | {"quantity": name, "value": number(value)}
-                        for place, row in enumerate(rows) for name, value in row.items() if name not in texts]
+            records += [
+                about
+                | {"result": result, "row": place}
+                | {texts[name]: row.get(name) for name in texts}
+                | {"quantity": name, "value": number(value)}
+                for place, row in enumerate(rows)
+                for name, value in row.items()
+                if name not in texts
+            ]
     shown = [_free(name, TAKEN, "parameter") for name in parameters]
     table = pd.DataFrame(records, columns=[*FIXED[:4], *shown, *FIXED[4:6], *labels, *FIXED[6:]])
     return _of_one_kind(table.astype({"value": float}), shown)
@@ -70,11 +90,25 @@ def listed(found: Iterable[Mapping[str, Any]], *, checked: bool = False) -> pd.D
     for run in found:
         made, left = run.get("provenance", {}), run.get("results", {"results": {}, "checked": []})
         counted = sum(len(part) for _, part in tables(left["results"]))
-        printed = {"checked": "\n".join(cell["text"] for cell in left["checked"])} if checked else {}
-        rows.append({**_about(run), "state": run["state"], "why": run["why"], "rows": counted, "threads": made.get("threads"),
-                     "seconds": made.get("seconds"), **_shown(run, varied), **printed})
+        printed = (
+            {"checked": "\n".join(cell["text"] for cell in left["checked"])} if checked else {}
+        )
+        rows.append(
+            {
+                **_about(run),
+                "state": run["state"],
+                "why": run["why"],
+                "rows": counted,
+                "threads": made.get("threads"),
+                "seconds": made.get("seconds"),
+                **_shown(run, varied),
+                **printed,
+            }
+        )
     table = pd.DataFrame(rows)
-    return _of_one_kind(table, [_free(name, TAKEN, "parameter") for names in varied.values() for name in names])
+    return _of_one_kind(
+        table, [_free(name, TAKEN, "parameter") for names in varied.values() for name in names]
+    )
 
 
 def notes(runs: pd.DataFrame) -> list[str]:
@@ -84,14 +118,21 @@ def notes(runs: pd.DataFrame) -> list[str]:
         said += [f"not in the table: {len(group)} {state}", *_named(group)]
     if len(empty := finished[finished["rows"] == 0]):
         which = ", ".join(sorted(set(empty["notebook"])))
-        said += [f"{len(empty)} finished without numbers ({which}: no lib.figures.save_results); "
-                 "--checked keeps what their checked cells printed", *_named(empty)]
+        said += [
+            f"{len(empty)} finished without numbers ({which}: no experiments.figures.save_results); "
+            "--checked keeps what their checked cells printed",
+            *_named(empty),
+        ]
     if finished["code"].nunique() > 1:
-        said.append(f"warning: numbers of {finished['code'].nunique()} codes or environments in one table (column code); "
-                    "compare within one only")
+        said.append(
+            f"warning: numbers of {finished['code'].nunique()} codes or environments in one table (column code); "
+            "compare within one only"
+        )
     for notebook, group in finished.groupby("notebook"):
         if group["cells"].nunique() > 1:
-            said.append(f"warning: {notebook} in {group['cells'].nunique()} versions of its cells (column cells)")
+            said.append(
+                f"warning: {notebook} in {group['cells'].nunique()} versions of its cells (column cells)"
+            )
     return said
 
 
@@ -115,27 +156,45 @@ def varying(runs: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
         known = values.setdefault(run["request"]["notebook"], {})
         for name, value in run["request"]["effective"].items():
             known.setdefault(name, set()).add(str(_cell(value)))
-    return {notebook: [name for name, seen in known.items() if len(seen) > 1]
-            for notebook, known in values.items()}
+    return {
+        notebook: [name for name, seen in known.items() if len(seen) > 1]
+        for notebook, known in values.items()
+    }
 
 
 def _run(found: Found) -> dict[str, Any]:
     names = ("results", "provenance") if found.state.name == "finished" else ()
-    request = {"notebook": found.folder.parent.name, "id": found.folder.name, "effective": {}, "parts": {}} | found.request
+    request = {
+        "notebook": found.folder.parent.name,
+        "id": found.folder.name,
+        "effective": {},
+        "parts": {},
+    } | found.request
     return {"request": request, "state": found.state.name, "why": found.state.detail} | {
-        name: json.loads((found.folder / f"{name}.json").read_text(encoding="utf-8")) for name in names}
+        name: json.loads((found.folder / f"{name}.json").read_text(encoding="utf-8"))
+        for name in names
+    }
 
 
 def _about(run: Mapping[str, Any]) -> dict[str, Any]:
     request = run["request"]
     parts = request["parts"]
     code = hashlib.sha256("".join(parts.get(name, "") for name in CODE).encode()).hexdigest()
-    return {"notebook": request["notebook"], "id": request["id"], "code": code[:8], "cells": parts.get("notebook", "")[:8]}
+    return {
+        "notebook": request["notebook"],
+        "id": request["id"],
+        "code": code[:8],
+        "cells": parts.get("notebook", "")[:8],
+    }
 
 
 def _shown(run: Mapping[str, Any], varied: Mapping[str, Iterable[str]]) -> dict[str, Any]:
     effective, names = run["request"]["effective"], varied[run["request"]["notebook"]]
-    return {_free(name, TAKEN, "parameter"): _cell(effective[name]) for name in names if name in effective}
+    return {
+        _free(name, TAKEN, "parameter"): _cell(effective[name])
+        for name in names
+        if name in effective
+    }
 
 
 def _cell(value: Any) -> Any:
@@ -150,12 +209,18 @@ def _of_one_kind(table: pd.DataFrame, parameters: Iterable[str]) -> pd.DataFrame
     for name in parameters:
         column = table[name].dropna()
         numbers = column.map(lambda value: isinstance(value, (int, float))).all()
-        table[name] = pd.to_numeric(table[name]) if numbers else table[name].where(table[name].isna(), table[name].astype(str))
+        table[name] = (
+            pd.to_numeric(table[name])
+            if numbers
+            else table[name].where(table[name].isna(), table[name].astype(str))
+        )
     return table
 
 
 def _texts(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name, value in row.items() if number(value) is None))
+    return list(
+        dict.fromkeys(name for row in rows for name, value in row.items() if number(value) is None)
+    )
 
 
 def _free(name: str, taken: Iterable[str], kind: str) -> str:
@@ -163,5 +228,10 @@ def _free(name: str, taken: Iterable[str], kind: str) -> str:
 
 
 def _named(group: pd.DataFrame) -> list[str]:
-    lines = [f"    {run.notebook} {run.id}" + (f": {run.why}" if run.why else "") for run in group.head(LISTED).itertuples()]
-    return lines + ([f"    and {len(group) - LISTED} more, see runs.csv"] if len(group) > LISTED else [])
+    lines = [
+        f"    {run.notebook} {run.id}" + (f": {run.why}" if run.why else "")
+        for run in group.head(LISTED).itertuples()
+    ]
+    return lines + (
+        [f"    and {len(group) - LISTED} more, see runs.csv"] if len(group) > LISTED else []
+    )

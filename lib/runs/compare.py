@@ -12,19 +12,24 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lib import checks, figures
-from lib.runs.tables import is_time
+from experiments import figures
 
-PANELS = 6      # in a figure of quantities that nobody asked for by name; of those that were: 12
-COLOURS = 16    # a text label with more values than this is no colour; each value has panels of its own
-WIDE = 30       # largest over smallest value from which on an axis is logarithmic
+from .. import checks
+from .tables import is_time
+
+PANELS = 6  # in a figure of quantities that nobody asked for by name; of those that were: 12
+COLOURS = (
+    16  # a text label with more values than this is no colour; each value has panels of its own
+)
+WIDE = 30  # largest over smallest value from which on an axis is logarithmic
 
 
 Legend = dict[str, mpl.artist.Artist]
 
 
-def compare(table: pd.DataFrame, notebook: str, quantities: Sequence[str] = (), *,
-            out: Path) -> tuple[dict[str, Path], list[str]]:
+def compare(
+    table: pd.DataFrame, notebook: str, quantities: Sequence[str] = (), *, out: Path
+) -> tuple[dict[str, Path], list[str]]:
     """Draw one notebook's part of `lib.runs.collect`'s table: a panel a quantity, over the parameter with the most values.
 
     Colours are the second parameter, else a text label. A point is a run: the mean over the rows of a result with equal labels,
@@ -33,29 +38,62 @@ def compare(table: pd.DataFrame, notebook: str, quantities: Sequence[str] = (), 
     left out. ValueError with the nearest for an unknown one.
     Returns ({"png", "pdf", "npz", "json"} → path, what is not shown); no path where nothing was varied.
     """
-    part, asked = table[(table["notebook"] == notebook) & np.isfinite(table["value"])], _asked(table, quantities)
-    parameters, labels = ([name for name in names if part[name].notna().any()] for names in _columns(part))
+    part, asked = (
+        table[(table["notebook"] == notebook) & np.isfinite(table["value"])],
+        _asked(table, quantities),
+    )
+    parameters, labels = (
+        [name for name in names if part[name].notna().any()] for names in _columns(part)
+    )
     labels = _kinds(part, labels)
-    varied = sorted((name for name in parameters if part[name].nunique(dropna=False) > 1), key=lambda name: -part[name].nunique())
+    varied = sorted(
+        (name for name in parameters if part[name].nunique(dropna=False) > 1),
+        key=lambda name: -part[name].nunique(),
+    )
     if not varied or part["id"].nunique() < 2:
-        return {}, [f"{notebook}: no figure, for no parameter differs between its runs with numbers"]
+        return {}, [
+            f"{notebook}: no figure, for no parameter differs between its runs with numbers"
+        ]
     coloured = varied[1:2] or [name for name in labels if 1 < part[name].nunique() <= COLOURS][:1]
     means = _means(part, varied, labels, [name for name in labels if name not in coloured])
-    means = means[_named(means, asked)] if asked else _telling(means, [name for name in coloured if name in labels])
+    means = (
+        means[_named(means, asked)]
+        if asked
+        else _telling(means, [name for name in coloured if name in labels])
+    )
     panels, most = list(dict.fromkeys(means["_panel"])), 2 * PANELS if asked else PANELS
     if not panels:
         return {}, [f"{notebook}: no figure, for no quantity differs between its runs"]
-    left = [f"{notebook}: {len(panels) - most} more panels; choose with --quantity: {', '.join(sorted(set(means['quantity'])))}"]
+    left = [
+        f"{notebook}: {len(panels) - most} more panels; choose with --quantity: {', '.join(sorted(set(means['quantity'])))}"
+    ]
     means = means[means["_panel"].isin(panels[:most])]
     figure = _draw(means, varied[0], *coloured)
-    shown = {"x": means[varied[0]], "panel": means["_panel"], "value": means["_mean"], "rows": means["_count"]}
+    shown = {
+        "x": means[varied[0]],
+        "panel": means["_panel"],
+        "value": means["_mean"],
+        "rows": means["_count"],
+    }
     shown["run"] = means["id"]
     if coloured:
         shown["colour"] = means[coloured[0]]
-    about = {"notebook": notebook, "x": varied[0], "colour": coloured, "averaged": varied[2:], "quantities": list(quantities),
-             "codes": sorted(set(part["code"])), "cells": sorted(set(part["cells"]))}
-    files = figures.save(figure, f"{notebook[:2]}_comparison", folder=out, parameters=about,
-                         arrays={name: _array(column) for name, column in shown.items()})
+    about = {
+        "notebook": notebook,
+        "x": varied[0],
+        "colour": coloured,
+        "averaged": varied[2:],
+        "quantities": list(quantities),
+        "codes": sorted(set(part["code"])),
+        "cells": sorted(set(part["cells"])),
+    }
+    files = figures.save(
+        figure,
+        f"{notebook[:2]}_comparison",
+        folder=out,
+        parameters=about,
+        arrays={name: _array(column) for name, column in shown.items()},
+    )
     plt.close(figure)
     return files, left if len(panels) > most else []
 
@@ -72,7 +110,9 @@ def _asked(part: pd.DataFrame, quantities: Sequence[str]) -> list[str]:
 def _columns(table: pd.DataFrame) -> tuple[list[str], list[str]]:
     """The table's parameters (before the column result) and its labels (between row and quantity)."""
     names = list(table)
-    return names[names.index("cells") + 1:names.index("result")], names[names.index("row") + 1:names.index("quantity")]
+    return names[names.index("cells") + 1 : names.index("result")], names[
+        names.index("row") + 1 : names.index("quantity")
+    ]
 
 
 def _kinds(part: pd.DataFrame, labels: list[str]) -> list[str]:
@@ -86,14 +126,27 @@ def _kinds(part: pd.DataFrame, labels: list[str]) -> list[str]:
     return kinds
 
 
-def _means(part: pd.DataFrame, varied: list[str], labels: list[str], apart: list[str]) -> pd.DataFrame:
+def _means(
+    part: pd.DataFrame, varied: list[str], labels: list[str], apart: list[str]
+) -> pd.DataFrame:
     """A row a (run, result, labels, quantity): mean and count of the values; labels without a colour name the panel."""
     keys = ["id", *varied, "result", *labels, "quantity"]
-    means = part.groupby(keys, dropna=False, sort=False)["value"].agg(_mean="mean", _count="count").reset_index()
-    texts = [", ".join(str(text) for text in row if not pd.isna(text)) for row in means[apart].itertuples(index=False)]
+    means = (
+        part.groupby(keys, dropna=False, sort=False)["value"]
+        .agg(_mean="mean", _count="count")
+        .reset_index()
+    )
+    texts = [
+        ", ".join(str(text) for text in row if not pd.isna(text))
+        for row in means[apart].itertuples(index=False)
+    ]
     names = zip(means["result"], means["quantity"], texts, strict=True)
-    means["_panel"] = [f"{result}\n{quantity}" + (f": {text}" if text else "") for result, quantity, text in names]
-    means["_timed"] = [is_time(*map(str, row)) for row in means[["quantity", *labels]].itertuples(index=False)]
+    means["_panel"] = [
+        f"{result}\n{quantity}" + (f": {text}" if text else "") for result, quantity, text in names
+    ]
+    means["_timed"] = [
+        is_time(*map(str, row)) for row in means[["quantity", *labels]].itertuples(index=False)
+    ]
     return means
 
 
@@ -111,29 +164,57 @@ def _draw(means: pd.DataFrame, x: str, colour: str | None = None) -> Figure:
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     palette = {} if colour is None else _palette(means[colour].dropna().unique())
-    figure, grid = plt.subplots(rows, columns, figsize=(4.2 * columns + 1.5 * bool(colour), 3.4 * rows), squeeze=False)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(4.2 * columns + 1.5 * bool(colour), 3.4 * rows), squeeze=False
+    )
     legend: Legend = {}
     for axes, panel in zip(grid.flat, panels, strict=False):
         legend |= _panel(axes, means[means["_panel"] == panel], x, colour, palette)
-    for axes in grid.flat[len(panels):]:
+    for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     if legend:
-        figure.legend([legend[name] for name in palette], palette, title=colour, loc="outside right upper")
+        figure.legend(
+            [legend[name] for name in palette], palette, title=colour, loc="outside right upper"
+        )
     return figure
 
 
-def _panel(axes: Axes, drawn: pd.DataFrame, x: str, colour: str | None, palette: dict[str, object]) -> Legend:
+def _panel(
+    axes: Axes, drawn: pd.DataFrame, x: str, colour: str | None, palette: dict[str, object]
+) -> Legend:
     """One quantity; returns what its legend would show."""
     hue = {"color": "black"} if palette else {}
     if colour is not None and drawn[colour].notna().all():
         hue = {"hue": drawn[colour].astype(str), "palette": palette}
     if pd.api.types.is_numeric_dtype(drawn[x]):
-        sns.lineplot(drawn, x=x, y="_mean", marker="o", errorbar=("pi", 100), err_style="bars", ax=axes, **hue)
+        sns.lineplot(
+            drawn,
+            x=x,
+            y="_mean",
+            marker="o",
+            errorbar=("pi", 100),
+            err_style="bars",
+            ax=axes,
+            **hue,
+        )
     else:
         beside = 0.3 if "hue" in hue else False
-        sns.pointplot(drawn, x=x, y="_mean", linestyle="none", errorbar=("pi", 100), dodge=beside, ax=axes, **hue)
+        sns.pointplot(
+            drawn,
+            x=x,
+            y="_mean",
+            linestyle="none",
+            errorbar=("pi", 100),
+            dodge=beside,
+            ax=axes,
+            **hue,
+        )
     for axis, values in (("x", drawn[x]), ("y", drawn["_mean"])):
-        if pd.api.types.is_numeric_dtype(values) and values.min() > 0 and values.max() > WIDE * values.min():
+        if (
+            pd.api.types.is_numeric_dtype(values)
+            and values.min() > 0
+            and values.max() > WIDE * values.min()
+        ):
             axes.set(**{f"{axis}scale": "log"})
     result, _, quantity = drawn["_panel"].iloc[0].partition("\n")
     over = f" (mean of {drawn['_count'].max()} rows)" if drawn["_count"].max() > 1 else ""
@@ -147,8 +228,16 @@ def _panel(axes: Axes, drawn: pd.DataFrame, x: str, colour: str | None, palette:
 def _palette(values: Iterable[object]) -> dict[str, object]:
     """A colour for every value, the same in all panels: the style's, or evenly spaced hues where these are too few."""
     names, cycle = [str(value) for value in values], figures.RC["axes.prop_cycle"].by_key()["color"]
-    return dict(zip(names, cycle if len(names) <= len(cycle) else sns.husl_palette(len(names)), strict=False))
+    return dict(
+        zip(
+            names, cycle if len(names) <= len(cycle) else sns.husl_palette(len(names)), strict=False
+        )
+    )
 
 
 def _array(column: pd.Series) -> np.ndarray:
-    return column.to_numpy() if pd.api.types.is_numeric_dtype(column) else np.array([str(item) for item in column])
+    return (
+        column.to_numpy()
+        if pd.api.types.is_numeric_dtype(column)
+        else np.array([str(item) for item in column])
+    )

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib.runs.cluster import environment
-from lib.runs.execution import THREADS, perform
-from lib.runs.folder import Run, read
-from lib.runs.tables import is_time, is_work, number, tables
+from .cluster import environment
+from .execution import THREADS, perform
+from .folder import Run, read
+from .tables import is_time, is_work, number, tables
 
 PLAN = {"first": 1, "again": 1, "two threads": 2}  # folder → threads
-SLEEP = {"OMP_WAIT_POLICY": "passive"}  # threads that wait give way: on a busy machine that is faster
+SLEEP = {
+    "OMP_WAIT_POLICY": "passive"
+}  # threads that wait give way: on a busy machine that is faster
 TOLERANCE = 1e-3  # between 1 and 2 threads, of the largest value of a column
-WORK = 0.1        # the same for counts of evaluations: in float32 rounding decides whether a solver takes one step more
+WORK = 0.1  # the same for counts of evaluations: in float32 rounding decides whether a solver takes one step more
 
 
 @dataclass(frozen=True)
@@ -55,17 +57,29 @@ class Verdict:
         said += [f"on one thread {what}" for what in self.repeat.other]
         said += [f"on two threads {what}" for what in self.threads.other]
         if self.repeat.relative > 0:
-            said.append(f"on one thread results differ by {self.repeat.relative:.2g} in {self.repeat.where}")
+            said.append(
+                f"on one thread results differ by {self.repeat.relative:.2g} in {self.repeat.where}"
+            )
         if self.repeat.work > 0 or self.threads.work > WORK:
-            said.append(f"counts of evaluations differ by {self.repeat.work:.2g} on one thread, by {self.threads.work:.2g} on "
-                        f"two, where 0 and {WORK:g} are allowed")
+            said.append(
+                f"counts of evaluations differ by {self.repeat.work:.2g} on one thread, by {self.threads.work:.2g} on "
+                f"two, where 0 and {WORK:g} are allowed"
+            )
         if self.threads.relative > self.tolerance:
-            said.append(f"on two threads results differ by {self.threads.relative:.2g} in {self.threads.where}, "
-                        f"more than {self.tolerance:g}")
+            said.append(
+                f"on two threads results differ by {self.threads.relative:.2g} in {self.threads.where}, "
+                f"more than {self.tolerance:g}"
+            )
         return said
 
 
-def examine(notebook: Path, given: Mapping[str, Any], *, keep: Path | None = None, tolerance: float = TOLERANCE) -> Verdict:
+def examine(
+    notebook: Path,
+    given: Mapping[str, Any],
+    *,
+    keep: Path | None = None,
+    tolerance: float = TOLERANCE,
+) -> Verdict:
     """Run a notebook three times (twice on 1 thread, once on 2), never reusing a finished run, and compare.
 
     Checked outputs must be equal over the three, numbers and the plotted arrays over the first two; between 1 and 2 threads
@@ -74,7 +88,9 @@ def examine(notebook: Path, given: Mapping[str, Any], *, keep: Path | None = Non
     keep: an empty or new folder that the runs stay in. A run that fails is an error of the verdict.
     """
     if keep is not None and keep.exists() and any(keep.iterdir()):
-        raise ValueError(f"{keep} is not empty; finished runs in it would not be repeated, so name a new folder")
+        raise ValueError(
+            f"{keep} is not empty; finished runs in it would not be repeated, so name a new folder"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         found, seconds = [], 0.0
         for name, count in PLAN.items():
@@ -82,27 +98,55 @@ def examine(notebook: Path, given: Mapping[str, Any], *, keep: Path | None = Non
                 outcome = perform(Run(notebook, given, (keep or Path(temporary)) / name))
             seconds += outcome.seconds
             if outcome.state == "failed":
-                return Verdict(notebook.stem, seconds, error=f"{name}: {outcome.error}", tolerance=tolerance)
+                return Verdict(
+                    notebook.stem, seconds, error=f"{name}: {outcome.error}", tolerance=tolerance
+                )
             found.append(read(outcome.folder / "results.json"))
     return judge(*found, seconds=seconds, tolerance=tolerance)
 
 
-def judge(first: Mapping[str, Any], again: Mapping[str, Any], two: Mapping[str, Any], *, seconds: float = 0.0,
-          tolerance: float = TOLERANCE) -> Verdict:
+def judge(
+    first: Mapping[str, Any],
+    again: Mapping[str, Any],
+    two: Mapping[str, Any],
+    *,
+    seconds: float = 0.0,
+    tolerance: float = TOLERANCE,
+) -> Verdict:
     """The verdict on the contents of three results.json: two of one thread, one of two threads."""
     texts = []
     for name, run in (("again", again), ("two threads", two)):
         if len(first["checked"]) != len(run["checked"]):
             texts.append(f"{len(first['checked'])} and {len(run['checked'])} cells ({name})")
-        texts += [f"cell {one['cell']} {_first_difference(one['text'], other['text'])} ({name})"
-                  for one, other in zip(first["checked"], run["checked"], strict=False) if one["text"] != other["text"]]
-    arrays = [f"array {name} of figure {figure}" for figure, known in first["arrays"].items() for name, digest in known.items()
-              if again["arrays"].get(figure, {}).get(name) != digest]
+        texts += [
+            f"cell {one['cell']} {_first_difference(one['text'], other['text'])} ({name})"
+            for one, other in zip(first["checked"], run["checked"], strict=False)
+            if one["text"] != other["text"]
+        ]
+    arrays = [
+        f"array {name} of figure {figure}"
+        for figure, known in first["arrays"].items()
+        for name, digest in known.items()
+        if again["arrays"].get(figure, {}).get(name) != digest
+    ]
     arrays += [f"figure {figure}" for figure in set(again["arrays"]) - set(first["arrays"])]
-    counted = sum(number(value) is not None for _, rows in tables(first["results"]) for row in rows for value in row.values())
-    return Verdict(first["notebook"], round(seconds, 1), len(first["checked"]), counted, tuple(texts), tuple(arrays),
-                   difference(first["results"], again["results"]), difference(first["results"], two["results"]),
-                   tolerance=tolerance)
+    counted = sum(
+        number(value) is not None
+        for _, rows in tables(first["results"])
+        for row in rows
+        for value in row.values()
+    )
+    return Verdict(
+        first["notebook"],
+        round(seconds, 1),
+        len(first["checked"]),
+        counted,
+        tuple(texts),
+        tuple(arrays),
+        difference(first["results"], again["results"]),
+        difference(first["results"], two["results"]),
+        tolerance=tolerance,
+    )
 
 
 def difference(ones: Mapping[str, Any], others: Mapping[str, Any]) -> Difference:
@@ -133,17 +177,45 @@ def difference(ones: Mapping[str, Any], others: Mapping[str, Any]) -> Difference
 def lines(verdicts: Iterable[Verdict]) -> list[str]:
     """The verdicts as a table of text, one line a notebook, and the sum of them."""
     verdicts = list(verdicts)
-    rows = [("notebook", "checked cells", "equal", "arrays", "results", "1 and 1 thread", "1 and 2 threads", "work",
-             "where", "seconds")]
+    rows = [
+        (
+            "notebook",
+            "checked cells",
+            "equal",
+            "arrays",
+            "results",
+            "1 and 1 thread",
+            "1 and 2 threads",
+            "work",
+            "where",
+            "seconds",
+        )
+    ]
     for verdict in verdicts:
-        equal = ["no" if differ else "yes" for differ in (verdict.texts, verdict.arrays)] if not verdict.error else ["failed"] * 2
-        rows.append((verdict.notebook, str(verdict.cells), *equal, str(verdict.numbers), f"{verdict.repeat.relative:.1g}",
-                     f"{verdict.threads.relative:.1g}", f"{verdict.threads.work:.1g}",
-                     verdict.threads.where or "-", f"{verdict.seconds:.0f}"))
+        equal = (
+            ["no" if differ else "yes" for differ in (verdict.texts, verdict.arrays)]
+            if not verdict.error
+            else ["failed"] * 2
+        )
+        rows.append(
+            (
+                verdict.notebook,
+                str(verdict.cells),
+                *equal,
+                str(verdict.numbers),
+                f"{verdict.repeat.relative:.1g}",
+                f"{verdict.threads.relative:.1g}",
+                f"{verdict.threads.work:.1g}",
+                verdict.threads.where or "-",
+                f"{verdict.seconds:.0f}",
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     good = sum(not verdict.complaints for verdict in verdicts)
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows] + [
-        f"deterministic: {good} of {len(verdicts)}"]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ] + [f"deterministic: {good} of {len(verdicts)}"]
 
 
 def _apart(one: Any, other: Any, scale: float) -> float | None:
@@ -151,7 +223,13 @@ def _apart(one: Any, other: Any, scale: float) -> float | None:
     if one == other:
         return 0.0
     a, b = number(one), number(other)
-    if a is None or b is None or isinstance(one, bool) or isinstance(other, bool) or not (math.isfinite(a) and math.isfinite(b)):
+    if (
+        a is None
+        or b is None
+        or isinstance(one, bool)
+        or isinstance(other, bool)
+        or not (math.isfinite(a) and math.isfinite(b))
+    ):
         return None
     return abs(a - b) / scale if scale else math.inf
 

@@ -16,12 +16,15 @@ import papermill
 from nbclient.exceptions import CellExecutionError
 from papermill.exceptions import PapermillExecutionError
 
-from lib.figures import _commit
-from lib.runs import identity
-from lib.runs.folder import Run, State, clear, held, keep, read, stamp, state, synced
-from lib.runs.results import collected, sources
+from experiments.figures import _commit
 
-QUIET = ["--log-level=CRITICAL"]  # else every kernel warns that its sockets are not encrypted, and that it was ended
+from . import identity
+from .folder import Run, State, clear, held, keep, read, stamp, state, synced
+from .results import collected, sources
+
+QUIET = [
+    "--log-level=CRITICAL"
+]  # else every kernel warns that its sockets are not encrypted, and that it was ended
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -64,14 +67,20 @@ def perform(run: Run, *, bar: bool = False) -> Outcome:
             clear(run.folder, found)
             run.plan()
             return replace(_attempt(run, bar), note=_note(found))
-    except Exception as error:  # whatever it is, the other runs shall still be made; the caller reports it
+    except (
+        Exception
+    ) as error:  # whatever it is, the other runs shall still be made; the caller reports it
         seconds = round(time.perf_counter() - start, 1)
-        return Outcome(run.notebook.stem, "failed", seconds, error=explain(error), folder=run.folder)
+        return Outcome(
+            run.notebook.stem, "failed", seconds, error=explain(error), folder=run.folder
+        )
 
 
-def execute(notebook: Path, given: Mapping[str, Any], *, build: Path, out: Path, smoke: bool = False) -> Outcome:
+def execute(
+    notebook: Path, given: Mapping[str, Any], *, build: Path, out: Path, smoke: bool = False
+) -> Outcome:
     """Run one notebook with parameters `given` below the folder `build`, then publish its figures to `out`."""
-    from lib.runs.publish import publish
+    from .publish import publish
 
     try:
         run = Run(notebook, given, build, smoke)
@@ -89,15 +98,23 @@ def finished(run: Run) -> Outcome:
 def record_failure(run: Run, error: str, trace: str, seconds: float) -> None:
     """Write failed.json; a disk too full even for this leaves the run unfinished, which `resume` sees as well."""
     with suppress(OSError):
-        keep(run.folder / "failed.json", {"id": run.id, "error": error, "traceback": trace, "seconds": seconds})
+        keep(
+            run.folder / "failed.json",
+            {"id": run.id, "error": error, "traceback": trace, "seconds": seconds},
+        )
 
 
 def explain(error: Exception) -> str:
     """What went wrong, for a terminal: for a failing cell its error and the end of its traceback, without colours."""
     if not isinstance(error, (PapermillExecutionError, CellExecutionError)):
         mend = isinstance(error, OSError) and error.errno in DISK and "free space" not in str(error)
-        return f"{type(error).__name__}: {error}" + mend * "; free space there, make it writable, or choose another folder"
-    return "\n".join([f"{error.ename}: {error.evalue}", *_trace(error)[-15:], *getattr(error, "__notes__", [])])
+        return (
+            f"{type(error).__name__}: {error}"
+            + mend * "; free space there, make it writable, or choose another folder"
+        )
+    return "\n".join(
+        [f"{error.ename}: {error.evalue}", *_trace(error)[-15:], *getattr(error, "__notes__", [])]
+    )
 
 
 def threads() -> int | None:
@@ -108,15 +125,22 @@ def threads() -> int | None:
 
 def _attempt(run: Run, bar: bool) -> Outcome:
     start = time.perf_counter()
-    with _journal(run.folder) as log, tempfile.TemporaryDirectory(dir=run.folder, prefix=".draft-") as draft:
-        log.write(f"run {run.name} begins, process {os.getpid()} on {platform.node()}, {threads() or 'all'} threads\n")
+    with (
+        _journal(run.folder) as log,
+        tempfile.TemporaryDirectory(dir=run.folder, prefix=".draft-") as draft,
+    ):
+        log.write(
+            f"run {run.name} begins, process {os.getpid()} on {platform.node()}, {threads() or 'all'} threads\n"
+        )
         try:
             _papermill(run, Path(draft), log, bar)
             _complete(run, Path(draft))
         except Exception as error:
             short, *lines = explain(error).splitlines()
             log.write("\n".join([short, *(_trace(error) or lines)]) + "\n")
-            record_failure(run, short, "\n".join(_trace(error) or lines), round(time.perf_counter() - start, 1))
+            record_failure(
+                run, short, "\n".join(_trace(error) or lines), round(time.perf_counter() - start, 1)
+            )
             raise
         seconds = round(time.perf_counter() - start, 1)
         log.write(f"finished in {seconds} s\n")
@@ -128,11 +152,22 @@ def _papermill(run: Run, draft: Path, log: TextIO, bar: bool) -> None:
     """The notebook, executed beside its committed self, with a draft folder for its figures."""
     (draft / "figures").mkdir()
     inside = {**run.given, "figures_dir": os.path.relpath(draft / "figures", run.notebook.parent)}
-    progress = {"desc": run.notebook.stem, "disable": None if bar else True}  # None: no bar where nobody watches
+    progress = {
+        "desc": run.notebook.stem,
+        "disable": None if bar else True,
+    }  # None: no bar where nobody watches
     try:
-        papermill.execute_notebook(str(run.notebook), str(draft / "notebook.ipynb"), inside, kernel_name="python3",
-                                   progress_bar=progress, extra_arguments=QUIET, cwd=str(run.notebook.parent),
-                                   stdout_file=log, stderr_file=log)
+        papermill.execute_notebook(
+            str(run.notebook),
+            str(draft / "notebook.ipynb"),
+            inside,
+            kernel_name="python3",
+            progress_bar=progress,
+            extra_arguments=QUIET,
+            cwd=str(run.notebook.parent),
+            stdout_file=log,
+            stderr_file=log,
+        )
     except PapermillExecutionError as error:
         failed = run.folder / "notebook.failed.ipynb"
         os.replace(draft / "notebook.ipynb", failed)
@@ -143,11 +178,15 @@ def _papermill(run: Run, draft: Path, log: TextIO, bar: bool) -> None:
 def _complete(run: Run, draft: Path) -> None:
     """Check what an execution left in its draft, add results.json, and move all of it into the run's folder."""
     if not any((draft / "figures").rglob("*.png")):
-        raise ValueError(f"{run.notebook.stem} ran but wrote no figure; pass figures_dir to lib.figures.save")
+        raise ValueError(
+            f"{run.notebook.stem} ran but wrote no figure; pass figures_dir to experiments.figures.save"
+        )
     now = identity.parts(run.notebook, run.effective)
     if changed := [name for name, digest in run.parts.items() if now[name] != digest]:
-        raise ValueError(f"changed while {run.notebook.stem} ran: {', '.join(changed)}; nobody can say what made this result, "
-                         "so run it again")
+        raise ValueError(
+            f"changed while {run.notebook.stem} ran: {', '.join(changed)}; nobody can say what made this result, "
+            "so run it again"
+        )
     keep(draft / "results.json", collected(run, draft))
     for path in draft.rglob("*"):
         synced(path)
@@ -159,12 +198,28 @@ def _complete(run: Run, draft: Path) -> None:
 def _seal(run: Run, seconds: float) -> None:
     """Write provenance.json, by which the run is finished."""
     models, data = sources(path for path in _figures(run.folder) if path.suffix == ".json")
-    about = {"id": run.id, "notebook": run.notebook.stem, "parameters": run.effective, "parts": run.parts,
-             **identity.environment(), **_commit(), "models": models, "data": data,
-             "inputs": identity.inputs(run.notebook, run.effective), "seed": run.effective.get("seed"), "threads": threads(),
-             "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "seconds": seconds}
-    made = [run.folder / name for name in ("request.json", "notebook.ipynb", "results.json", "log.txt")]
-    files = {path.relative_to(run.folder).as_posix(): identity.sha256(path) for path in [*made, *_figures(run.folder)]}
+    about = {
+        "id": run.id,
+        "notebook": run.notebook.stem,
+        "parameters": run.effective,
+        "parts": run.parts,
+        **identity.environment(),
+        **_commit(),
+        "models": models,
+        "data": data,
+        "inputs": identity.inputs(run.notebook, run.effective),
+        "seed": run.effective.get("seed"),
+        "threads": threads(),
+        "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "seconds": seconds,
+    }
+    made = [
+        run.folder / name for name in ("request.json", "notebook.ipynb", "results.json", "log.txt")
+    ]
+    files = {
+        path.relative_to(run.folder).as_posix(): identity.sha256(path)
+        for path in [*made, *_figures(run.folder)]
+    }
     keep(run.folder / "provenance.json", about | {"files": files})
 
 
@@ -193,7 +248,9 @@ def _note(found: State) -> str:
     """What to tell about what stood in the folder before."""
     if found.name == "damaged":
         return f"was damaged ({found.detail}); made anew, what was there is kept in damaged-N"
-    return {"interrupted": "had been interrupted", "failed": "had failed before"}.get(found.name, "")
+    return {"interrupted": "had been interrupted", "failed": "had failed before"}.get(
+        found.name, ""
+    )
 
 
 def _trace(error: Exception) -> list[str]:

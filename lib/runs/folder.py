@@ -1,11 +1,11 @@
 """A run and its folder: build/runs/NN_topic/ID, and what the files in it say about its state.
 
-    request.json      what was asked for, written first
-    .lock             held while a process works here; running.json says which one
-    log.txt           what the notebook said, with times, of every attempt
-    notebook.ipynb    executed; figures/ and results.json: what it made
-    failed.json       the error of the last attempt, beside notebook.failed.ipynb
-    provenance.json   written last: the run is finished, and these are the checksums of its files
+request.json      what was asked for, written first
+.lock             held while a process works here; running.json says which one
+log.txt           what the notebook said, with times, of every attempt
+notebook.ipynb    executed; figures/ and results.json: what it made
+failed.json       the error of the last attempt, beside notebook.failed.ipynb
+provenance.json   written last: the run is finished, and these are the checksums of its files
 """
 
 import json
@@ -23,9 +23,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lib.figures import ROOT, plain, replacing
-from lib.runs import identity
-from lib.runs.parameters import check, parameters
+from experiments.figures import ROOT, plain, replacing
+
+from . import identity
+from .parameters import check, parameters
 
 RUNS = ROOT / "build" / "runs"
 STATES = ("planned", "running", "interrupted", "failed", "damaged", "finished")
@@ -43,14 +44,18 @@ class Run:
 
     def __post_init__(self) -> None:
         if "figures_dir" in self.given:
-            raise ValueError("figures_dir is not a free parameter here; every run has its own folder, below --root or --build")
+            raise ValueError(
+                "figures_dir is not a free parameter here; every run has its own folder, below --root or --build"
+            )
         check(self.notebook, {"figures_dir": "."})
         object.__setattr__(self, "given", check(self.notebook, self.given))
 
     @cached_property
     def effective(self) -> dict[str, Any]:
         """All parameters, defaults included, but for the folder of figures."""
-        known = {name: found["default"] for name, found in parameters(self.notebook).items()} | dict(self.given)
+        known = {
+            name: found["default"] for name, found in parameters(self.notebook).items()
+        } | dict(self.given)
         return {name: value for name, value in known.items() if name != "figures_dir"}
 
     @cached_property
@@ -80,8 +85,14 @@ class Run:
     def plan(self) -> None:
         """Write request.json, so that `resume` knows of this run; what stands is left as it is."""
         if not (self.folder / "request.json").exists():
-            request = {"notebook": self.notebook.stem, "id": self.id, "parameters": self.given, "effective": self.effective,
-                       "parts": self.parts, "smoke": self.smoke}
+            request = {
+                "notebook": self.notebook.stem,
+                "id": self.id,
+                "parameters": self.given,
+                "effective": self.effective,
+                "parts": self.parts,
+                "smoke": self.smoke,
+            }
             keep(self.folder / "request.json", request)
 
 
@@ -131,10 +142,16 @@ def held(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"waiting for {folder.parent.name}/{folder.name}: {_holder(folder)}", file=sys.stderr, flush=True)
+        print(
+            f"waiting for {folder.parent.name}/{folder.name}: {_holder(folder)}",
+            file=sys.stderr,
+            flush=True,
+        )
         lock.acquire(poll_interval=0.5)
     try:
-        keep(folder / "running.json", {"pid": os.getpid(), "host": platform.node(), "since": stamp()})
+        keep(
+            folder / "running.json", {"pid": os.getpid(), "host": platform.node(), "since": stamp()}
+        )
         yield
     finally:
         (folder / "running.json").unlink(missing_ok=True)
@@ -146,8 +163,12 @@ def clear(folder: Path, found: State) -> None:
     if found.name == "damaged":
         aside = folder / f"damaged-{1 + len(list(folder.glob('damaged-*')))}"
         aside.mkdir()
-        for path in [path for path in folder.iterdir() if path.name not in (".lock", "running.json", aside.name)
-                     and not path.name.startswith("damaged-")]:
+        for path in [
+            path
+            for path in folder.iterdir()
+            if path.name not in (".lock", "running.json", aside.name)
+            and not path.name.startswith("damaged-")
+        ]:
             os.replace(path, aside / path.name)
     for path in folder.iterdir():
         if path.name not in LASTING and not path.name.startswith("damaged-"):
@@ -165,7 +186,9 @@ def tidy(folder: Path) -> None:
 def keep(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, all of it or nothing, so that it outlasts a power cut."""
     with replacing(path) as (draft,):
-        draft.write_text(json.dumps(plain(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        draft.write_text(
+            json.dumps(plain(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         synced(draft)
     synced(path.parent)
 
@@ -209,4 +232,8 @@ def _locked(folder: Path) -> bool:
 
 def _holder(folder: Path) -> str:
     about = read(folder / "running.json")
-    return f"process {about['pid']} on {about['host']} since {about['since']}" if about else "another process"
+    return (
+        f"process {about['pid']} on {about['host']} since {about['since']}"
+        if about
+        else "another process"
+    )

@@ -13,17 +13,24 @@ from typing import Any
 
 import nbformat
 
-from lib.data import availability, registry
-from lib.figures import ROOT, plain
+from experiments.data import availability, registry
+from experiments.figures import ROOT, plain
 
-INPUT = re.compile(r"(\w+_)?(model|images?|folder|video)")  # parameters whose text may name a model, a file or a folder
+INPUT = re.compile(
+    r"(\w+_)?(model|images?|folder|video)"
+)  # parameters whose text may name a model, a file or a folder
 
 
 def parts(notebook: Path, effective: Mapping[str, Any]) -> dict[str, str]:
     """Component → sha256: cells of the notebook, sources of lib, all parameters, environment, models and data."""
-    contents = {"notebook": cells(notebook), "lib": _files(ROOT, ["lib/**/*.py"]), "parameters": plain(effective),
-                "environment": environment(), "models": inputs(notebook, effective),
-                "data": [_files(ROOT, ["data/**/*"]), availability()]}
+    contents = {
+        "notebook": cells(notebook),
+        "lib": _files(ROOT, ["lib/**/*.py"]),
+        "parameters": plain(effective),
+        "environment": environment(),
+        "models": inputs(notebook, effective),
+        "data": [_files(ROOT, ["data/**/*"]), availability()],
+    }
     return {name: digest(content) for name, content in contents.items()}
 
 
@@ -45,7 +52,11 @@ def cells(notebook: Path) -> list[Any]:
 
 def environment() -> dict[str, Any]:
     """Python, operating system and processor, and the installed version of every pinned package."""
-    return {"python": platform.python_version(), "platform": f"{sys.platform}-{platform.machine()}", "versions": versions()}
+    return {
+        "python": platform.python_version(),
+        "platform": f"{sys.platform}-{platform.machine()}",
+        "versions": versions(),
+    }
 
 
 @cache
@@ -53,14 +64,19 @@ def versions() -> dict[str, str]:
     """Pinned package → the version that is installed; packages that are not installed here are left out."""
     pins = (ROOT / "requirements.txt").read_text(encoding="utf-8")
     pinned = {_normal(name) for name in re.findall(r"^([\w.-]+)\s*==", pins, re.MULTILINE)}
-    found = {_normal(dist.metadata["Name"]): dist.version for dist in importlib.metadata.distributions()}
+    found = {
+        _normal(dist.metadata["Name"]): dist.version for dist in importlib.metadata.distributions()
+    }
     return {name: found[name] for name in sorted(pinned & set(found))}
 
 
 def inputs(notebook: Path, effective: Mapping[str, Any]) -> dict[str, Any]:
     """What parameters such as model, images or frames_folder name: parameter → checksums, or hub id and revision."""
-    named = {name: value for name, value in effective.items()
-             if INPUT.fullmatch(name) and isinstance(value, str) and value}
+    named = {
+        name: value
+        for name, value in effective.items()
+        if INPUT.fullmatch(name) and isinstance(value, str) and value
+    }
     return {name: _input(name, value, notebook.parent, effective) for name, value in named.items()}
 
 
@@ -77,18 +93,28 @@ def sha256(path: Path) -> str:
 
 def _input(name: str, value: str, beside: Path, effective: Mapping[str, Any]) -> Any:
     if value in registry():
-        return {"name": value, "sha256": {file["name"]: file["sha256"] for file in registry()[value]["files"]}}
+        return {
+            "name": value,
+            "sha256": {file["name"]: file["sha256"] for file in registry()[value]["files"]},
+        }
     place = beside / Path(value).expanduser()  # a kernel runs beside its notebook
     if place.is_file():
         return {"file": value, "sha256": _known(place)}
     if place.is_dir():
         return {"folder": value, "sha256": _files(place, ["**/*"])}
-    return {"name": value, **({"revision": effective.get("revision")} if name.endswith("model") else {})}
+    return {
+        "name": value,
+        **({"revision": effective.get("revision")} if name.endswith("model") else {}),
+    }
 
 
 def _files(folder: Path, patterns: Iterable[str]) -> dict[str, str]:
     paths = sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
-    return {path.relative_to(folder).as_posix(): _known(path) for path in paths if "__pycache__" not in path.parts}
+    return {
+        path.relative_to(folder).as_posix(): _known(path)
+        for path in paths
+        if "__pycache__" not in path.parts
+    }
 
 
 def _known(path: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import papermill
 import yaml
 
-from lib.figures import ROOT
+from experiments.figures import ROOT
 
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -37,7 +37,10 @@ def find(name: str, folder: Path = NOTEBOOKS) -> Path:
 def parameters(notebook: Path) -> dict[str, dict[str, Any]]:
     """Parameters of a notebook: name → {"default": value, "help": comment}, in the order of its parameters cell."""
     inspected = papermill.inspect_notebook(str(notebook))
-    return {name: {"default": _literal(found["default"]), "help": found["help"]} for name, found in inspected.items()}
+    return {
+        name: {"default": _literal(found["default"]), "help": found["help"]}
+        for name, found in inspected.items()
+    }
 
 
 def check(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,8 +55,10 @@ def check(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{notebook.stem} has no parameter {name!r}; {_nearest(name, known)}")
         default = known[name]["default"]
         if not _fits(value, default):
-            raise ValueError(f"{name} = {value!r} is of type {type(value).__name__}; {notebook.stem} wants "
-                             f"{type(default).__name__} such as {default!r}")
+            raise ValueError(
+                f"{name} = {value!r} is of type {type(value).__name__}; {notebook.stem} wants "
+                f"{type(default).__name__} such as {default!r}"
+            )
         fit[name] = _converted(value, default)
     return fit
 
@@ -75,7 +80,9 @@ def smoke_parameters(notebook: Path) -> dict[str, Any]:
     try:
         small = yaml.safe_load((notebook.parent / "smoke.yml").read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"smoke.yml is no YAML: {' '.join(str(error).split())}; mend it") from error
+        raise ValueError(
+            f"smoke.yml is no YAML: {' '.join(str(error).split())}; mend it"
+        ) from error
     if notebook.stem not in small:
         raise ValueError(f"smoke.yml says nothing about {notebook.stem}; add its small parameters")
     return check(notebook, small[notebook.stem] or {})
@@ -95,7 +102,9 @@ def _fits(value: Any, default: Any) -> bool:
     if isinstance(default, float):
         return isinstance(value, (float, int)) and math.isfinite(value)
     if isinstance(default, (list, tuple)):
-        return isinstance(value, (list, tuple)) and (not _alike(default) or all(_fits(item, default[0]) for item in value))
+        return isinstance(value, (list, tuple)) and (
+            not _alike(default) or all(_fits(item, default[0]) for item in value)
+        )
     return isinstance(value, type(default))
 
 

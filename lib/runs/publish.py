@@ -6,9 +6,10 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from lib.figures import writing
-from lib.runs.execution import Outcome, explain
-from lib.runs.identity import sha256
+from experiments.figures import writing
+
+from .execution import Outcome, explain
+from .identity import sha256
 
 
 def publish(outcome: Outcome, out: Path) -> Outcome:
@@ -26,7 +27,11 @@ def publish(outcome: Outcome, out: Path) -> Outcome:
             _copy(figures, out, fresh)
     except OSError as error:
         return replace(outcome, state="failed", files=[], error=explain(error))
-    again = f"published again: {', '.join(map(str, fresh))}" if fresh and outcome.state == "unchanged" else outcome.note
+    again = (
+        f"published again: {', '.join(map(str, fresh))}"
+        if fresh and outcome.state == "unchanged"
+        else outcome.note
+    )
     return replace(outcome, files=[out / name for name in names], note=again)
 
 
@@ -43,4 +48,8 @@ def _copy(figures: Path, out: Path, names: list[Path]) -> None:
 
 
 def _same(path: Path, other: Path) -> bool:
-    return other.is_file() and other.stat().st_size == path.stat().st_size and sha256(path) == sha256(other)
+    return (
+        other.is_file()
+        and other.stat().st_size == path.stat().st_size
+        and sha256(path) == sha256(other)
+    )

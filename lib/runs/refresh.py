@@ -6,8 +6,9 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from lib.figures import replacing
-from lib.runs.execution import QUIET, Outcome, explain
+from experiments.figures import replacing
+
+from .execution import QUIET, Outcome, explain
 
 
 def refresh(notebook: Path) -> Outcome:
@@ -15,19 +16,32 @@ def refresh(notebook: Path) -> Outcome:
     start, error = time.perf_counter(), ""
     try:
         book = nbformat.read(notebook, as_version=4)
-        NotebookClient(book, kernel_name="python3", timeout=None, record_timing=False, coalesce_streams=True,
-                       extra_arguments=QUIET, resources={"metadata": {"path": str(notebook.parent)}}).execute()
+        NotebookClient(
+            book,
+            kernel_name="python3",
+            timeout=None,
+            record_timing=False,
+            coalesce_streams=True,
+            extra_arguments=QUIET,
+            resources={"metadata": {"path": str(notebook.parent)}},
+        ).execute()
         with replacing(notebook) as (draft,):
             nbformat.write(strip(book), draft)
-    except Exception as caught:  # whatever it is, the other notebooks shall still run; the caller reports it
+    except (
+        Exception
+    ) as caught:  # whatever it is, the other notebooks shall still run; the caller reports it
         error = explain(caught)
-    return Outcome(notebook.stem, "failed" if error else "passed", time.perf_counter() - start, error=error)
+    return Outcome(
+        notebook.stem, "failed" if error else "passed", time.perf_counter() - start, error=error
+    )
 
 
 def strip(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Keep cells, tags and outputs of an executed notebook; drop timestamps, versions, widgets and progress bars."""
-    book.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-                     "language_info": {"name": "python"}}
+    book.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
     for cell in book.cells:
         cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
         if cell.cell_type == "code":

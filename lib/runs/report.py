@@ -13,10 +13,11 @@ import jinja2
 import nbformat
 from nbconvert import HTMLExporter
 
-from lib.figures import ROOT, replacing
-from lib.runs.folder import RUNS, read, state
-from lib.runs.parameters import NOTEBOOKS, parameters
-from lib.runs.refresh import strip
+from experiments.figures import ROOT, replacing
+
+from .folder import RUNS, read, state
+from .parameters import NOTEBOOKS, parameters
+from .refresh import strip
 
 TAIL = 40  # lines of the log
 # The policy has a browser refuse whatever is not in the file itself. nbconvert's own page would load four scripts from elsewhere.
@@ -77,16 +78,28 @@ def report(run: str | Path, out: Path | None = None, *, root: Path = RUNS) -> Pa
     request, failed = about["request"], about["state"] == "failed"
     notebook = folder / ("notebook.failed.ipynb" if failed else "notebook.ipynb")
     if not (failed or notebook.is_file()):
-        raise ValueError(f"{request['notebook']}/{request['id']} is {about['state']} and has no {notebook.name} to report; "
-                         "continue it with: python -m lib.runs resume")
-    book = strip(nbformat.read(notebook, as_version=4)) if notebook.is_file() else nbformat.v4.new_notebook()
+        raise ValueError(
+            f"{request['notebook']}/{request['id']} is {about['state']} and has no {notebook.name} to report; "
+            "continue it with: python -m lib.runs resume"
+        )
+    book = (
+        strip(nbformat.read(notebook, as_version=4))
+        if notebook.is_file()
+        else nbformat.v4.new_notebook()
+    )
     book.metadata["title"] = f"{request['notebook']} {request['id']}"
     about["parameters"] = _parameters(parameters(notebook) if notebook.is_file() else {}, request)
     header = jinja2.Environment(autoescape=True).from_string(ABOUT).render(about)
     quiet = logging.getLogger("nbconvert.quiet")
-    quiet.setLevel(logging.ERROR)  # else it counts on stderr the figures that have no alternative text
+    quiet.setLevel(
+        logging.ERROR
+    )  # else it counts on stderr the figures that have no alternative text
     exporter = HTMLExporter(raw_template=PAGE, embed_images=True, log=quiet)
-    resources = {"metadata": {"path": str(NOTEBOOKS), "name": request["notebook"]}, "about": header, "mathjax": mathjax()}
+    resources = {
+        "metadata": {"path": str(NOTEBOOKS), "name": request["notebook"]},
+        "about": header,
+        "mathjax": mathjax(),
+    }
     page, _ = exporter.from_notebook_node(book, resources)
     out = out or ROOT / "build" / "reports" / f"{request['notebook']}-{request['id']}.html"
     with replacing(out) as (draft,):
@@ -98,23 +111,40 @@ def locate(run: str | Path, root: Path) -> Path:
     """The folder of a run: a path, or the first digits of the id of one below `root`. ValueError with the nearest ids."""
     if (Path(run) / "request.json").is_file():
         return Path(run)
-    name, folders = str(run), {path.parent.name: path.parent for path in sorted(root.glob("*/*/request.json"))}
+    name, folders = (
+        str(run),
+        {path.parent.name: path.parent for path in sorted(root.glob("*/*/request.json"))},
+    )
     found = [identifier for identifier in folders if identifier.startswith(name)]
     if len(found) == 1:
         return folders[found[0]]
     if found:
-        raise ValueError(f"{len(found)} runs begin with {name!r}: {', '.join(sorted(found)[:8])}; give more digits")
-    near = get_close_matches(name, {identifier[:len(name)] for identifier in folders}, n=3, cutoff=0.3)
-    told = [f"{identifier} ({folders[identifier].parent.name})" for identifier in folders if identifier[:len(name)] in near]
-    raise ValueError(f"no run {name!r} in {os.path.relpath(root)}; " +
-                     (f"the nearest: {', '.join(told[:4])}" if told else "see: python -m lib.runs status"))
+        raise ValueError(
+            f"{len(found)} runs begin with {name!r}: {', '.join(sorted(found)[:8])}; give more digits"
+        )
+    near = get_close_matches(
+        name, {identifier[: len(name)] for identifier in folders}, n=3, cutoff=0.3
+    )
+    told = [
+        f"{identifier} ({folders[identifier].parent.name})"
+        for identifier in folders
+        if identifier[: len(name)] in near
+    ]
+    raise ValueError(
+        f"no run {name!r} in {os.path.relpath(root)}; "
+        + (f"the nearest: {', '.join(told[:4])}" if told else "see: python -m lib.runs status")
+    )
 
 
 def mathjax() -> str:
     """MathJax with its fonts in one script, from the package that the site is made with; it sets equations without a network."""
-    found = importlib.util.find_spec("sphinx-mathjax-offline")  # a package whose name no import statement can spell
+    found = importlib.util.find_spec(
+        "sphinx-mathjax-offline"
+    )  # a package whose name no import statement can spell
     if found is None:
-        raise ModuleNotFoundError("sphinx-mathjax-offline is not installed; install requirements.txt")
+        raise ModuleNotFoundError(
+            "sphinx-mathjax-offline is not installed; install requirements.txt"
+        )
     script = Path(found.submodule_search_locations[0]) / "static" / "mathjax" / "tex-svg-full.js"
     return script.read_text(encoding="utf-8").replace("</script", "<\\/script")
 
@@ -122,18 +152,47 @@ def mathjax() -> str:
 def _about(folder: Path) -> dict[str, Any]:
     """What the header shows of a run; files that are not there yet count as empty."""
     found = state(folder)
-    request, made, failure = (read(folder / f"{name}.json") for name in ("request", "provenance", "failed"))
-    request = {"notebook": folder.parent.name, "id": folder.name, "effective": {}, "parameters": {}, "parts": {}} | request
-    commit = made.get("commit") and made["commit"] + (", with uncommitted changes" if made.get("modified") else "")
-    facts = {"seed": request["effective"].get("seed"), "threads": made.get("threads"), "commit": commit,
-             "seconds": made.get("seconds", failure.get("seconds")), "Python": made.get("python")}
-    facts |= {"platform": made.get("platform"), "models": _short(made.get("models")), "data": _short(made.get("data"))}
+    request, made, failure = (
+        read(folder / f"{name}.json") for name in ("request", "provenance", "failed")
+    )
+    request = {
+        "notebook": folder.parent.name,
+        "id": folder.name,
+        "effective": {},
+        "parameters": {},
+        "parts": {},
+    } | request
+    commit = made.get("commit") and made["commit"] + (
+        ", with uncommitted changes" if made.get("modified") else ""
+    )
+    facts = {
+        "seed": request["effective"].get("seed"),
+        "threads": made.get("threads"),
+        "commit": commit,
+        "seconds": made.get("seconds", failure.get("seconds")),
+        "Python": made.get("python"),
+    }
+    facts |= {
+        "platform": made.get("platform"),
+        "models": _short(made.get("models")),
+        "data": _short(made.get("data")),
+    }
     log = folder / "log.txt"
-    return {"state": found.name, "why": found.detail, "request": request, "failure": failure,
-            "facts": {name: value for name, value in facts.items() if value not in (None, "")},
-            "lists": {"Versions": made.get("versions"), "Checksums of what went in": request["parts"],
-                      "Files": made.get("files")},
-            "log": "\n".join(log.read_text(encoding="utf-8").splitlines()[-TAIL:]) if log.is_file() else ""}
+    return {
+        "state": found.name,
+        "why": found.detail,
+        "request": request,
+        "failure": failure,
+        "facts": {name: value for name, value in facts.items() if value not in (None, "")},
+        "lists": {
+            "Versions": made.get("versions"),
+            "Checksums of what went in": request["parts"],
+            "Files": made.get("files"),
+        },
+        "log": "\n".join(log.read_text(encoding="utf-8").splitlines()[-TAIL:])
+        if log.is_file()
+        else "",
+    }
 
 
 def _parameters(known: Mapping[str, Any], request: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -142,12 +201,18 @@ def _parameters(known: Mapping[str, Any], request: Mapping[str, Any]) -> list[di
     for name, value in request["effective"].items():
         default = known.get(name, {}).get("default")
         changed = value != default if name in known else name in request["parameters"]
-        rows.append({"name": name, "value": repr(value), "changed": changed, "help": known.get(name, {}).get("help", ""),
-                     "default": repr(default) if name in known else ""})
+        rows.append(
+            {
+                "name": name,
+                "value": repr(value),
+                "changed": changed,
+                "help": known.get(name, {}).get("help", ""),
+                "default": repr(default) if name in known else "",
+            }
+        )
     return rows
 
 
 def _short(found: Any) -> str:
     """Models or data in words, from whatever their loaders said of them."""
     return json.dumps(found, ensure_ascii=False) if found else ""
-

@@ -17,23 +17,37 @@ def collected(run: Any, folder: Path) -> dict[str, Any]:
     tables = {path.stem: _table(path) for path in sorted((folder / "figures").rglob("*.csv"))}
     said = {name: about["results"] for name, about in records.items() if "results" in about}
     arrays = {name: about["arrays"] for name, about in records.items() if "arrays" in about}
-    return {"notebook": run.notebook.stem, "id": run.id, "parameters": run.effective,
-            "checked": checked(folder / "notebook.ipynb"), "results": said | tables, "arrays": arrays}
+    return {
+        "notebook": run.notebook.stem,
+        "id": run.id,
+        "parameters": run.effective,
+        "checked": checked(folder / "notebook.ipynb"),
+        "results": said | tables,
+        "arrays": arrays,
+    }
 
 
 def checked(notebook: Path) -> list[dict[str, Any]]:
     """Text printed by the checked cells; cell: index in the committed notebook, which has no injected parameters."""
-    cells = [cell for cell in nbformat.read(notebook, as_version=4).cells
-             if "injected-parameters" not in cell.metadata.get("tags", [])]
-    return [{"cell": index, "text": "".join(map(_text, cell.outputs))} for index, cell in enumerate(cells)
-            if CHECKED in cell.metadata.get("tags", []) and cell.cell_type == "code"]
+    cells = [
+        cell
+        for cell in nbformat.read(notebook, as_version=4).cells
+        if "injected-parameters" not in cell.metadata.get("tags", [])
+    ]
+    return [
+        {"cell": index, "text": "".join(map(_text, cell.outputs))}
+        for index, cell in enumerate(cells)
+        if CHECKED in cell.metadata.get("tags", []) and cell.cell_type == "code"
+    ]
 
 
 def sources(records: Iterable[Path]) -> tuple[list[Any], list[dict[str, Any]]]:
     """Models and data sources that result files name, each once."""
     found = [record(path) for path in records]
     models = [about["model"] for about in found if about.get("model")]
-    data = [source for about in found for source in about.get("data") or [] if isinstance(source, dict)]
+    data = [
+        source for about in found for source in about.get("data") or [] if isinstance(source, dict)
+    ]
     return _once(models), _once(data)
 
 
@@ -55,7 +69,11 @@ def _text(output: Any) -> str:
     if output.output_type == "stream":
         return output.text if output.name == "stdout" else ""
     shown = output.get("data", {})
-    return "" if any(kind.startswith("image/") for kind in shown) else "".join(shown.get("text/plain", ""))
+    return (
+        ""
+        if any(kind.startswith("image/") for kind in shown)
+        else "".join(shown.get("text/plain", ""))
+    )
 
 
 def _table(path: Path) -> dict[str, Any]:

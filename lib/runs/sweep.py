@@ -9,14 +9,20 @@ from typing import Any
 
 import yaml
 
-from lib.runs.folder import RUNS, Run
-from lib.runs.parameters import NOTEBOOKS, _literal, _nearest, find, parameters, smoke_parameters
+from .folder import RUNS, Run
+from .parameters import NOTEBOOKS, _literal, _nearest, find, parameters, smoke_parameters
 
 KEYS = ("notebook", "parameters", "grid", "runs")
 
 
-def grid(notebook: Path, axes: Mapping[str, Sequence[Any]], given: Mapping[str, Any] | None = None, *, smoke: bool = False,
-         root: Path = RUNS) -> list[Run]:
+def grid(
+    notebook: Path,
+    axes: Mapping[str, Sequence[Any]],
+    given: Mapping[str, Any] | None = None,
+    *,
+    smoke: bool = False,
+    root: Path = RUNS,
+) -> list[Run]:
     """A run for every combination of the axes' values, the last axis fastest; equal ones once.
 
     axes: parameter → its values. given: parameters that all runs share. smoke: the rest from smoke.yml instead of the defaults.
@@ -25,7 +31,10 @@ def grid(notebook: Path, axes: Mapping[str, Sequence[Any]], given: Mapping[str, 
     if empty := [name for name, values in axes.items() if not values]:
         raise ValueError(f"no values for {', '.join(empty)}; give at least one, or leave it out")
     base = (smoke_parameters(notebook) if smoke else {}) | dict(given or {})
-    runs = [Run(notebook, base | dict(zip(axes, values, strict=True)), root, smoke) for values in product(*axes.values())]
+    runs = [
+        Run(notebook, base | dict(zip(axes, values, strict=True)), root, smoke)
+        for values in product(*axes.values())
+    ]
     return unique(runs)
 
 
@@ -47,7 +56,9 @@ def parse_grid(notebook: Path, words: Iterable[str]) -> dict[str, list[Any]]:
     return axes
 
 
-def read_sweep(file: Path, *, smoke: bool = False, root: Path = RUNS, folder: Path = NOTEBOOKS) -> list[Run]:
+def read_sweep(
+    file: Path, *, smoke: bool = False, root: Path = RUNS, folder: Path = NOTEBOOKS
+) -> list[Run]:
     """The runs that a YAML file lists: one entry, or a list of them, each with some of the keys of `KEYS`.
 
     notebook: number or name. parameters: name → value, for all runs of the entry. grid: name → list of values. runs: list of
@@ -58,8 +69,11 @@ def read_sweep(file: Path, *, smoke: bool = False, root: Path = RUNS, folder: Pa
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
     entries = entries if isinstance(entries, list) else [entries]
-    return unique(run for number, entry in enumerate(entries, 1)
-                  for run in _entry(f"{file.name}, entry {number}", entry, smoke, root, folder))
+    return unique(
+        run
+        for number, entry in enumerate(entries, 1)
+        for run in _entry(f"{file.name}, entry {number}", entry, smoke, root, folder)
+    )
 
 
 def unique(runs: Iterable[Run]) -> list[Run]:
@@ -69,7 +83,9 @@ def unique(runs: Iterable[Run]) -> list[Run]:
 
 def _entry(where: str, entry: Any, smoke: bool, root: Path, folder: Path) -> Iterator[Run]:
     if not isinstance(entry, dict) or "notebook" not in entry:
-        raise ValueError(f"{where} names no notebook; write notebook: 03, and below it some of {', '.join(KEYS[1:])}")
+        raise ValueError(
+            f"{where} names no notebook; write notebook: 03, and below it some of {', '.join(KEYS[1:])}"
+        )
     for key in entry:
         if key not in KEYS:
             raise ValueError(f"{where} has an unknown key {key!r}; {_nearest(str(key), KEYS)}")
@@ -77,8 +93,13 @@ def _entry(where: str, entry: Any, smoke: bool, root: Path, folder: Path) -> Ite
     found = {key: _shaped(where, key, entry.get(key), kind) for key, kind in shapes.items()}
     notebook = find(str(entry["notebook"]), folder)
     shared = _read(notebook, found["parameters"])
-    axes = {name: [_read(notebook, {name: value})[name] for value in _shaped(where, f"grid, {name}", values, list)]
-            for name, values in found["grid"].items()}
+    axes = {
+        name: [
+            _read(notebook, {name: value})[name]
+            for value in _shaped(where, f"grid, {name}", values, list)
+        ]
+        for name, values in found["grid"].items()
+    }
     if axes or not found["runs"]:
         yield from grid(notebook, axes, shared, smoke=smoke, root=root)
     for single in found["runs"]:
@@ -98,8 +119,12 @@ def _shaped(where: str, key: str, value: Any, kind: type) -> Any:
 def _read(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """YAML takes 1e-5 for a text; where a text is not wanted, it is read as Python reads it."""
     known = parameters(notebook)
-    return {name: _literal(value) if isinstance(value, str) and not isinstance(known.get(name, {}).get("default"), str) else value
-            for name, value in given.items()}
+    return {
+        name: _literal(value)
+        if isinstance(value, str) and not isinstance(known.get(name, {}).get("default"), str)
+        else value
+        for name, value in given.items()
+    }
 
 
 def _values(text: str, is_text: bool) -> list[Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-NOT_FINITE = ("nan", "inf", "-inf")  # how lib.figures.plain writes such numbers
+NOT_FINITE = ("nan", "inf", "-inf")  # how experiments.figures.plain writes such numbers
 
 
 def tables(results: Mapping[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -46,7 +46,11 @@ def _unfolded(name: str, record: Any) -> Iterator[tuple[str, list[dict[str, Any]
             yield f"{name}.{key}", [_flat(item, lists=True) for item in value]
         else:
             listed[key] = value
-    texts = {key: value for key, value in single.items() if isinstance(value, str) and value not in NOT_FINITE}
+    texts = {
+        key: value
+        for key, value in single.items()
+        if isinstance(value, str) and value not in NOT_FINITE
+    }
     rows: list[dict[str, Any]] = [dict(single)] if single else []
     for key, items in listed.items():
         rows += [dict(texts) for _ in range(len(items) - len(rows))]

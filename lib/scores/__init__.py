@@ -12,6 +12,25 @@ from .manifold import SphereScore, TubeScore, circle, curve, helix, helix_point,
 from .stable_diffusion import StableDiffusionScore
 from .variance_preserving import VariancePreservingScore
 
-__all__ = ["Counter", "Score", "DenoiserScore", "StableDiffusionScore", "DistillationScore", "load", "load_stable_diffusion",
-           "EmpiricalScore", "FunctionScore", "as_score", "GaussianMixtureScore", "GaussianScore", "SphereScore",
-           "TubeScore", "VariancePreservingScore", "circle", "curve", "helix", "helix_point", "torus"]
+__all__ = [
+    "Counter",
+    "DenoiserScore",
+    "DistillationScore",
+    "EmpiricalScore",
+    "FunctionScore",
+    "GaussianMixtureScore",
+    "GaussianScore",
+    "Score",
+    "SphereScore",
+    "StableDiffusionScore",
+    "TubeScore",
+    "VariancePreservingScore",
+    "as_score",
+    "circle",
+    "curve",
+    "helix",
+    "helix_point",
+    "load",
+    "load_stable_diffusion",
+    "torus",
+]

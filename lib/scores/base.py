@@ -11,7 +11,9 @@ from torch import Tensor
 
 from .. import checks
 
-with warnings.catch_warnings():     # torch warns once of its own use of torch.jit.script when forward mode is first used
+with (
+    warnings.catch_warnings()
+):  # torch warns once of its own use of torch.jit.script when forward mode is first used
     warnings.simplefilter("ignore", FutureWarning)
     torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
 
@@ -21,7 +23,7 @@ class Counter:
     """Evaluations of one model, shared by all its noise levels."""
 
     evaluations: int = 0  # points at which the score was computed
-    batches: int = 0      # calls
+    batches: int = 0  # calls
     derivatives: int = 0  # directional derivatives and back-propagated points among them
 
 
@@ -37,7 +39,7 @@ class Score:
     event_shape: tuple[int, ...] | None = None
     sigma: float | Tensor | None = None
     name = "score"
-    moves = False   # whether it changes along a path by itself: s(x, t), t the place on the path
+    moves = False  # whether it changes along a path by itself: s(x, t), t the place on the path
 
     def __init__(self) -> None:
         self.counter = Counter()
@@ -47,14 +49,22 @@ class Score:
         self._count(x)
         s = self._score(x)
         if not isinstance(s, Tensor) or s.shape != x.shape or not s.is_floating_point():
-            got = f"{s.dtype} of shape {tuple(s.shape)}" if isinstance(s, Tensor) else type(s).__name__
-            raise ValueError(f"{self.name} returned {got} for points of shape {tuple(x.shape)}; a score keeps the shape")
+            got = (
+                f"{s.dtype} of shape {tuple(s.shape)}"
+                if isinstance(s, Tensor)
+                else type(s).__name__
+            )
+            raise ValueError(
+                f"{self.name} returned {got} for points of shape {tuple(x.shape)}; a score keeps the shape"
+            )
         return s
 
     def denoise(self, x: Tensor) -> Tensor:
         """Posterior mean E[x_0 | x] = x + sigma² s(x) (Tweedie's formula), (n, *event) -> (n, *event). Needs a sigma."""
         if self.sigma is None:
-            raise ValueError(f"{self.name} is the score of one fixed density: nothing there is noise to be taken away")
+            raise ValueError(
+                f"{self.name} is the score of one fixed density: nothing there is noise to be taken away"
+            )
         return x + self._level(x) ** 2 * self(x)
 
     def log_density(self, x: Tensor) -> Tensor:
@@ -65,7 +75,9 @@ class Score:
     def at(self, sigma: float | Tensor) -> Score:
         """The score of p_sigma, the density at noise level `sigma`; evaluations go on the same counter."""
         if self.sigma is None:
-            raise ValueError(f"{self.name} is the score of one fixed density and has no other noise levels")
+            raise ValueError(
+                f"{self.name} is the score of one fixed density and has no other noise levels"
+            )
         other = copy.copy(self)
         other.sigma = checks.noise_level(sigma)
         return other
@@ -89,13 +101,17 @@ class Score:
     def derivative(self, x: Tensor, v: Tensor) -> Tensor:
         """Directional derivative J_s(x) v = (Hess log p) v, forward mode: (n, *event) -> (n, *event)."""
         self.counter.derivatives += x.shape[0]
-        return torch.func.jvp(self._score, (x.contiguous(),), (v.contiguous(),))[1]    # forward mode takes no expanded view
+        return torch.func.jvp(self._score, (x.contiguous(),), (v.contiguous(),))[
+            1
+        ]  # forward mode takes no expanded view
 
     def _score(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
     def _log_density(self, x: Tensor) -> Tensor:
-        raise NotImplementedError(f"{self.name} knows no log-density; use lib.density for differences along a path")
+        raise NotImplementedError(
+            f"{self.name} knows no log-density; use lib.density for differences along a path"
+        )
 
     def _count(self, x: Tensor) -> None:
         self._check(x)
@@ -104,9 +120,13 @@ class Score:
 
     def _check(self, x: Tensor) -> None:
         checks.floating("x", x)
-        if x.ndim < 2 or (self.event_shape is not None and tuple(x.shape[1:]) != tuple(self.event_shape)):
+        if x.ndim < 2 or (
+            self.event_shape is not None and tuple(x.shape[1:]) != tuple(self.event_shape)
+        ):
             event = "*event" if self.event_shape is None else ", ".join(map(str, self.event_shape))
-            raise ValueError(f"{self.name} takes points of shape (n, {event}), got {tuple(x.shape)}")
+            raise ValueError(
+                f"{self.name} takes points of shape (n, {event}), got {tuple(x.shape)}"
+            )
 
     def _level(self, x: Tensor) -> float | Tensor:
         """The noise level in a shape that multiplies x: a number, or (n, 1, …)."""

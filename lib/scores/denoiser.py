@@ -14,14 +14,20 @@ from .. import checks
 from .base import Score
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
-CEILING = 200.0     # largest useful noise of y: schedules of zero final signal end at infinity, where float32 loses the image
-TIMES = {           # what EDM networks are told at noise level sigma, and its inverse
+CEILING = 200.0  # largest useful noise of y: schedules of zero final signal end at infinity, where float32 loses the image
+TIMES = {  # what EDM networks are told at noise level sigma, and its inverse
     "log": (lambda sigma: sigma.log() / 4, lambda time: math.exp(4 * time)),
     "arctan": (lambda sigma: sigma.atan() / math.pi * 2, lambda time: math.tan(math.pi * time / 2)),
 }
-UNFIT = {           # in a network's config
-    ("time_embedding_type", "learned"): "knows whole time steps only, but a score is asked at noise levels between them",
-    ("time_embedding_type", "fourier"): "is made for ScoreSdeVeScheduler, and its kind is not supported",   # log of its time
+UNFIT = {  # in a network's config
+    (
+        "time_embedding_type",
+        "learned",
+    ): "knows whole time steps only, but a score is asked at noise levels between them",
+    (
+        "time_embedding_type",
+        "fourier",
+    ): "is made for ScoreSdeVeScheduler, and its kind is not supported",  # log of its time
     ("class_embed_type", "identity"): "wants its class as an embedding, and label= is a number",
 }
 
@@ -40,17 +46,26 @@ class NoiseSchedule:
     def __init__(self, scheduler: Any) -> None:
         self.config, self.edm = scheduler.config, hasattr(scheduler, "precondition_noise")
         self.prediction = self.config.get("prediction_type", "epsilon")
-        checks.choice("prediction_type", self.prediction, PREDICTIONS[:2] if self.edm else PREDICTIONS)
+        checks.choice(
+            "prediction_type", self.prediction, PREDICTIONS[:2] if self.edm else PREDICTIONS
+        )
         if self.edm:
-            self.lowest, self.highest = float(self.config["sigma_min"]), float(self.config["sigma_max"])
+            self.lowest, self.highest = (
+                float(self.config["sigma_min"]),
+                float(self.config["sigma_max"]),
+            )
             self.times = _times(scheduler)
         elif hasattr(scheduler, "alphas_cumprod"):
-            kept = scheduler.alphas_cumprod.double().clamp(1e-12, 1 - 1e-12)    # zero terminal SNR: the last level is infinite
+            kept = scheduler.alphas_cumprod.double().clamp(
+                1e-12, 1 - 1e-12
+            )  # zero terminal SNR: the last level is infinite
             self.log_sigmas = ((1 - kept) / kept).log() / 2
             self.lowest, self.highest = (math.exp(self.log_sigmas[i]) for i in (0, -1))
         else:
-            raise TypeError(f"{type(scheduler).__name__} has neither alphas_cumprod nor EDM preconditioning; "
-                            "use a DDPM, DDIM, Euler, DPM or EDM scheduler of the same model")
+            raise TypeError(
+                f"{type(scheduler).__name__} has neither alphas_cumprod nor EDM preconditioning; "
+                "use a DDPM, DDIM, Euler, DPM or EDM scheduler of the same model"
+            )
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """The (fractional) time (n,) that the network is told at noise level sigma (n,); float64 between discrete steps."""
@@ -66,7 +81,9 @@ class NoiseSchedule:
         if self.edm:
             return TIMES[self.times][1](timestep)
         if not 0 <= timestep <= len(self.log_sigmas) - 1:
-            raise ValueError(f"timestep must lie in [0, {len(self.log_sigmas) - 1}], got {timestep}")
+            raise ValueError(
+                f"timestep must lie in [0, {len(self.log_sigmas) - 1}], got {timestep}"
+            )
         k = min(int(timestep), len(self.log_sigmas) - 2)
         return math.exp(torch.lerp(self.log_sigmas[k], self.log_sigmas[k + 1], timestep - k))
 
@@ -75,11 +92,16 @@ class NoiseSchedule:
         if self.edm:
             data = self.config["sigma_data"]
             root = (sigma**2 + data**2).sqrt()
-            sign = -1 if self.prediction == "v_prediction" else 1     # diffusers' EDM schedulers predict −v by that name
+            sign = (
+                -1 if self.prediction == "v_prediction" else 1
+            )  # diffusers' EDM schedulers predict −v by that name
             return 1 / root, data**2 / root**2, sign * sigma * data / root
-        kept = 1 / (1 + sigma**2)                                     # ᾱ
-        return kept.sqrt(), *{"epsilon": (torch.ones_like(sigma), -sigma), "v_prediction": (kept, -(1 - kept).sqrt()),
-                              "sample": (torch.zeros_like(sigma), torch.ones_like(sigma))}[self.prediction]
+        kept = 1 / (1 + sigma**2)  # ᾱ
+        return kept.sqrt(), *{
+            "epsilon": (torch.ones_like(sigma), -sigma),
+            "v_prediction": (kept, -(1 - kept).sqrt()),
+            "sample": (torch.zeros_like(sigma), torch.ones_like(sigma)),
+        }[self.prediction]
 
     def weight(self, sigma: Tensor) -> Tensor:
         """The weight of ‖D(y) − y_0‖² in the loss this prediction is trained with: the square of 1/c_out."""
@@ -105,9 +127,18 @@ class DenoiserScore(Score):
     name = "denoiser"
     origin: dict[str, Any] | None = None
 
-    def __init__(self, model: nn.Module, scheduler: Any, *, sigma: float | Tensor | None = None, scale: float = 2.0,
-                 shift: float = -1.0, event_shape: tuple[int, ...] | None = None, label: int | None = None,
-                 micro_batch: int = 64) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        scheduler: Any,
+        *,
+        sigma: float | Tensor | None = None,
+        scale: float = 2.0,
+        shift: float = -1.0,
+        event_shape: tuple[int, ...] | None = None,
+        label: int | None = None,
+        micro_batch: int = 64,
+    ) -> None:
         super().__init__()
         check_network(getattr(model, "config", None))
         self.model, self.schedule, self.scheduler = model, NoiseSchedule(scheduler), scheduler
@@ -149,7 +180,12 @@ class DenoiserScore(Score):
     def _denoise(self, x: Tensor) -> Tensor:
         levels = _double(self.sigma).expand(len(x)) * self.scale
         with torch.set_grad_enabled(torch.is_grad_enabled() and (self.training or x.requires_grad)):
-            parts = [self._network(*part) for part in zip(x.split(self.micro_batch), levels.split(self.micro_batch), strict=True)]
+            parts = [
+                self._network(*part)
+                for part in zip(
+                    x.split(self.micro_batch), levels.split(self.micro_batch), strict=True
+                )
+            ]
         return torch.cat(parts)
 
     def _network(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -157,10 +193,18 @@ class DenoiserScore(Score):
         column = (-1, *[1] * (x.ndim - 1))
         c_in, c_skip, c_out = (c.to(x).reshape(column) for c in self.schedule.coefficients(sigma))
         y, time = self.scale * x + self.shift, self.schedule.timestep(sigma)
-        time = time.to(weights.device, torch.promote_types(weights.dtype, torch.float32))    # half precision has no 999.3
-        label = None if self.label is None else torch.as_tensor(self.label, device=weights.device).expand(len(x))
+        time = time.to(
+            weights.device, torch.promote_types(weights.dtype, torch.float32)
+        )  # half precision has no 999.3
+        label = (
+            None
+            if self.label is None
+            else torch.as_tensor(self.label, device=weights.device).expand(len(x))
+        )
         classes = {} if label is None else {"class_labels": label}
-        out = self.model((c_in * y).to(weights), time, **classes).sample[:, :x.shape[1]]   # a learned variance comes second
+        out = self.model((c_in * y).to(weights), time, **classes).sample[
+            :, : x.shape[1]
+        ]  # a learned variance comes second
         return (c_skip * y + c_out * out.to(x) - self.shift) / self.scale
 
     def _score(self, x: Tensor) -> Tensor:
@@ -168,19 +212,29 @@ class DenoiserScore(Score):
 
     def _label(self, label: float | None) -> float | None:
         config = getattr(self.model, "config", None)
-        classes, no_class = getattr(config, "num_class_embeds", None), getattr(config, "_no_class", None)
+        classes, no_class = (
+            getattr(config, "num_class_embeds", None),
+            getattr(config, "_no_class", None),
+        )
         continuous = getattr(config, "class_embed_type", None) == "timestep"
         if classes is None and not continuous:
             if label is not None:
                 raise ValueError("this model was trained without classes; leave label=None")
             return None
-        known, label = "a number ≥ 0" if continuous else f"0..{classes - 1}", no_class if label is None else label
+        known, label = (
+            "a number ≥ 0" if continuous else f"0..{classes - 1}",
+            no_class if label is None else label,
+        )
         if label is None:
-            raise ValueError(f"this model is class-conditional: give label= ({known}), or say which of them means \"no class\": "
-                             "model.register_to_config(_no_class=…), \"_no_class\" in its config.json")
+            raise ValueError(
+                f'this model is class-conditional: give label= ({known}), or say which of them means "no class": '
+                'model.register_to_config(_no_class=…), "_no_class" in its config.json'
+            )
         if continuous:
             if next(self.model.parameters()).dtype != torch.float32:
-                raise ValueError("diffusers embeds a label of class_embed_type 'timestep' in float32 alone: use model.float()")
+                raise ValueError(
+                    "diffusers embeds a label of class_embed_type 'timestep' in float32 alone: use model.float()"
+                )
             return checks.positive("label", label, zero=True)
         if label not in range(classes):
             raise ValueError(f"label must lie in {known}, got {label!r}")
@@ -190,8 +244,12 @@ class DenoiserScore(Score):
         sigma, (lowest, highest) = checks.noise_level(sigma), self.noise_range
         values = _double(sigma)
         if values.min() < lowest * (1 - 1e-6) or values.max() > highest * (1 + 1e-6):
-            raise ValueError(f"sigma must lie in [{lowest:.4g}, {highest:.4g}], the noise this model was trained for "
-                             f"(in the units of x), got {values.min():.4g}" + f" to {values.max():.4g}" * (values.numel() > 1))
+            raise ValueError(
+                f"sigma must lie in [{lowest:.4g}, {highest:.4g}], the noise this model was trained for "
+                f"(in the units of x), got {values.min():.4g}"
+                + f" to {values.max():.4g}"
+                * (values.numel() > 1)
+            )
         return sigma
 
 
@@ -199,8 +257,10 @@ def check_network(config: Any) -> None:
     """Raise ValueError for a network that, by its config, cannot be asked as a denoiser of its own input at any noise level."""
     channels, out = (getattr(config, name, None) for name in ("in_channels", "out_channels"))
     if None not in (channels, out) and out not in (channels, 2 * channels):
-        raise ValueError(f"this network makes {out} channels of {channels}; a denoiser keeps their number, or doubles it for a "
-                         "learned variance")
+        raise ValueError(
+            f"this network makes {out} channels of {channels}; a denoiser keeps their number, or doubles it for a "
+            "learned variance"
+        )
     for (name, value), reason in UNFIT.items():
         if getattr(config, name, None) == value:
             raise ValueError(f"this network {reason} ({name} {value!r}); take another one")
@@ -209,16 +269,26 @@ def check_network(config: Any) -> None:
 def _times(scheduler: Any) -> str:
     """The name in TIMES of the scheduler's own function of sigma."""
     sigma = torch.tensor([0.1, 1.0, 10.0])
-    found = [name for name, (time, _) in TIMES.items() if torch.allclose(time(sigma), scheduler.precondition_noise(sigma))]
+    found = [
+        name
+        for name, (time, _) in TIMES.items()
+        if torch.allclose(time(sigma), scheduler.precondition_noise(sigma))
+    ]
     if not found:
-        raise TypeError(f"{type(scheduler).__name__} tells its network the noise level in a way unknown here "
-                        "(precondition_noise); use a DDPM, DDIM, Euler, DPM or EDM scheduler of the same model")
+        raise TypeError(
+            f"{type(scheduler).__name__} tells its network the noise level in a way unknown here "
+            "(precondition_noise); use a DDPM, DDIM, Euler, DPM or EDM scheduler of the same model"
+        )
     return found[0]
 
 
 def _double(sigma: float | Tensor) -> Tensor:
     """Noise levels in float64, on the CPU: other devices (MPS) may have no float64."""
-    return sigma.cpu().double() if isinstance(sigma, Tensor) else torch.tensor(sigma, dtype=torch.float64)
+    return (
+        sigma.cpu().double()
+        if isinstance(sigma, Tensor)
+        else torch.tensor(sigma, dtype=torch.float64)
+    )
 
 
 def _event_shape(model: nn.Module) -> tuple[int, ...] | None:

@@ -14,8 +14,10 @@ from .denoiser import _double
 from .stable_diffusion import StableDiffusionScore, in_words
 from .variance_preserving import VariancePreservingScore
 
-NEGATIVE = ("A doubling image, unrealistic, artifacts, distortions, unnatural blending, ghosting effects, overlapping edges, "
-            "harsh transitions, motion blur, poor resolution, low detail")      # paper B, released code, model/score.py
+NEGATIVE = (
+    "A doubling image, unrealistic, artifacts, distortions, unnatural blending, ghosting effects, overlapping edges, "
+    "harsh transitions, motion blur, poor resolution, low detail"
+)  # paper B, released code, model/score.py
 
 
 class DistillationScore(Score):
@@ -35,17 +37,39 @@ class DistillationScore(Score):
 
     name = "Stable Diffusion, distilled"
 
-    def __init__(self, score: StableDiffusionScore, *, negative: str | Tensor | None = None, spread: int = 100,
-                 seed: int = 0, fresh: bool = True) -> None:
+    def __init__(
+        self,
+        score: StableDiffusionScore,
+        *,
+        negative: str | Tensor | None = None,
+        spread: int = 100,
+        seed: int = 0,
+        fresh: bool = True,
+    ) -> None:
         if score.schedule.edm or isinstance(score.sigma, Tensor):
-            raise ValueError("the distillation direction needs a scheduler with discrete times and one noise level")
-        self.score, self.counter, self.event_shape, self.origin = score, score.counter, score.event_shape, score.origin
+            raise ValueError(
+                "the distillation direction needs a scheduler with discrete times and one noise level"
+            )
+        self.score, self.counter, self.event_shape, self.origin = (
+            score,
+            score.counter,
+            score.event_shape,
+            score.origin,
+        )
         own = score.said[2]
-        self.against = negative if negative is not None else NEGATIVE if isinstance(own, str) and not own else own
+        self.against = (
+            negative
+            if negative is not None
+            else NEGATIVE
+            if isinstance(own, str) and not own
+            else own
+        )
         try:
             self.negative = score.embed(self.against)
         except ValueError as error:
-            raise ValueError(f"the negative prompt does not fit this model ({error}); give one that does: negative=") from error
+            raise ValueError(
+                f"the negative prompt does not fit this model ({error}); give one that does: negative="
+            ) from error
         self.spread = checks.count("spread", spread)
         self.seed, self.fresh, self.noise_range = seed, fresh, score.noise_range
 
@@ -77,16 +101,24 @@ class DistillationScore(Score):
         return other
 
     def _score(self, x: Tensor) -> Tensor:
-        sigma, places = self.sigma, len(x) if self.score.times is None else self.score.times.shape[-1]
+        sigma, places = (
+            self.sigma,
+            len(x) if self.score.times is None else self.score.times.shape[-1],
+        )
         calls = self.counter.batches if self.fresh else 0
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + calls)
         near = float(self.score.schedule.timestep(_double(sigma).reshape(1))) + float(
-            torch.randint(-self.spread, self.spread, (), generator=generator))
-        level = self.score.schedule.sigma(min(max(near, 0.0), len(self.score.schedule.log_sigmas) - 1.0))
+            torch.randint(-self.spread, self.spread, (), generator=generator)
+        )
+        level = self.score.schedule.sigma(
+            min(max(near, 0.0), len(self.score.schedule.log_sigmas) - 1.0)
+        )
         noise = torch.randn(places, *x.shape[1:], generator=generator, dtype=torch.float64).to(x)
         y = x + (level - sigma) * noise.repeat(len(x) // places, *[1] * (x.ndim - 1))
-        clean = self.score.denoised(y, _double(level).expand(len(x)), [self.negative, self.score.text(len(x))])
-        return (clean[1] - clean[0]) / (2 * level) / (1 + sigma**2) ** 0.5         # eps = (y' − D)/sigma'
+        clean = self.score.denoised(
+            y, _double(level).expand(len(x)), [self.negative, self.score.text(len(x))]
+        )
+        return (clean[1] - clean[0]) / (2 * level) / (1 + sigma**2) ** 0.5  # eps = (y' − D)/sigma'
 
     def _count(self, x: Tensor) -> None:
         super()._count(x)

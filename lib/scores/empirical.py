@@ -27,9 +27,11 @@ class EmpiricalScore(Score):
         super().__init__()
         checks.finite("points", checks.floating("points", points))
         if points.ndim < 2 or len(points) == 0:
-            raise ValueError(f"points must have shape (m, *event) with m ≥ 1, got {tuple(points.shape)}")
+            raise ValueError(
+                f"points must have shape (m, *event) with m ≥ 1, got {tuple(points.shape)}"
+            )
         self.event_shape = tuple(points.shape[1:])
-        self.centre = points.flatten(1).mean(0)            # small numbers, small cancellation in ‖x − x_j‖²
+        self.centre = points.flatten(1).mean(0)  # small numbers, small cancellation in ‖x − x_j‖²
         self.points = points.flatten(1) - self.centre
         self.squares = (self.points**2).sum(1)
         self.sigma, self.chunk = checks.noise_level(sigma), checks.count("chunk", chunk)
@@ -50,7 +52,11 @@ class EmpiricalScore(Score):
             logits = half * (2 * x @ points.to(x).T - squares.to(x))
             peak = torch.maximum(top, logits.amax(1, keepdim=True)).detach()
             weights, fade = (logits - peak).exp(), (top - peak).exp()
-            total, mean, top = fade * total + weights.sum(1, keepdim=True), fade * mean + weights @ points.to(x), peak
+            total, mean, top = (
+                fade * total + weights.sum(1, keepdim=True),
+                fade * mean + weights @ points.to(x),
+                peak,
+            )
         log_sum = top + total.log() - half * (x**2).sum(1, keepdim=True)
         return mean / total, log_sum[:, 0]
 
@@ -66,5 +72,11 @@ class EmpiricalScore(Score):
         return (self._mean(x) - x) / self._level(x) ** 2
 
     def _log_density(self, x: Tensor) -> Tensor:
-        log_sigma = self.sigma.to(x).log() if isinstance(self.sigma, Tensor) else math.log(self.sigma)
-        return self._posterior(x)[1] - math.log(len(self.points)) - self.points.shape[1] * (log_sigma + math.log(2 * math.pi) / 2)
+        log_sigma = (
+            self.sigma.to(x).log() if isinstance(self.sigma, Tensor) else math.log(self.sigma)
+        )
+        return (
+            self._posterior(x)[1]
+            - math.log(len(self.points))
+            - self.points.shape[1] * (log_sigma + math.log(2 * math.pi) / 2)
+        )

@@ -20,11 +20,19 @@ class FunctionScore(Score):
 
     name = "FunctionScore"
 
-    def __init__(self, function: Callable[..., Tensor], *, sigma: float | None = None,
-                 log_density: Callable[..., Tensor] | None = None, event_shape: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        *,
+        sigma: float | None = None,
+        log_density: Callable[..., Tensor] | None = None,
+        event_shape: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         if not callable(function):
-            raise TypeError(f"a score is a callable x -> grad log p(x), got {type(function).__name__}")
+            raise TypeError(
+                f"a score is a callable x -> grad log p(x), got {type(function).__name__}"
+            )
         self.function, self.density = function, log_density
         self.sigma = None if sigma is None else checks.noise_level(sigma)
         self.event_shape = None if event_shape is None else tuple(event_shape)
@@ -40,7 +48,9 @@ class FunctionScore(Score):
         return self.function(*self._arguments(x))
 
     def _log_density(self, x: Tensor) -> Tensor:
-        return super()._log_density(x) if self.density is None else self.density(*self._arguments(x))
+        return (
+            super()._log_density(x) if self.density is None else self.density(*self._arguments(x))
+        )
 
 
 def as_score(function: Score | Callable[..., Tensor], **settings) -> Score:

@@ -20,8 +20,13 @@ class GaussianMixtureScore(Score):
 
     name = "Gaussian mixture"
 
-    def __init__(self, means: Tensor, covariances: Tensor | float = 1.0, weights: Tensor | None = None,
-                 sigma: float = 0.0) -> None:
+    def __init__(
+        self,
+        means: Tensor,
+        covariances: Tensor | float = 1.0,
+        weights: Tensor | None = None,
+        sigma: float = 0.0,
+    ) -> None:
         super().__init__()
         checks.finite("means", checks.floating("means", means))
         if means.ndim != 2:
@@ -69,6 +74,8 @@ def _covariance_matrices(given: Tensor | float, means: Tensor) -> Tensor:
     if given.ndim <= 1:
         return torch.eye(d).to(means) * (given.reshape(-1, 1, 1) ** 2).expand(k, 1, 1)
     if given.shape not in {(d, d), (k, d, d)}:
-        raise ValueError(f"covariances must have shape ({k}, {d}, {d}), ({d}, {d}), ({k},) or be a number, "
-                         f"got {tuple(given.shape)}")
+        raise ValueError(
+            f"covariances must have shape ({k}, {d}, {d}), ({d}, {d}), ({k},) or be a number, "
+            f"got {tuple(given.shape)}"
+        )
     return given.expand(k, d, d)

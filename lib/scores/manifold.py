@@ -18,7 +18,9 @@ from .base import Score
 class TubeScore(Score):
     """Score of the tube of width sigma around the manifold with nearest-point map `project`: (n, d) -> (n, d)."""
 
-    def __init__(self, project: Callable[[Tensor], Tensor], sigma: float = 0.1, *, name: str = "tube") -> None:
+    def __init__(
+        self, project: Callable[[Tensor], Tensor], sigma: float = 0.1, *, name: str = "tube"
+    ) -> None:
         super().__init__()
         self.project, self.name = project, name
         self.sigma = checks.noise_level(sigma)
@@ -40,7 +42,7 @@ def _normalise(x: Tensor, radius: float) -> Tensor:
 
 def _embed(low: Tensor, x: Tensor) -> Tensor:
     """Points of the first few axes as points of R^d."""
-    return torch.cat([low, torch.zeros_like(x[..., low.shape[-1]:])], -1)
+    return torch.cat([low, torch.zeros_like(x[..., low.shape[-1] :])], -1)
 
 
 class SphereScore(TubeScore):
@@ -75,14 +77,24 @@ def helix_point(t: Tensor, dim: int = 3, radius: float = 1.0, pitch: float = mat
     return torch.cat([point, point.new_zeros(*t.shape, dim - 3)], -1)
 
 
-def helix(radius: float = 1.0, pitch: float = math.pi / 2, turns: float = 3.0, sigma: float = 0.1) -> TubeScore:
+def helix(
+    radius: float = 1.0, pitch: float = math.pi / 2, turns: float = 3.0, sigma: float = 0.1
+) -> TubeScore:
     """Helix about the third axis of R^d, angles within ± turns · 2 pi."""
     span = 2 * math.pi * checks.positive("turns", turns)
-    return curve(lambda t: helix_point(t, 3, radius, pitch), (-span, span), sigma=sigma, name="helix")
+    return curve(
+        lambda t: helix_point(t, 3, radius, pitch), (-span, span), sigma=sigma, name="helix"
+    )
 
 
-def curve(function: Callable[[Tensor], Tensor], interval: tuple[float, float], *, sigma: float = 0.1,
-          samples: int = 2000, name: str = "curve") -> TubeScore:
+def curve(
+    function: Callable[[Tensor], Tensor],
+    interval: tuple[float, float],
+    *,
+    sigma: float = 0.1,
+    samples: int = 2000,
+    name: str = "curve",
+) -> TubeScore:
     """Tube around any smooth curve t (n,) -> (n, k), k ≤ d, laid in the first k axes of R^d.
 
     The nearest point is the nearest of `samples` points, refined by three Newton steps of (γ(t) − x)·γ'(t) = 0.
@@ -91,7 +103,9 @@ def curve(function: Callable[[Tensor], Tensor], interval: tuple[float, float], *
     lower, upper = interval
     if not lower < upper:
         raise ValueError(f"interval must rise, got {interval}")
-    grid = torch.linspace(lower, upper, checks.count("samples", samples, least=2), dtype=torch.float64)
+    grid = torch.linspace(
+        lower, upper, checks.count("samples", samples, least=2), dtype=torch.float64
+    )
     points = function(grid)
 
     def derivative(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -101,12 +115,14 @@ def curve(function: Callable[[Tensor], Tensor], interval: tuple[float, float], *
     acceleration = derivative(velocity)
 
     def project(x: Tensor) -> Tensor:
-        low = x[..., :points.shape[1]]
+        low = x[..., : points.shape[1]]
         t = grid.to(x)[torch.cdist(low.detach(), points.to(x)).argmin(-1)]
         for _ in range(3):
             gap, v = function(t) - low, velocity(t)
             slope = (v * v + gap * acceleration(t)).sum(-1)
-            t = (t - (gap * v).sum(-1) / slope.clamp_min(1e-3 * (v * v).sum(-1))).clamp(lower, upper)
+            t = (t - (gap * v).sum(-1) / slope.clamp_min(1e-3 * (v * v).sum(-1))).clamp(
+                lower, upper
+            )
         return _embed(function(t), x)
 
     return TubeScore(project, sigma, name=name)

@@ -32,16 +32,23 @@ class Careful:
             weight = next(self.module.parameters())
             out = ask(self.module, weight.dtype, weight.device)
             if weight.dtype.itemsize < 4 and not bool(torch.isfinite(out).all()):
-                warnings.warn(f"{type(self.module).__name__} answered with NaN or infinity in {weight.dtype}; it goes on in "
-                              "float32 (load with dtype=torch.float32 to begin there)", stacklevel=2)
+                warnings.warn(
+                    f"{type(self.module).__name__} answered with NaN or infinity in {weight.dtype}; it goes on in "
+                    "float32 (load with dtype=torch.float32 to begin there)",
+                    stacklevel=2,
+                )
                 self.module = copy.deepcopy(self.module).float()
                 out = ask(self.module, torch.float32, weight.device)
             return out
         except (RuntimeError, MemoryError) as error:
-            if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error):
-                raise MemoryError(f"not enough memory for {type(self.module).__name__} ({_short(error)}); use a smaller "
-                                  "micro_batch=, dtype=torch.float16 or bfloat16, attention_slicing=True, vae_tiling=True, or "
-                                  "smaller images (size=)") from error
+            if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(
+                error
+            ):
+                raise MemoryError(
+                    f"not enough memory for {type(self.module).__name__} ({_short(error)}); use a smaller "
+                    "micro_batch=, dtype=torch.float16 or bfloat16, attention_slicing=True, vae_tiling=True, or "
+                    "smaller images (size=)"
+                ) from error
             raise
 
 
@@ -61,28 +68,57 @@ class StableDiffusionScore(DenoiserScore):
 
     name = "Stable Diffusion"
 
-    def __init__(self, pipe: Any, prompt: Prompt = "", *, end_prompt: Prompt | None = None, negative: str | Tensor = "",
-                 guidance: float = 1.0, sigma: float | Tensor | None = None, size: tuple[int, int] | None = None,
-                 micro_batch: int = 8, truncate: bool = False) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        prompt: Prompt = "",
+        *,
+        end_prompt: Prompt | None = None,
+        negative: str | Tensor = "",
+        guidance: float = 1.0,
+        sigma: float | Tensor | None = None,
+        size: tuple[int, int] | None = None,
+        micro_batch: int = 8,
+        truncate: bool = False,
+    ) -> None:
         channels, factor = pipe.vae.config.latent_channels, vae_factor(pipe.vae)
         if pipe.unet.config.in_channels != channels:
-            raise ValueError(f"this U-Net reads {pipe.unet.config.in_channels} channels and the VAE makes {channels}: a "
-                             "text-to-image model is wanted here, none for inpainting or depth")
+            raise ValueError(
+                f"this U-Net reads {pipe.unet.config.in_channels} channels and the VAE makes {channels}: a "
+                "text-to-image model is wanted here, none for inpainting or depth"
+            )
         if size is not None and any(side < factor or side % factor for side in size):
             raise ValueError(f"size must be multiples of {factor} pixels, got {tuple(size)}")
         event = None if size is None else (channels, *(side // factor for side in size))
-        super().__init__(pipe.unet, pipe.scheduler, sigma=sigma, scale=1.0, shift=0.0, event_shape=event,
-                         micro_batch=micro_batch)
+        super().__init__(
+            pipe.unet,
+            pipe.scheduler,
+            sigma=sigma,
+            scale=1.0,
+            shift=0.0,
+            event_shape=event,
+            micro_batch=micro_batch,
+        )
         self.pipe, self.truncate, self.times = pipe, truncate, None
         self.careful, self.coder = Careful(pipe.unet), Careful(pipe.vae)
         self._prompt(prompt, end_prompt, negative, guidance)
 
-    def prompted(self, prompt: Prompt, *, end_prompt: Prompt | None = None, negative: str | Tensor | None = None,
-                 guidance: float | None = None) -> StableDiffusionScore:
+    def prompted(
+        self,
+        prompt: Prompt,
+        *,
+        end_prompt: Prompt | None = None,
+        negative: str | Tensor | None = None,
+        guidance: float | None = None,
+    ) -> StableDiffusionScore:
         """The score under another prompt; negative and guidance stay unless given; same model and counter."""
         other = copy.copy(self)
-        other._prompt(prompt, end_prompt, self.said[2] if negative is None else negative,
-                      self.guidance if guidance is None else guidance)
+        other._prompt(
+            prompt,
+            end_prompt,
+            self.said[2] if negative is None else negative,
+            self.guidance if guidance is None else guidance,
+        )
         return other
 
     def embed(self, prompt: Prompt) -> Tensor:
@@ -91,19 +127,30 @@ class StableDiffusionScore(DenoiserScore):
         room, width = encoder.config.max_position_embeddings, self.model.config.cross_attention_dim
         if isinstance(prompt, Tensor):
             if prompt.ndim != 3 or prompt.shape[2] != width:
-                raise ValueError(f"a prompt's embedding must have shape (k, tokens, {width}), got {tuple(prompt.shape)}")
+                raise ValueError(
+                    f"a prompt's embedding must have shape (k, tokens, {width}), got {tuple(prompt.shape)}"
+                )
             return checks.finite("prompt", prompt).to(encoder.device, torch.float32)
-        texts, room = [prompt] if isinstance(prompt, str) else list(prompt), min(room, words.model_max_length)
+        texts, room = (
+            [prompt] if isinstance(prompt, str) else list(prompt),
+            min(room, words.model_max_length),
+        )
         for text in texts:
             count = len(words(text, verbose=False).input_ids)
             if count > room and not self.truncate:
-                raise ValueError(f"the prompt {text[:40]!r}… has {count} tokens with its two marks, and this model reads {room}: "
-                                 f"shorten it by {count - room}, or set truncate=True to have its end cut off")
-        told = words(texts, padding="max_length", max_length=room, truncation=True, return_tensors="pt")
+                raise ValueError(
+                    f"the prompt {text[:40]!r}… has {count} tokens with its two marks, and this model reads {room}: "
+                    f"shorten it by {count - room}, or set truncate=True to have its end cut off"
+                )
+        told = words(
+            texts, padding="max_length", max_length=room, truncation=True, return_tensors="pt"
+        )
         masked = getattr(encoder.config, "use_attention_mask", False)
         with torch.no_grad():
-            return encoder(told.input_ids.to(encoder.device),
-                           attention_mask=told.attention_mask.to(encoder.device) if masked else None)[0].float()
+            return encoder(
+                told.input_ids.to(encoder.device),
+                attention_mask=told.attention_mask.to(encoder.device) if masked else None,
+            )[0].float()
 
     def pick(self, rows: Tensor) -> StableDiffusionScore:
         other = copy.copy(self)
@@ -123,20 +170,30 @@ class StableDiffusionScore(DenoiserScore):
     @property
     def settings(self) -> dict[str, Any]:
         """Prompts and guidance, for result files."""
-        return {name: in_words(text) for name, text in zip(("prompt", "end_prompt", "negative"), self.said, strict=True)} | {
-            "guidance": self.guidance}
+        return {
+            name: in_words(text)
+            for name, text in zip(("prompt", "end_prompt", "negative"), self.said, strict=True)
+        } | {"guidance": self.guidance}
 
     def text(self, n: int) -> Tensor:
         """The embedding at each of n points, (n, tokens, width): start + t·(end − start) at the times of `along`."""
-        start, end, k = self.start, self.end, max(len(self.start), 1 if self.end is None else len(self.end))
+        start, end, k = (
+            self.start,
+            self.end,
+            max(len(self.start), 1 if self.end is None else len(self.end)),
+        )
         if self.times is None:
             if end is not None or k not in (1, n):
-                raise ValueError("the prompt differs from pair to pair or along the path, and these points come without their "
-                                 "place: use solver='gauss_newton', 'relaxation' or 'functional_gradient', or score.along(times)")
+                raise ValueError(
+                    "the prompt differs from pair to pair or along the path, and these points come without their "
+                    "place: use solver='gauss_newton', 'relaxation' or 'functional_gradient', or score.along(times)"
+                )
             return start.expand(n, -1, -1)
         batch, over = divmod(n, self.times.shape[-1])
         if over or k not in (1, batch) or (self.times.ndim == 2 and len(self.times) != batch):
-            raise ValueError(f"{n} points do not fit {self.times.shape[-1]} times a path and prompts for {k} pairs")
+            raise ValueError(
+                f"{n} points do not fit {self.times.shape[-1]} times a path and prompts for {k} pairs"
+            )
         t = self.times.to(start).expand(batch, -1)[..., None, None]
         text = start[:, None] if end is None else torch.lerp(start[:, None], end[:, None], t)
         return text.expand(batch, t.shape[1], -1, -1).flatten(0, 1)
@@ -147,16 +204,23 @@ class StableDiffusionScore(DenoiserScore):
         wanted = self.training or x.requires_grad or any(text.requires_grad for text in texts)
         with torch.set_grad_enabled(torch.is_grad_enabled() and wanted):
             every = (torch.cat([x] * len(texts)), sigma.repeat(len(texts)), torch.cat(texts))
-            parts = [self._asked(*part) for part in zip(*(y.split(self.micro_batch) for y in every), strict=True)]
+            parts = [
+                self._asked(*part)
+                for part in zip(*(y.split(self.micro_batch) for y in every), strict=True)
+            ]
         return list(torch.cat(parts).split(len(x)))
 
     def _asked(self, x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
-        c_in, c_skip, c_out = (c.to(x).reshape(-1, 1, 1, 1) for c in self.schedule.coefficients(sigma))
+        c_in, c_skip, c_out = (
+            c.to(x).reshape(-1, 1, 1, 1) for c in self.schedule.coefficients(sigma)
+        )
         time = self.schedule.timestep(sigma)
 
         def ask(network: nn.Module, dtype: torch.dtype, device: torch.device) -> Tensor:
             told = time.to(device, torch.promote_types(dtype, torch.float32))
-            return network((c_in * x).to(device, dtype), told, encoder_hidden_states=text.to(device, dtype)).sample
+            return network(
+                (c_in * x).to(device, dtype), told, encoder_hidden_states=text.to(device, dtype)
+            ).sample
 
         return c_skip * x + c_out * self.careful(ask).to(x)
 
@@ -175,7 +239,9 @@ class StableDiffusionScore(DenoiserScore):
         self.start, self.negative = self.embed(prompt), self.embed(negative)
         self.end = None if end_prompt is None else self.embed(end_prompt)
         if self.end is not None and len({1, len(self.start), len(self.end)}) > 2:
-            raise ValueError(f"{len(self.start)} prompts and {len(self.end)} end prompts: give one, or one a pair")
+            raise ValueError(
+                f"{len(self.start)} prompts and {len(self.end)} end prompts: give one, or one a pair"
+            )
         if len(self.negative) != 1:
             raise ValueError(f"negative is one text for all pairs, got {len(self.negative)}")
         self.guidance = checks.positive("guidance", guidance, zero=True)
@@ -183,7 +249,13 @@ class StableDiffusionScore(DenoiserScore):
 
 
 def in_words(prompt: Prompt | None) -> str | list[str] | None:
-    return "an embedding" if isinstance(prompt, Tensor) else prompt if prompt is None or isinstance(prompt, str) else list(prompt)
+    return (
+        "an embedding"
+        if isinstance(prompt, Tensor)
+        else prompt
+        if prompt is None or isinstance(prompt, str)
+        else list(prompt)
+    )
 
 
 def vae_factor(vae: nn.Module) -> int:

@@ -23,15 +23,22 @@ class VariancePreservingScore(Score):
     else 1 and 0. alpha_bar: ᾱ. Raises ValueError for a score without a noise level, or with one level a point.
     """
 
-    def __init__(self, score: Score, scale: float | None = None, shift: float | None = None) -> None:
+    def __init__(
+        self, score: Score, scale: float | None = None, shift: float | None = None
+    ) -> None:
         if score.sigma is None or isinstance(score.sigma, Tensor):
-            raise ValueError(f"variance-preserving coordinates belong to one noise level: give {score.name}.at(a number)")
+            raise ValueError(
+                f"variance-preserving coordinates belong to one noise level: give {score.name}.at(a number)"
+            )
         self.score, self.counter, self.event_shape = score, score.counter, score.event_shape
         self.name = f"{score.name}, variance preserving"
         scale = checks.positive("scale", getattr(score, "scale", 1.0) if scale is None else scale)
         shift = getattr(score, "shift", 0.0) if shift is None else shift
         self.alpha_bar = 1 / (1 + (scale * checks.positive("sigma", score.sigma)) ** 2)
-        self.unit, self.offset = math.sqrt(self.alpha_bar) * scale, math.sqrt(self.alpha_bar) * shift
+        self.unit, self.offset = (
+            math.sqrt(self.alpha_bar) * scale,
+            math.sqrt(self.alpha_bar) * shift,
+        )
         self.sigma = self.unit * score.sigma
 
     def encode(self, x: Tensor) -> Tensor:
@@ -78,7 +85,9 @@ class VariancePreservingScore(Score):
         return getattr(self.score, "settings", {})
 
     def _count(self, z: Tensor) -> None:
-        self.score._count(z)        # a text-to-image model counts two network inputs a point under guidance
+        self.score._count(
+            z
+        )  # a text-to-image model counts two network inputs a point under guidance
 
     def _score(self, z: Tensor) -> Tensor:
         return self.score._score(self.decode(z)) / self.unit

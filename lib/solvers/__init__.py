@@ -10,5 +10,17 @@ from .relaxation import Relaxation
 from .shooting import Shooting
 from .solve import SOLVERS, distance, geodesic
 
-__all__ = ["SOLVERS", "ConvergenceWarning", "FunctionalGradient", "GaussNewton", "Geodesic", "Georce", "Portfolio",
-           "Relaxation", "Shooting", "distance", "geodesic", "shoot"]
+__all__ = [
+    "SOLVERS",
+    "ConvergenceWarning",
+    "FunctionalGradient",
+    "GaussNewton",
+    "Geodesic",
+    "Georce",
+    "Portfolio",
+    "Relaxation",
+    "Shooting",
+    "distance",
+    "geodesic",
+    "shoot",
+]

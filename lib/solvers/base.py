@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ..metrics.base import Metric
 
-Callback = Callable[[int, Tensor, Tensor], bool | None]  # (iteration, points, energy (batch,)) -> True stops the solver
+Callback = Callable[
+    [int, Tensor, Tensor], bool | None
+]  # (iteration, points, energy (batch,)) -> True stops the solver
 
 
 @dataclass
@@ -39,7 +41,13 @@ class Solver:
     degree: ClassVar[int] = 2
     level_tol: ClassVar[float] = 1e-3
 
-    def anneal(self, metric: Metric, path: Tensor, levels: Sequence[float], callback: Callback | None = None) -> Solution:
+    def anneal(
+        self,
+        metric: Metric,
+        path: Tensor,
+        levels: Sequence[float],
+        callback: Callback | None = None,
+    ) -> Solution:
         """Solve at each noise level in turn, each from the last one's path, then under `metric` itself."""
         looser = replace(self, tol=max(self.tol, self.level_tol))
         for sigma in levels:

@@ -44,8 +44,8 @@ from ..metrics.base import Metric
 from ..metrics.score_metric import ScoreMetric
 from .base import Callback, Solution, Solver, stopped, unfinished
 
-WEIGHT_FLOOR = 1e-2     # smallest weight in the stiffness matrix, relative to the largest
-TRUSTED = 0.2           # largest relative difference of the energies of two quadratures that still counts as resolved
+WEIGHT_FLOOR = 1e-2  # smallest weight in the stiffness matrix, relative to the largest
+TRUSTED = 0.2  # largest relative difference of the energies of two quadratures that still counts as resolved
 
 
 @dataclass
@@ -66,7 +66,11 @@ class _State:
 
     def rows(self, index: Tensor) -> _State:
         """Some of the paths, by rising index; the state itself, not a copy, if these are all."""
-        return self if len(index) == len(self.x) else _State(*(getattr(self, f.name)[index] for f in fields(self)))
+        return (
+            self
+            if len(index) == len(self.x)
+            else _State(*(getattr(self, f.name)[index] for f in fields(self)))
+        )
 
     def replace(self, index: Tensor, other: _State) -> _State:
         """The state with these paths replaced: `other` itself if these are all, else written in place."""
@@ -95,14 +99,25 @@ def _gradient(metric: ScoreMetric, e: Elements, a: _State, drift: Tensor | None 
     g = D[:, 1:-1].T @ (a.w[..., None] * a.u) + a.s[:, 1:-1] * b[:, 1:-1, None]
     if drift is None:
         return g
-    N, half = len(e.times), b.sum(1, keepdim=True) / 2                 # F is centred: half of each end's is taken off
+    N, half = (
+        len(e.times),
+        b.sum(1, keepdim=True) / 2,
+    )  # F is centred: half of each end's is taken off
     b = torch.cat([b[:, :1] - half, b[:, 1:-1], b[:, -1:] - half], 1)
-    L = e.line_integral(e.times.expand(N, N)[..., None], torch.eye(N, dtype=torch.float64)[..., None]).T.to(a.x)
+    L = e.line_integral(
+        e.times.expand(N, N)[..., None], torch.eye(N, dtype=torch.float64)[..., None]
+    ).T.to(a.x)
     return g - drift * (b @ L)[:, 1:-1, None]
 
 
-def _step(metric: ScoreMetric, e: Elements, a: _State, mu: Tensor, kappa: Tensor,
-          drift: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _step(
+    metric: ScoreMetric,
+    e: Elements,
+    a: _State,
+    mu: Tensor,
+    kappa: Tensor,
+    drift: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Damped step of the interior points (batch, n, d) and the relative fall of the energy it predicts (batch,)."""
     D, M, S = e.D.to(a.x)[:, 1:-1], e.M.to(a.x)[:, 1:-1], a.s[:, 1:-1]
     n, alpha, g = S.shape[1], metric.alpha, _gradient(metric, e, a, drift)
@@ -112,7 +127,7 @@ def _step(metric: ScoreMetric, e: Elements, a: _State, mu: Tensor, kappa: Tensor
     inverse = torch.linalg.inv(A + torch.diag_embed(mu[:, None] * A.diagonal(dim1=1, dim2=2)))
     C, K = _small_matrices(metric, D, M, S, a, inverse, kappa)
 
-    flat = inverse @ g                                                # A^-1 g, the step in flat space
+    flat = inverse @ g  # A^-1 g, the step in flat space
     b = (S * flat).sum(-1)
     b = torch.cat([b, (a.u * (D @ flat)).sum(-1)], 1) if alpha > 0 else b
     identity = torch.eye(C.shape[1], dtype=C.dtype, device=C.device)
@@ -122,8 +137,9 @@ def _step(metric: ScoreMetric, e: Elements, a: _State, mu: Tensor, kappa: Tensor
     return delta, -(g * delta).flatten(1).sum(1) / a.scaled_energy
 
 
-def _small_matrices(metric: ScoreMetric, D: Tensor, M: Tensor, S: Tensor, a: _State, inverse: Tensor,
-                    kappa: Tensor) -> tuple[Tensor, Tensor]:
+def _small_matrices(
+    metric: ScoreMetric, D: Tensor, M: Tensor, S: Tensor, a: _State, inverse: Tensor, kappa: Tensor
+) -> tuple[Tensor, Tensor]:
     """C and K of the Woodbury identity: (batch, n, n) for alpha = 0, (batch, n + Q, n + Q) with the block of z otherwise."""
     lam, alpha, wd, wq = metric.lam, metric.alpha, a.w * a.d, a.w * a.q
     C, K = lam * D.T @ (a.w[..., None] * D), inverse * (S @ S.mT)
@@ -154,7 +170,7 @@ class GaussNewton(Solver):
     level_tol: float = 1e-3
     degree: int = 2
     coarse: tuple[int, ...] = ()
-    damping: float = 1e-3       # first Levenberg–Marquardt parameter after a rejected step
+    damping: float = 1e-3  # first Levenberg–Marquardt parameter after a rejected step
     max_rejections: int = 12
 
     def __post_init__(self) -> None:
@@ -166,12 +182,18 @@ class GaussNewton(Solver):
     def solve(self, metric: Metric, path: Tensor, callback: Callback | None = None) -> Solution:
         """See `Solver.solve`. Raises TypeError for a metric outside the family exp(−2 alpha f)(I + lam s s^T)."""
         if not isinstance(metric, ScoreMetric):
-            raise TypeError(f"gauss_newton solves the score metric family; for {metric.name} use solver='relaxation'")
+            raise TypeError(
+                f"gauss_newton solves the score metric family; for {metric.name} use solver='relaxation'"
+            )
         points = path.shape[1]
         for n in self.coarse:
             if n < points:
                 path = paths.evaluate(path, torch.linspace(0, 1, n), self.degree)
-                path = replace(self, tol=max(self.tol, self.level_tol))._iterate(metric, path, callback).points
+                path = (
+                    replace(self, tol=max(self.tol, self.level_tol))
+                    ._iterate(metric, path, callback)
+                    .points
+                )
         if path.shape[1] != points:
             path = paths.evaluate(path, torch.linspace(0, 1, points), self.degree)
         return self._iterate(metric, path, callback)
@@ -191,8 +213,10 @@ class _Run:
         self.active, self.history = torch.arange(batch), []
         s = self._scores(x, self.elements.times)
         if not bool(torch.isfinite(s).all()):
-            raise ValueError(f"{metric.score.name} is NaN or infinite on the starting path; start from another path "
-                             "(init=...) or a larger noise level")
+            raise ValueError(
+                f"{metric.score.name} is NaN or infinite on the starting path; start from another path "
+                "(init=...) or a larger noise level"
+            )
         self.state = _state(metric, self.elements, x, s)
         self.known = isinstance(metric.sigma, float) and metric.sigma > 0
         self.kappa = x.new_full((batch, x.shape[1] - 2), 1 / metric.sigma**2 if self.known else 0.0)
@@ -207,9 +231,13 @@ class _Run:
                 break
             self._try(delta, fall)
             energy = self.state.log_energy.exp()
-            self.history.append({"iteration": iteration, "energy": energy.tolist(), "active": len(self.active)})
+            self.history.append(
+                {"iteration": iteration, "energy": energy.tolist(), "active": len(self.active)}
+            )
             if stopped(callback, iteration, self._points(), energy):
-                self._close(torch.ones(len(self.active), dtype=torch.bool), "stopped by the callback", False)
+                self._close(
+                    torch.ones(len(self.active), dtype=torch.bool), "stopped by the callback", False
+                )
                 break
         self._distrust()
         scores = self.state.s.reshape(self.path.shape).to(self.path)
@@ -218,7 +246,14 @@ class _Run:
     def _propose(self) -> tuple[Tensor, Tensor]:
         """Steps of the active pairs and the falls they promise; pairs whose undamped step promises too little are done."""
         mu, drift = self.mu[self.active], self._moved() if self.metric.score.moves else None
-        delta, fall = _step(self.metric, self.elements, self.state.rows(self.active), mu, self.kappa[self.active], drift)
+        delta, fall = _step(
+            self.metric,
+            self.elements,
+            self.state.rows(self.active),
+            mu,
+            self.kappa[self.active],
+            drift,
+        )
         met = ((fall <= self.settings.tol) & (mu <= self.settings.damping)).cpu()
         self._close(met, "converged", True)
         self.active = self.active[~met]
@@ -229,15 +264,20 @@ class _Run:
         now = self.state.rows(self.active)
         x, s = now.x.clone(), now.s.clone()
         x[:, 1:-1] += delta
-        s[:, 1:-1] = self._scores(x[:, 1:-1], self.elements.times[1:-1])       # the ends keep their scores
+        s[:, 1:-1] = self._scores(
+            x[:, 1:-1], self.elements.times[1:-1]
+        )  # the ends keep their scores
         new = _state(self.metric, self.elements, x, s)
-        gain = (now.log_energy - new.log_energy).expm1().cpu()                 # relative fall of the energy
-        better = gain >= 0                                                     # False for NaN
+        gain = (now.log_energy - new.log_energy).expm1().cpu()  # relative fall of the energy
+        better = gain >= 0  # False for NaN
         if self.metric.alpha > 0 and not self.known:
             self._secant((new.s - now.s)[:, 1:-1], delta)
         self.state = self.state.replace(self.active[better], new.rows(better.nonzero().flatten()))
         self._damp(better)
-        done, stuck = better & (gain <= self.settings.tol), self.rejected[self.active] >= self.settings.max_rejections
+        done, stuck = (
+            better & (gain <= self.settings.tol),
+            self.rejected[self.active] >= self.settings.max_rejections,
+        )
         self._close(done, "converged", True)
         if bool(stuck.any()):
             self._give_up(stuck, torch.isfinite(new.log_energy).cpu(), fall)
@@ -256,33 +296,48 @@ class _Run:
         rows, t = self.active[self.stale[self.active]], self.elements.times[1:-1]
         if len(rows):
             now = self.state.rows(rows)
-            self.drift[rows] = (self._scores(now.x[:, 1:-1], t + t[0], rows) - now.s[:, 1:-1]) / t[0]
+            self.drift[rows] = (self._scores(now.x[:, 1:-1], t + t[0], rows) - now.s[:, 1:-1]) / t[
+                0
+            ]
             self.stale[rows] = False
         return self.drift[self.active]
 
     def _secant(self, change: Tensor, delta: Tensor) -> None:
         """kappa = −Δ·(s_new − s)/‖Δ‖², the curvature of −log p along the step."""
         kappa = -(change * delta).sum(-1) / delta.pow(2).sum(-1)
-        self.kappa[self.active] = kappa.clamp_min(0).where(torch.isfinite(kappa), self.kappa[self.active])
+        self.kappa[self.active] = kappa.clamp_min(0).where(
+            torch.isfinite(kappa), self.kappa[self.active]
+        )
 
     def _give_up(self, stuck: Tensor, finite: Tensor, fall: Tensor) -> None:
         """A pair that no damping helps has converged if the fall its step promised is below the quadrature's error."""
         blind = (fall <= self._resolution(self.state.rows(self.active))).cpu()
         self._close(stuck & ~finite, "the score is NaN or infinite beside the path", False)
-        self._close(stuck & finite & blind, "the energy falls no further at this number of points", True)
-        self._close(stuck & finite & ~blind, "the energy falls no further at this number of points", False)
+        self._close(
+            stuck & finite & blind, "the energy falls no further at this number of points", True
+        )
+        self._close(
+            stuck & finite & ~blind, "the energy falls no further at this number of points", False
+        )
 
     def _distrust(self) -> None:
         """Nothing has converged whose energy depends on the quadrature."""
         coarse = self.converged & (self._resolution(self.state) > TRUSTED).cpu()
         self.active = torch.arange(len(coarse))
-        self._close(coarse, "the score changes faster than the points resolve; raise points= or start at larger noise_levels=",
-                    False)
+        self._close(
+            coarse,
+            "the score changes faster than the points resolve; raise points= or start at larger noise_levels=",
+            False,
+        )
 
     def _resolution(self, state: _State) -> Tensor:
         """Relative difference of the energy between this degree and the chain of segments: its quadrature error, (batch,)."""
         other = elements(state.x.shape[1], 1 if self.settings.degree > 1 else 2)
-        return (_state(self.metric, other, state.x, state.s).log_energy - state.log_energy).expm1().abs()
+        return (
+            (_state(self.metric, other, state.x, state.s).log_energy - state.log_energy)
+            .expm1()
+            .abs()
+        )
 
     def _close(self, mask: Tensor, why: str, success: bool) -> None:
         for i in self.active[mask].tolist():
@@ -298,4 +353,6 @@ class _Run:
 
     def _points(self) -> Tensor:
         points = self.state.x.reshape(self.path.shape).to(self.path)
-        return torch.cat([self.path[:, :1], points[:, 1:-1], self.path[:, -1:]], 1)    # the ends as they came
+        return torch.cat(
+            [self.path[:, :1], points[:, 1:-1], self.path[:, -1:]], 1
+        )  # the ends as they came

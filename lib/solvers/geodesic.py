@@ -62,7 +62,11 @@ class Geodesic:
     def save(self, path: str | os.PathLike) -> Path:
         """Write one safetensors file, tensors and the rest as its metadata; atomic. Returns the path. OSError: of the disk."""
         path = Path(path)
-        tensors = {k: getattr(self, k).detach().cpu().contiguous() for k in TENSORS if getattr(self, k) is not None}
+        tensors = {
+            k: getattr(self, k).detach().cpu().contiguous()
+            for k in TENSORS
+            if getattr(self, k) is not None
+        }
         rest = {k: v for k, v in vars(self).items() if k not in TENSORS}
         with replacing(path) as (draft,):
             draft.write_bytes(save(tensors, {"geodesic": json.dumps(rest, default=str)}))
@@ -78,10 +82,14 @@ class Geodesic:
                 rest = json.loads(file.metadata()["geodesic"])
                 return cls(**{k: file.get_tensor(k) for k in file.keys()}, **rest)
         except (SafetensorError, TypeError, KeyError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is damaged or is not a saved geodesic ({error}); compute it again") from error
+            raise ValueError(
+                f"{path} is damaged or is not a saved geodesic ({error}); compute it again"
+            ) from error
 
 
-def describe(metric: Metric, points: Tensor, *, scores: Tensor | None = None, degree: int = 2, **rest) -> Geodesic:
+def describe(
+    metric: Metric, points: Tensor, *, scores: Tensor | None = None, degree: int = 2, **rest
+) -> Geodesic:
     """Measure a batch of paths under a metric and wrap it as a `Geodesic`. `scores` at the points saves their evaluation."""
     e, log_density = elements(points.shape[1], degree), None
     if isinstance(metric, ScoreMetric):
@@ -91,7 +99,14 @@ def describe(metric: Metric, points: Tensor, *, scores: Tensor | None = None, de
     else:
         squared = metric.speed_squared(points, degree)
     speed, w = squared.clamp_min(0).sqrt(), e.w.to(squared)
-    return Geodesic(points=points, energy=squared @ w, length=speed @ w, speed=speed, log_density=log_density, **rest)
+    return Geodesic(
+        points=points,
+        energy=squared @ w,
+        length=speed @ w,
+        speed=speed,
+        log_density=log_density,
+        **rest,
+    )
 
 
 def charge(geodesic: Geodesic, metric: Metric, before: Counter) -> Geodesic:
@@ -107,8 +122,11 @@ def finish(geodesic: Geodesic) -> Geodesic:
     """Warn about the pairs that did not converge; nothing else changes."""
     bad = (~geodesic.converged).nonzero().flatten().tolist()
     if bad:
-        warnings.warn(f"{len(bad)} of {len(geodesic)} geodesics did not converge (pair {bad[0]}: {geodesic.reason[bad[0]]})",
-                      ConvergenceWarning, stacklevel=3)
+        warnings.warn(
+            f"{len(bad)} of {len(geodesic)} geodesics did not converge (pair {bad[0]}: {geodesic.reason[bad[0]]})",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
     return geodesic
 
 
@@ -116,4 +134,4 @@ class ConvergenceWarning(UserWarning):
     """A solver stopped before its criterion was met; the path is the best it had."""
 
 
-__all__ = ["Geodesic", "ConvergenceWarning", "charge", "describe", "finish"]
+__all__ = ["ConvergenceWarning", "Geodesic", "charge", "describe", "finish"]

@@ -30,7 +30,7 @@ from ..metrics.base import Metric
 from ..metrics.score_metric import ScoreMetric
 from .base import Callback, Solution, Solver, stopped
 
-TRUSTED = 0.1   # largest relative difference of the energies of two quadratures that still counts as resolved
+TRUSTED = 0.1  # largest relative difference of the energies of two quadratures that still counts as resolved
 
 
 @dataclass
@@ -70,10 +70,10 @@ def _direction(metric: ScoreMetric, a: _State, Hu: Tensor) -> tuple[Tensor, Tens
     """New minus old controls (batch, T, d), and ‖∂E‖·‖b − a‖/E (batch,). Hu (batch, T, d): 0 at the fixed start."""
     lam, alpha, s, u, w = metric.lam, metric.alpha, a.s[:, :-1], a.u, a.w[..., None]
     nu = 2 * w * (lam * a.p[..., None] * Hu - alpha * a.q[..., None] * s)
-    nu[:, 0] = 0                                                     # x_0 is fixed
+    nu[:, 0] = 0  # x_0 is fixed
     N = nu.flip(1).cumsum(1).flip(1) - nu
     c = (lam / (1 + lam * s.pow(2).sum(-1, keepdim=True))) / w
-    inverse = lambda y: y / w - c * (s * y).sum(-1, keepdim=True) * s         # G_i^-1 y_i
+    inverse = lambda y: y / w - c * (s * y).sum(-1, keepdim=True) * s  # G_i^-1 y_i
     span = u.sum(1, keepdim=True)
     mu = -_solve_sum((1 / w).sum((1, 2)), c.sqrt() * s, 2 * span + inverse(N).sum(1, keepdim=True))
     Gu = w * (u + lam * a.p[..., None] * s)
@@ -109,7 +109,9 @@ class Georce(Solver):
     def solve(self, metric: Metric, path: Tensor, callback: Callback | None = None) -> Solution:
         """See `Solver.solve`. Raises TypeError for a metric outside the family exp(−2 alpha f)(I + lam s s^T)."""
         if not isinstance(metric, ScoreMetric):
-            raise TypeError(f"georce solves the score metric family; for {metric.name} use solver='relaxation'")
+            raise TypeError(
+                f"georce solves the score metric family; for {metric.name} use solver='relaxation'"
+            )
         with torch.no_grad():
             return self._iterate(metric, path.detach(), callback)
 
@@ -122,14 +124,18 @@ class Georce(Solver):
             """H u at the interior points, none for lam = 0."""
             Hu = torch.zeros_like(a.u)
             if metric.lam > 0:
-                Hu[:, 1:] = metric.score.derivative(event(a.x[:, 1:-1]), event(a.u[:, 1:])).reshape(Hu[:, 1:].shape)
+                Hu[:, 1:] = metric.score.derivative(event(a.x[:, 1:-1]), event(a.u[:, 1:])).reshape(
+                    Hu[:, 1:].shape
+                )
             return Hu
 
         x = path.flatten(2).to(work)
         state = _state(metric, x, scores(x))
         if not bool(torch.isfinite(state.log_energy).all()):
-            raise ValueError(f"{metric.score.name} is NaN or infinite on the starting path; start from another path "
-                             "(init=...) or a larger noise level")
+            raise ValueError(
+                f"{metric.score.name} is NaN or infinite on the starting path; start from another path "
+                "(init=...) or a larger noise level"
+            )
         delta, size = _direction(metric, state, curvature(state))
         rho, halvings, batch = x.new_ones(len(x)), torch.zeros(len(x), dtype=torch.long), len(x)
         converged, reason, history = torch.zeros(batch, dtype=torch.bool), [""] * batch, []
@@ -138,8 +144,13 @@ class Georce(Solver):
             met, stuck = (size[active] <= self.tol).cpu(), halvings[active] > self.max_halvings
             for i, m in zip(active.tolist(), met.tolist(), strict=True):
                 converged[i] = m
-                why = ("the score is NaN or infinite beside the path" if lost[i] else
-                       "the energy falls no further" if halvings[i] > self.max_halvings else "max_iter reached")
+                why = (
+                    "the score is NaN or infinite beside the path"
+                    if lost[i]
+                    else "the energy falls no further"
+                    if halvings[i] > self.max_halvings
+                    else "max_iter reached"
+                )
                 reason[i] = "converged" if m else f"{why}, relative gradient {float(size[i]):.2g}"
             active = active[~(met | stuck)]
             if len(active) == 0 or iteration == self.max_iter:
@@ -147,10 +158,10 @@ class Georce(Solver):
             now = state.rows(active)
             trial = now.x.clone()
             trial[:, 1:-1] += (rho[active, None, None] * delta[active]).cumsum(1)[:, :-1]
-            s = now.s.clone()                            # the ends keep their scores
+            s = now.s.clone()  # the ends keep their scores
             s[:, 1:-1] = scores(trial[:, 1:-1])
             new = _state(metric, trial, s)
-            better = (new.log_energy < now.log_energy).cpu()       # False for NaN
+            better = (new.log_energy < now.log_energy).cpu()  # False for NaN
             lost[active] = ~torch.isfinite(new.log_energy).cpu()
             good, poor = active[better], active[~better]
             state.replace(good, new.rows(better))
@@ -159,13 +170,27 @@ class Georce(Solver):
             if len(good) > 0:
                 fresh = state.rows(good)
                 delta[good], size[good] = _direction(metric, fresh, curvature(fresh))
-            history.append({"iteration": iteration + 1, "energy": state.log_energy.exp().tolist(), "active": len(active)})
-            if stopped(callback, iteration + 1, state.x.reshape(path.shape).to(path), state.log_energy.exp()):
+            history.append(
+                {
+                    "iteration": iteration + 1,
+                    "energy": state.log_energy.exp().tolist(),
+                    "active": len(active),
+                }
+            )
+            if stopped(
+                callback,
+                iteration + 1,
+                state.x.reshape(path.shape).to(path),
+                state.log_energy.exp(),
+            ):
                 for i in active.tolist():
                     reason[i] = "stopped by the callback"
                 break
         for i in (converged & ~self._resolved(metric, state)).nonzero().flatten().tolist():
-            converged[i], reason[i] = False, "its left-point energy is far from that of the path; raise points="
+            converged[i], reason[i] = (
+                False,
+                "its left-point energy is far from that of the path; raise points=",
+            )
         points = state.x.reshape(path.shape).to(path)
         points[:, 0], points[:, -1] = path[:, 0], path[:, -1]
         return Solution(points, converged, reason, state.s.reshape(path.shape).to(path), history)

@@ -27,7 +27,9 @@ def nearest(points: Tensor, k: int, chunk: int = 1024) -> tuple[Tensor, Tensor]:
     return torch.cat([f.values for f in found]).clamp_min(0), torch.cat([f.indices for f in found])
 
 
-def graph_path(start: Tensor, end: Tensor, samples: Tensor, points: int = 33, *, neighbours: int = 8) -> Tensor:
+def graph_path(
+    start: Tensor, end: Tensor, samples: Tensor, points: int = 33, *, neighbours: int = 8
+) -> Tensor:
     """Shortest paths through `samples` (m, *event) for pairs (batch, *event) -> (batch, points, *event).
 
     Raises ValueError if a pair is not connected: more neighbours or more samples are needed. Its result serves `geodesic`
@@ -35,23 +37,33 @@ def graph_path(start: Tensor, end: Tensor, samples: Tensor, points: int = 33, *,
     """
     checks.finite("samples", checks.floating("samples", samples))
     if samples.shape[1:] != start.shape[1:]:
-        raise ValueError(f"samples must have shape (m, {', '.join(map(str, start.shape[1:]))}), got {tuple(samples.shape)}")
+        raise ValueError(
+            f"samples must have shape (m, {', '.join(map(str, start.shape[1:]))}), got {tuple(samples.shape)}"
+        )
     batch, nodes = len(start), torch.cat([start, end, samples.to(start)]).flatten(1)
     k = min(checks.count("neighbours", neighbours), len(nodes) - 1)
     squared, index = nearest(nodes, k)
     rows = np.repeat(np.arange(len(nodes)), k)
     # a zero would read as "no edge": duplicates of a point get a cost that rounds to nothing instead
     weights = np.maximum(squared.flatten().double().cpu().numpy(), 1e-30)
-    graph = coo_matrix((weights, (rows, index.flatten().cpu().numpy())), shape=(len(nodes),) * 2).tocsr()
-    cost, before = dijkstra(graph, directed=False, indices=np.arange(batch), return_predecessors=True)
+    graph = coo_matrix(
+        (weights, (rows, index.flatten().cpu().numpy())), shape=(len(nodes),) * 2
+    ).tocsr()
+    cost, before = dijkstra(
+        graph, directed=False, indices=np.arange(batch), return_predecessors=True
+    )
     lost = [i for i in range(batch) if not np.isfinite(cost[i, batch + i])]
     if lost:
-        raise ValueError(f"pair(s) {lost[:8]} are not connected in the graph of {k} neighbours; "
-                         "give more samples, or the path of graph_path(..., neighbours=...) as init=")
+        raise ValueError(
+            f"pair(s) {lost[:8]} are not connected in the graph of {k} neighbours; "
+            "give more samples, or the path of graph_path(..., neighbours=...) as init="
+        )
     return torch.cat([_walk(nodes, before[i], i, batch + i, points, start) for i in range(batch)])
 
 
-def _walk(nodes: Tensor, before: np.ndarray, first: int, last: int, points: int, like: Tensor) -> Tensor:
+def _walk(
+    nodes: Tensor, before: np.ndarray, first: int, last: int, points: int, like: Tensor
+) -> Tensor:
     """Follow the predecessors from the last node to the first, then re-sample the chain of straight segments."""
     chain = [last]
     while chain[-1] != first:

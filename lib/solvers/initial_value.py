@@ -24,12 +24,22 @@ from ..ode import METHODS, integrate
 from .geodesic import Geodesic, charge, describe, finish
 
 FORMS = ("closed", "yu2025")
-DRIFT = 1e-2            # largest relative change of the conserved speed that still counts as converged
+DRIFT = 1e-2  # largest relative change of the conserved speed that still counts as converged
 
 
-def shoot(metric: Metric, start: Tensor, velocity: Tensor, *, time: float = 1.0, steps: int = 100, method: str = "rk4",
-          form: str = "closed", radius: float | str | None = None,
-          rtol: float | None = None, atol: float | None = None) -> Geodesic:
+def shoot(
+    metric: Metric,
+    start: Tensor,
+    velocity: Tensor,
+    *,
+    time: float = 1.0,
+    steps: int = 100,
+    method: str = "rk4",
+    form: str = "closed",
+    radius: float | str | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+) -> Geodesic:
     """Geodesics from `start` with `velocity`, (batch, *event) each or one of each (*event), over `time` > 0.
 
     steps: the result has steps + 1 points at equal times. method: "rk4" (one step between two points, fourth order) or
@@ -43,7 +53,10 @@ def shoot(metric: Metric, start: Tensor, velocity: Tensor, *, time: float = 1.0,
     """
     start, velocity = _initial(metric, start, velocity)
     _check(metric, method, form, radius)
-    before, settings = replace(metric.counter), dict(time=time, steps=steps, method=method, form=form, rtol=rtol, atol=atol)
+    before, settings = (
+        replace(metric.counter),
+        dict(time=time, steps=steps, method=method, form=form, rtol=rtol, atol=atol),
+    )
     with torch.no_grad():
         if radius is None:
             points, velocities, f = flow(metric, start, velocity, **settings)
@@ -53,19 +66,41 @@ def shoot(metric: Metric, start: Tensor, velocity: Tensor, *, time: float = 1.0,
         scores = metric.scores_along(points) if isinstance(metric, ScoreMetric) else None
         if radius is None:
             drift = _drift(_log_speed(metric, form, points, velocities, f, scores))
-        settings |= {"metric": metric.name, "solver": "shoot", "radius": radius, "speed_drift": drift.tolist()}
+        settings |= {
+            "metric": metric.name,
+            "solver": "shoot",
+            "radius": radius,
+            "speed_drift": drift.tolist(),
+        }
         converged = (drift <= DRIFT).cpu()
-        mend = ("the score moves along the path, which conserves no speed" if getattr(metric.score, "moves", False) else
-                "raise steps= or use method='dopri5'")
-        reason = [("integrated" if ok else f"the conserved speed drifts by {d:.1%}; {mend}")
-                  for ok, d in zip(converged, settings["speed_drift"], strict=True)]
-        result = describe(metric, points, scores=scores, converged=converged, reason=reason, settings=settings)
+        mend = (
+            "the score moves along the path, which conserves no speed"
+            if getattr(metric.score, "moves", False)
+            else "raise steps= or use method='dopri5'"
+        )
+        reason = [
+            ("integrated" if ok else f"the conserved speed drifts by {d:.1%}; {mend}")
+            for ok, d in zip(converged, settings["speed_drift"], strict=True)
+        ]
+        result = describe(
+            metric, points, scores=scores, converged=converged, reason=reason, settings=settings
+        )
     return finish(charge(result, metric, before))
 
 
-def flow(metric: Metric, x: Tensor, v: Tensor, *, time: float = 1.0, steps: int = 100, method: str = "rk4",
-         form: str = "closed", rtol: float | None = None, atol: float | None = None,
-         part: tuple[float, float] = (0.0, 1.0)) -> tuple[Tensor, Tensor, Tensor]:
+def flow(
+    metric: Metric,
+    x: Tensor,
+    v: Tensor,
+    *,
+    time: float = 1.0,
+    steps: int = 100,
+    method: str = "rk4",
+    form: str = "closed",
+    rtol: float | None = None,
+    atol: float | None = None,
+    part: tuple[float, float] = (0.0, 1.0),
+) -> tuple[Tensor, Tensor, Tensor]:
     """The geodesic flow itself, unwrapped and differentiable: x, v (batch, *event) -> points and velocities
     (batch, steps + 1, *event) and log p − log p(start) (batch, steps + 1), which stays 0 for a metric without f.
 
@@ -81,9 +116,11 @@ def flow(metric: Metric, x: Tensor, v: Tensor, *, time: float = 1.0, steps: int 
     return points.reshape(shape), velocities.reshape(shape), f[..., 0]
 
 
-def _equation(metric: Metric, form: str, shape: torch.Size,
-              place: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+def _equation(
+    metric: Metric, form: str, shape: torch.Size, place: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor, Tensor], Tensor]:
     """Right side of the packed system (batch, 2d + 1); one score a call."""
+
     def right_side(t: Tensor, y: Tensor) -> Tensor:
         x, v = (part.reshape(shape) for part in y[:, :-1].chunk(2, dim=1))
         here = metric.along(place(t))
@@ -91,7 +128,11 @@ def _equation(metric: Metric, form: str, shape: torch.Size,
             return _pack(v, here.acceleration(x, v))
         s = here.score(x)
         sv, vv = dot(s, v), dot(v, v)
-        a = here.acceleration(x, v, s) if form == "closed" else scale(metric.alpha * sv, v) - scale(metric.alpha * vv, s)
+        a = (
+            here.acceleration(x, v, s)
+            if form == "closed"
+            else scale(metric.alpha * sv, v) - scale(metric.alpha * vv, s)
+        )
         return _pack(v, a, sv)
 
     return right_side
@@ -102,17 +143,33 @@ def _pack(x: Tensor, v: Tensor, f: Tensor | None = None) -> Tensor:
     return torch.cat([x.flatten(1), v.flatten(1), f[:, None]], 1)
 
 
-def _on_sphere(metric: ScoreMetric, x: Tensor, v: Tensor, radius: float | str, time: float, steps: int) -> tuple[Tensor, ...]:
+def _on_sphere(
+    metric: ScoreMetric, x: Tensor, v: Tensor, radius: float | str, time: float, steps: int
+) -> tuple[Tensor, ...]:
     """Single steps of `flow`, each followed by the projection; returns what `flow` does, and the speed's change by a step."""
     norm = lambda u: u.flatten(1).norm(dim=1)
-    radius, speed, f = norm(x) if radius == "start" else torch.full_like(norm(x), radius), norm(v), torch.zeros_like(norm(x))
+    radius, speed, f = (
+        norm(x) if radius == "start" else torch.full_like(norm(x), radius),
+        norm(v),
+        torch.zeros_like(norm(x)),
+    )
     tangent = lambda x, v: v - scale(dot(x, v) / dot(x, x), x)
     if bool((norm(tangent(x, v)) <= 1e-6 * speed).any()):
-        raise ValueError("velocity points along the radius: a motion on the sphere needs a tangent part")
+        raise ValueError(
+            "velocity points along the radius: a motion on the sphere needs a tangent part"
+        )
     v = scale(speed / norm(tangent(x, v)), tangent(x, v))
     path, change = [(x, v, f)], torch.zeros_like(speed)
     for i in range(checks.count("steps", steps)):
-        points, velocities, rise = flow(metric, x, v, time=time / steps, steps=1, form="yu2025", part=(i / steps, (i + 1) / steps))
+        points, velocities, rise = flow(
+            metric,
+            x,
+            v,
+            time=time / steps,
+            steps=1,
+            form="yu2025",
+            part=(i / steps, (i + 1) / steps),
+        )
         x = scale(radius / norm(points[:, 1]), points[:, 1])
         v, f = tangent(x, velocities[:, 1]), f + rise[:, 1]
         change = torch.maximum(change, (norm(v) / speed - 1).abs())
@@ -121,12 +178,19 @@ def _on_sphere(metric: ScoreMetric, x: Tensor, v: Tensor, radius: float | str, t
     return *(torch.stack(part, 1) for part in zip(*path, strict=True)), change
 
 
-def _log_speed(metric: Metric, form: str, points: Tensor, velocities: Tensor, f: Tensor, scores: Tensor | None) -> Tensor:
+def _log_speed(
+    metric: Metric, form: str, points: Tensor, velocities: Tensor, f: Tensor, scores: Tensor | None
+) -> Tensor:
     """log of the conserved speed at every point, (batch, N): sqrt(v^T G v), or the Euclidean ‖v‖ for "yu2025"."""
     if form == "yu2025":
         return velocities.flatten(2).norm(dim=2).log()
     if scores is None:
-        return metric.inner(points.flatten(0, 1), velocities.flatten(0, 1), velocities.flatten(0, 1)).reshape(f.shape).log() / 2
+        return (
+            metric.inner(points.flatten(0, 1), velocities.flatten(0, 1), velocities.flatten(0, 1))
+            .reshape(f.shape)
+            .log()
+            / 2
+        )
     sv = (scores * velocities).flatten(2).sum(2)
     return (velocities.flatten(2).pow(2).sum(2) + metric.lam * sv**2).log() / 2 - metric.alpha * f
 
@@ -137,11 +201,16 @@ def _drift(log_speed: Tensor) -> Tensor:
 
 def _initial(metric: Metric, start: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
     """Check start and velocity: finite, of one layout, velocity not zero. Both as (batch, *event)."""
-    start, velocity = (checks.batched(n, x, metric.event_shape) for n, x in (("start", start), ("velocity", velocity)))
+    start, velocity = (
+        checks.batched(n, x, metric.event_shape)
+        for n, x in (("start", start), ("velocity", velocity))
+    )
     checks.same_layout("start", start, "velocity", velocity)
     still = (velocity == 0).flatten(1).all(1).nonzero().flatten().tolist()
     if still:
-        raise ValueError(f"velocity is zero in row(s) {still[:8]}: the geodesic is a point; drop these rows")
+        raise ValueError(
+            f"velocity is zero in row(s) {still[:8]}: the geodesic is a point; drop these rows"
+        )
     return start, velocity
 
 
@@ -149,12 +218,18 @@ def _check(metric: Metric, method: str, form: str, radius: float | str | None) -
     checks.choice("method", method, METHODS)
     checks.choice("form", form, FORMS)
     if form == "yu2025" and not (isinstance(metric, ScoreMetric) and metric.lam == 0):
-        raise ValueError(f"form='yu2025' is the density metric's equation; for {metric.name} use form='closed'")
+        raise ValueError(
+            f"form='yu2025' is the density metric's equation; for {metric.name} use form='closed'"
+        )
     if radius is None:
         return
     if form != "yu2025" or method != "rk4":
-        raise ValueError("radius= belongs to form='yu2025' with method='rk4'; the closed form has no sphere to stay on")
-    checks.choice("radius", radius, ("start",)) if isinstance(radius, str) else checks.positive("radius", radius)
+        raise ValueError(
+            "radius= belongs to form='yu2025' with method='rk4'; the closed form has no sphere to stay on"
+        )
+    checks.choice("radius", radius, ("start",)) if isinstance(radius, str) else checks.positive(
+        "radius", radius
+    )
 
 
 def _finite(points: Tensor, velocities: Tensor, time: float) -> None:
@@ -162,5 +237,7 @@ def _finite(points: Tensor, velocities: Tensor, time: float) -> None:
     ok = (torch.isfinite(points) & torch.isfinite(velocities)).flatten(2).all(2)
     if not bool(ok.all()):
         row, step = (~ok).nonzero()[(~ok).nonzero()[:, 1].argmin()].tolist()
-        raise ArithmeticError(f"the geodesic of row {row} is NaN or infinite from step {step} of {ok.shape[1] - 1} on "
-                              f"(time {time * step / (ok.shape[1] - 1):.3g}); use a smaller time= or more steps=")
+        raise ArithmeticError(
+            f"the geodesic of row {row} is NaN or infinite from step {step} of {ok.shape[1] - 1} on "
+            f"(time {time * step / (ok.shape[1] - 1):.3g}); use a smaller time= or more steps="
+        )

@@ -30,8 +30,10 @@ class FrozenScore(Score):
     def __init__(self, score: Score) -> None:
         sigma = score.sigma
         if sigma is None or not bool(torch.as_tensor(sigma > 0).all()):
-            raise ValueError(f"derivative='frozen' needs the noise level sigma > 0 of the score, and {score.name} has {sigma}; "
-                             "give it one (FunctionScore(..., sigma=...)) or use derivative='exact'")
+            raise ValueError(
+                f"derivative='frozen' needs the noise level sigma > 0 of the score, and {score.name} has {sigma}; "
+                "give it one (FunctionScore(..., sigma=...)) or use derivative='exact'"
+            )
         self.score, self.counter, self.event_shape = score, score.counter, score.event_shape
         self.sigma, self.name = sigma, f"{score.name} (frozen)"
 
@@ -50,10 +52,10 @@ class FrozenScore(Score):
     def _score(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             s = self.score._score(x)
-        return s + (x.detach() - x) / self._level(x) ** 2          # adds zero, and the derivative −I/sigma²
+        return s + (x.detach() - x) / self._level(x) ** 2  # adds zero, and the derivative −I/sigma²
 
 
-FLAT = 0.1      # largest relative gradient ‖∂E‖·‖b − a‖/E of a path that may count as converged
+FLAT = 0.1  # largest relative gradient ‖∂E‖·‖b − a‖/E of a path that may count as converged
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,11 @@ class Relaxation(Solver):
         checks.choice("derivative", self.derivative, ("exact", "frozen"))
         if self.preconditioned and self.optimizer != "lbfgs":
             raise ValueError("preconditioned=True is for optimizer='lbfgs'; leave it out with adam")
-        checks.positive("lr", self.lr), checks.positive("lr_end", self.lr_end), checks.count("window", self.window)
+        (
+            checks.positive("lr", self.lr),
+            checks.positive("lr_end", self.lr_end),
+            checks.count("window", self.window),
+        )
 
     def solve(self, metric: Metric, path: Tensor, callback: Callback | None = None) -> Solution:
         """See `Solver.solve`. Raises TypeError or ValueError where the derivative asked for cannot be had."""
@@ -97,16 +103,20 @@ class Relaxation(Solver):
         """The metric with the derivative that was asked for."""
         if self.derivative == "frozen":
             if not isinstance(metric, ScoreMetric):
-                raise TypeError(f"derivative='frozen' replaces the derivative of a score; {metric.name} is not a ScoreMetric: "
-                                "use derivative='exact'")
+                raise TypeError(
+                    f"derivative='frozen' replaces the derivative of a score; {metric.name} is not a ScoreMetric: "
+                    "use derivative='exact'"
+                )
             return metric.with_score(FrozenScore(metric.score))
         if isinstance(metric, ScoreMetric) and metric.lam + metric.alpha > 0:
             with torch.enable_grad():
                 first = metric.score.pick(torch.zeros(1, dtype=torch.long)).along(torch.zeros(1))
                 s = first(path[:1, 0].detach().requires_grad_())
             if not s.requires_grad:
-                raise ValueError(f"{metric.score.name} returns a tensor without gradient (made under no_grad, or constant), so "
-                                 "its derivative would silently be zero; use derivative='frozen' or solver='gauss_newton'")
+                raise ValueError(
+                    f"{metric.score.name} returns a tensor without gradient (made under no_grad, or constant), so "
+                    "its derivative would silently be zero; use derivative='frozen' or solver='gauss_newton'"
+                )
         return metric
 
     def done(self, first: Tensor, before: Tensor, now: Tensor) -> Tensor:
@@ -118,13 +128,22 @@ class Relaxation(Solver):
 class _Descent:
     """One run: the best path and energy of each pair so far, and how it ended."""
 
-    def __init__(self, settings: Relaxation, metric: Metric, path: Tensor, callback: Callback | None) -> None:
-        self.settings, self.metric, self.path, self.callback = settings, metric, path.detach(), callback
+    def __init__(
+        self, settings: Relaxation, metric: Metric, path: Tensor, callback: Callback | None
+    ) -> None:
+        self.settings, self.metric, self.path, self.callback = (
+            settings,
+            metric,
+            path.detach(),
+            callback,
+        )
         with torch.no_grad():
             self.first = metric.energy(self.path)
         if not bool(torch.isfinite(self.first).all()):
-            raise ValueError("the energy of the starting path is NaN or infinite; start from another path (init=...) or a "
-                             "larger noise level")
+            raise ValueError(
+                "the energy of the starting path is NaN or infinite; start from another path (init=...) or a "
+                "larger noise level"
+            )
         self.gap = (path[:, -1] - path[:, 0]).flatten(1).norm(dim=1)
         self.best, self.least = self.path.clone(), self.first.clone()
         self.converged, self.reason = unfinished(len(path), "max_iter reached")
@@ -136,13 +155,18 @@ class _Descent:
         Keeps what is better than the best path so far.
         """
         with torch.enable_grad():
-            energy = self.metric.pick(rows).energy(torch.cat([self.path[rows, :1], x[active], self.path[rows, -1:]], 1))
+            energy = self.metric.pick(rows).energy(
+                torch.cat([self.path[rows, :1], x[active], self.path[rows, -1:]], 1)
+            )
             (x.grad,) = torch.autograd.grad(energy.sum(), x)
         energy = energy.detach()
         if self.settings.derivative == "exact" and self.metric.score is not None:
             self.metric.counter.derivatives += len(rows) * (self.path.shape[1] - 1)
-        better = energy < self.least[rows]                           # False for NaN
-        self.least[rows[better]], self.best[rows[better], 1:-1] = energy[better], x.detach()[active[better]]
+        better = energy < self.least[rows]  # False for NaN
+        self.least[rows[better]], self.best[rows[better], 1:-1] = (
+            energy[better],
+            x.detach()[active[better]],
+        )
         return energy, x.grad[active].flatten(1).norm(dim=1) * self.gap[rows] / energy
 
     def retire(self, rows: Tensor, reason: str, success: bool = False) -> None:
@@ -151,7 +175,9 @@ class _Descent:
 
     def halted(self, iteration: int, rows: Tensor, active: int) -> bool:
         """History and callback; True if it asks to stop."""
-        self.history.append({"iteration": iteration, "energy": self.least.tolist(), "active": active})
+        self.history.append(
+            {"iteration": iteration, "energy": self.least.tolist(), "active": active}
+        )
         if not stopped(self.callback, iteration, self.best, self.least):
             return False
         self.retire(rows, "stopped by the callback")
@@ -173,7 +199,11 @@ class _Descent:
             self.retire(active[bad], "the score is NaN or infinite beside the path")
             self.retire(active[met], "converged", True)
             active = active[~(met | bad)]
-            if self.halted(iteration, active, len(energy)) or len(active) == 0 or iteration == o.max_iter:
+            if (
+                self.halted(iteration, active, len(energy))
+                or len(active) == 0
+                or iteration == o.max_iter
+            ):
                 break
             adam.step(), rate.step()
 
@@ -181,7 +211,7 @@ class _Descent:
         """Pair by pair: the line search would couple them. History and callback once every `window` iterations."""
         rows = torch.arange(len(self.path))
         for i in rows:
-            if self._lbfgs(rows[i:i + 1], rows[i:]):
+            if self._lbfgs(rows[i : i + 1], rows[i:]):
                 break
 
     def _coordinates(self) -> Tensor:
@@ -196,9 +226,20 @@ class _Descent:
         """One pair; True if the callback asked to stop."""
         o, slope, chunk = self.settings, [], min(self.settings.window, self.settings.max_iter)
         P = self._coordinates()
-        z = torch.einsum("ij,bj...->bi...", torch.linalg.inv(P), self.path[row, 1:-1]).contiguous().requires_grad_()
-        optimizer = torch.optim.LBFGS([z], max_iter=chunk, max_eval=4 * chunk, history_size=20, tolerance_grad=0,
-                                      tolerance_change=0, line_search_fn="strong_wolfe")
+        z = (
+            torch.einsum("ij,bj...->bi...", torch.linalg.inv(P), self.path[row, 1:-1])
+            .contiguous()
+            .requires_grad_()
+        )
+        optimizer = torch.optim.LBFGS(
+            [z],
+            max_iter=chunk,
+            max_eval=4 * chunk,
+            history_size=20,
+            tolerance_grad=0,
+            tolerance_change=0,
+            line_search_fn="strong_wolfe",
+        )
 
         def closure() -> Tensor:
             x = torch.einsum("ij,bj...->bi...", P, z.detach()).requires_grad_()
@@ -212,7 +253,13 @@ class _Descent:
             optimizer.step(closure)
             if bool(o.done(self.first[row], before, self.least[row])):
                 flat = slope[-1] <= FLAT
-                self.retire(row, "converged" if flat else f"the energy falls no further, relative gradient {slope[-1]:.2g}", flat)
+                self.retire(
+                    row,
+                    "converged"
+                    if flat
+                    else f"the energy falls no further, relative gradient {slope[-1]:.2g}",
+                    flat,
+                )
                 return self.halted(iteration, rest[1:], 1)
             if self.halted(iteration, rest, 1):
                 return True

@@ -58,9 +58,13 @@ class Shooting(Solver):
         guess = checks.finite("guess", checks.floating("guess", self.guess)).to(path)
         guess = guess[None] if guess.ndim == path.ndim - 2 else guess
         if guess.shape != path[:, 0].shape:
-            raise ValueError(f"guess must have shape {tuple(path[:, 0].shape)}, got {tuple(self.guess.shape)}")
+            raise ValueError(
+                f"guess must have shape {tuple(path[:, 0].shape)}, got {tuple(self.guess.shape)}"
+            )
         if bool((guess == 0).flatten(1).all(1).any()):
-            raise ValueError("guess is a zero velocity, which stays where it is; leave guess=None for the path's own")
+            raise ValueError(
+                "guess is a zero velocity, which stays where it is; leave guess=None for the path's own"
+            )
         return guess.flatten(1)
 
 
@@ -103,9 +107,14 @@ class _Broyden:
         return y + torch.einsum("nkd,nk->nd", a, torch.einsum("nkd,nd->nk", b, y))
 
     def accept(self, rows: Tensor, v: Tensor, ends: Tensor, dv: Tensor, dr: Tensor) -> None:
-        Hdr, HTdv = self.apply(self.a[rows], self.b[rows], dr), self.apply(self.b[rows], self.a[rows], dv)
+        Hdr, HTdv = (
+            self.apply(self.a[rows], self.b[rows], dr),
+            self.apply(self.b[rows], self.a[rows], dv),
+        )
         size = (dv * Hdr).sum(1, keepdim=True)
-        safe = torch.isfinite(size) & (size.abs() > 1e-12 * dv.norm(dim=1, keepdim=True) * Hdr.norm(dim=1, keepdim=True))
+        safe = torch.isfinite(size) & (
+            size.abs() > 1e-12 * dv.norm(dim=1, keepdim=True) * Hdr.norm(dim=1, keepdim=True)
+        )
         self.a[rows, self.used[rows]] = torch.where(safe, (dv - Hdr) / size, 0)
         self.b[rows, self.used[rows]] = torch.where(safe, HTdv, 0)
         self.used[rows] += 1
@@ -123,9 +132,16 @@ class _Run:
         self.gap = (self.end - self.start).norm(dim=1)
         self.step = settings.first_velocity(path)
         self.v = torch.zeros_like(self.step)
-        self.r = torch.full_like(self.v, torch.inf)             # so that any finite first shot is taken
-        self.rho, self.halvings = torch.ones_like(self.gap), torch.zeros(len(path), dtype=torch.long)
-        self.slope = _Newton(self.v) if self.v.shape[1] <= settings.newton_dim else _Broyden(self.v, settings.max_iter)
+        self.r = torch.full_like(self.v, torch.inf)  # so that any finite first shot is taken
+        self.rho, self.halvings = (
+            torch.ones_like(self.gap),
+            torch.zeros(len(path), dtype=torch.long),
+        )
+        self.slope = (
+            _Newton(self.v)
+            if self.v.shape[1] <= settings.newton_dim
+            else _Broyden(self.v, settings.max_iter)
+        )
 
     @property
     def miss(self) -> Tensor:
@@ -137,8 +153,10 @@ class _Run:
         shots, o, event = self.slope.shots(rows, v), self.settings, self.path.shape[2:]
         n, m, d = shots.shape
         x = self.start[rows, None].expand(n, m, d).reshape(-1, *event)
-        y = flow(self.metric, x, shots.reshape(-1, *event), steps=o.substeps * (self.path.shape[1] - 1))[0]
-        return y[::m, ::o.substeps], y[:, -1].reshape(n, m, d)
+        y = flow(
+            self.metric, x, shots.reshape(-1, *event), steps=o.substeps * (self.path.shape[1] - 1)
+        )[0]
+        return y[::m, :: o.substeps], y[:, -1].reshape(n, m, d)
 
     def trial(self, rows: Tensor) -> None:
         """One shot of each of the pairs `rows`; accepted where it lands closer."""
@@ -146,7 +164,7 @@ class _Run:
         v = self.v[rows] + dv
         points, ends = self.shoot(rows, v)
         r = ends[:, 0] - self.end[rows]
-        closer = (r.norm(dim=1) < self.r[rows].norm(dim=1)).cpu()       # False for NaN
+        closer = (r.norm(dim=1) < self.r[rows].norm(dim=1)).cpu()  # False for NaN
         good, poor = rows[closer], rows[~closer]
         self.slope.accept(good, v[closer], ends[closer], dv[closer], r[closer] - self.r[good])
         self.v[good], self.r[good], self.points[good] = v[closer], r[closer], points[closer]
@@ -159,8 +177,12 @@ class _Run:
         tol = max(o.tol, 100 * torch.finfo(self.v.dtype).eps)
         for iteration in range(1, o.max_iter + 1):
             self.trial(active)
-            history.append({"iteration": iteration, "miss": self.miss.tolist(), "active": len(active)})
-            if callback is not None and stopped(callback, iteration, self.points, self.metric.energy(self.points)):
+            history.append(
+                {"iteration": iteration, "miss": self.miss.tolist(), "active": len(active)}
+            )
+            if callback is not None and stopped(
+                callback, iteration, self.points, self.metric.energy(self.points)
+            ):
                 why |= dict.fromkeys(active.tolist(), "stopped by the callback")
                 break
             stuck = self.halvings[active] > o.max_halvings
@@ -169,8 +191,10 @@ class _Run:
             if len(active) == 0:
                 break
         converged = (self.miss <= tol).cpu()
-        reason = ["converged" if ok else self.failure(miss, why.get(i, "max_iter reached"))
-                  for i, (ok, miss) in enumerate(zip(converged.tolist(), self.miss.tolist(), strict=True))]
+        reason = [
+            "converged" if ok else self.failure(miss, why.get(i, "max_iter reached"))
+            for i, (ok, miss) in enumerate(zip(converged.tolist(), self.miss.tolist(), strict=True))
+        ]
         self.points[converged, -1] = self.path[converged, -1]
         return Solution(self.points, converged, reason, None, history)
 

@@ -11,7 +11,11 @@ from pathlib import Path
 import yaml
 
 SITE = Path(__file__).resolve().parent.parent
-FIGURES, NOTEBOOKS, REGISTRY = SITE.parent / "figures", SITE.parent / "notebooks", SITE / "captions.yml"
+FIGURES, NOTEBOOKS, REGISTRY = (
+    SITE.parent / "figures",
+    SITE.parent / "notebooks",
+    SITE / "captions.yml",
+)
 SAVED = re.compile(r"figures\.save\(\s*\w+,\s*\"([\w-]+)\"|Picture\(.*\"([\w-]+)\.gif\"")
 GALLERY = "<!-- every figure -->"
 FILES = {"png": "picture", "pdf": "PDF", "npz": "plotted arrays", "json": "provenance"}
@@ -21,12 +25,17 @@ class Captions(dict):
     """name → caption; ValueError, which names the mend, for a figure without one."""
 
     def __missing__(self, name: str):
-        raise ValueError(f"{REGISTRY.name} has no caption for the figure {name}: look at it, and write what it shows")
+        raise ValueError(
+            f"{REGISTRY.name} has no caption for the figure {name}: look at it, and write what it shows"
+        )
 
 
 def captions() -> Captions:
     """The captions of the registry; a first sentence says without formulas what the picture shows."""
-    return Captions((name, text.strip()) for name, text in yaml.safe_load(REGISTRY.read_text(encoding="utf-8")).items())
+    return Captions(
+        (name, text.strip())
+        for name, text in yaml.safe_load(REGISTRY.read_text(encoding="utf-8")).items()
+    )
 
 
 def first_sentence(caption: str) -> str:
@@ -36,8 +45,16 @@ def first_sentence(caption: str) -> str:
 def figure_of(cell: dict) -> str | None:
     """The name under which a code cell saves (or from which it shows) its picture."""
     found = SAVED.search("".join(cell["source"]))
-    shown = any(kind.startswith("image/") for output in cell.get("outputs", []) for kind in output.get("data", {}))
-    return next(filter(None, found.groups())) if found and shown and cell["cell_type"] == "code" else None
+    shown = any(
+        kind.startswith("image/")
+        for output in cell.get("outputs", [])
+        for kind in output.get("data", {})
+    )
+    return (
+        next(filter(None, found.groups()))
+        if found and shown and cell["cell_type"] == "code"
+        else None
+    )
 
 
 def numbered(notebook: dict, chapter: int) -> dict[str, str]:
@@ -54,7 +71,8 @@ def caption_cells(notebook: dict, chapter: int, texts: Mapping[str, str]) -> Non
             cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "hide-input"]
             cell["metadata"]["mystnb"] = {
                 "image": {"alt": first_sentence(texts[name])},
-                "figure": {"name": f"fig-{name}", "caption": f"**{numbers[name]}.** {texts[name]}"}}
+                "figure": {"name": f"fig-{name}", "caption": f"**{numbers[name]}.** {texts[name]}"},
+            }
 
 
 def gallery() -> str:
@@ -67,8 +85,11 @@ def _chapter(path: Path, texts: Mapping[str, str]) -> str:
     notebook = json.loads(path.read_text(encoding="utf-8"))
     prefix = path.name[:2]
     numbers = numbered(notebook, int(prefix))
-    shown = [_figure(name, f"**[{number}](#fig-{name}).** {texts[name]}", first_sentence(texts[name]))
-             for name, number in numbers.items() if (FIGURES / f"{name}.png").exists()]       # an animation has none
+    shown = [
+        _figure(name, f"**[{number}](#fig-{name}).** {texts[name]}", first_sentence(texts[name]))
+        for name, number in numbers.items()
+        if (FIGURES / f"{name}.png").exists()
+    ]  # an animation has none
     moving = [_animation(file, texts) for file in sorted(FIGURES.glob(f"{prefix}_*.gif"))]
     grid = [":::::{grid} 2 3 3 3", ":gutter: 3", *moving, ":::::"] if moving else []
     return "\n\n".join([f"## {_title(notebook)}", *shown, "\n".join(grid), *_results(prefix), ""])
@@ -76,11 +97,20 @@ def _chapter(path: Path, texts: Mapping[str, str]) -> str:
 
 def _results(prefix: str) -> list[str]:
     """A line with the tables of a notebook and its records that belong to no picture."""
-    tables = [f"{_file(file, file.name)} ({_file(file.with_suffix('.json'), 'provenance')})"
-              for file in sorted(FIGURES.glob(f"{prefix}_*.csv"))]
-    records = [_file(file, file.name) for file in sorted(FIGURES.glob(f"{prefix}_*.json"))
-               if not any(file.with_suffix(ending).exists() for ending in (".png", ".csv"))]
-    return [f"Results of this notebook in numbers: {', '.join(tables + records)}."] if tables + records else []
+    tables = [
+        f"{_file(file, file.name)} ({_file(file.with_suffix('.json'), 'provenance')})"
+        for file in sorted(FIGURES.glob(f"{prefix}_*.csv"))
+    ]
+    records = [
+        _file(file, file.name)
+        for file in sorted(FIGURES.glob(f"{prefix}_*.json"))
+        if not any(file.with_suffix(ending).exists() for ending in (".png", ".csv"))
+    ]
+    return (
+        [f"Results of this notebook in numbers: {', '.join(tables + records)}."]
+        if tables + records
+        else []
+    )
 
 
 def _title(notebook: dict) -> str:
@@ -93,13 +123,30 @@ def _file(path: Path, text: str) -> str:
 
 def _figure(name: str, caption: str, alt: str) -> str:
     files = [_file(FIGURES / f"{name}.{ending}", text) for ending, text in FILES.items()]
-    return "\n".join([f":::{{figure}} ../figures/{name}.png", f":alt: {alt}", f":name: gallery-{name}", caption, "",
-                      " · ".join(files), ":::"])
+    return "\n".join(
+        [
+            f":::{{figure}} ../figures/{name}.png",
+            f":alt: {alt}",
+            f":name: gallery-{name}",
+            caption,
+            "",
+            " · ".join(files),
+            ":::",
+        ]
+    )
 
 
 def _animation(file: Path, texts: Mapping[str, str]) -> str:
-    return "\n".join(["::::{grid-item}", f":::{{figure}} ../figures/{file.name}", f":alt: {first_sentence(texts[file.stem])}",
-                      texts[file.stem], ":::", "::::"])
+    return "\n".join(
+        [
+            "::::{grid-item}",
+            f":::{{figure}} ../figures/{file.name}",
+            f":alt: {first_sentence(texts[file.stem])}",
+            texts[file.stem],
+            ":::",
+            "::::",
+        ]
+    )
 
 
 def read(app, docname: str, source: list[str]) -> None:

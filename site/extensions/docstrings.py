@@ -9,21 +9,27 @@ import itertools
 import re
 
 MARKUP = re.compile(r"([*|\\]|(?<=\w)_(?!\w))")
-TERM = re.compile(r"(?:(?<=^)|(?<=[.:;)] ))(\*{0,2}\w+(?:(?:, | and | or )\*{0,2}\w+)*)(?: \([^()]*\))?: ")
+TERM = re.compile(
+    r"(?:(?<=^)|(?<=[.:;)] ))(\*{0,2}\w+(?:(?:, | and | or )\*{0,2}\w+)*)(?: \([^()]*\))?: "
+)
 
 
 def plain(text: str) -> str:
     """Plain text as reStructuredText: `code` as code, everything else literally."""
     parts = text.split("`")
-    if len(parts) % 2 == 0:                 # an unpaired backtick is a character like any other
+    if len(parts) % 2 == 0:  # an unpaired backtick is a character like any other
         return MARKUP.sub(r"\\\1", text).replace("`", r"\`")
-    return "".join(f"``{part}``" if k % 2 else MARKUP.sub(r"\\\1", part) for k, part in enumerate(parts))
+    return "".join(
+        f"``{part}``" if k % 2 else MARKUP.sub(r"\\\1", part) for k, part in enumerate(parts)
+    )
 
 
 def known(names: str, parameters: set[str]) -> bool:
     """Whether all of "frames, sigma" are parameters, or errors and warnings."""
     words = re.split(r", | and | or ", names)
-    return all(word.strip("*") in parameters or word.endswith(("Error", "Warning")) for word in words)
+    return all(
+        word.strip("*") in parameters or word.endswith(("Error", "Warning")) for word in words
+    )
 
 
 def items(paragraph: str, parameters: set[str]) -> list[str]:
@@ -38,15 +44,15 @@ def item(text: str, parameters: set[str]) -> str:
     if not found or not known(found[1], parameters):
         return plain(text)
     head = found[0].removesuffix(": ")
-    name, rest = head[:len(found[1])], head[len(found[1]):]
-    return f"* **{plain(name)}**{plain(rest)}: {plain(text[found.end():])}"
+    name, rest = head[: len(found[1])], head[len(found[1]) :]
+    return f"* **{plain(name)}**{plain(rest)}: {plain(text[found.end() :])}"
 
 
 def names_of(obj) -> set[str]:
     """Parameters of a function or class, and a class's annotated fields."""
     try:
         parameters = set(inspect.signature(obj).parameters)
-    except (TypeError, ValueError):         # a module or a property has none
+    except (TypeError, ValueError):  # a module or a property has none
         parameters = set()
     return parameters | set(getattr(obj, "__annotations__", {}))
 
@@ -55,7 +61,7 @@ def convert(app, what, name, obj, options, lines) -> None:
     """autodoc's hook: the lines of one docstring, changed in place."""
     parameters, written = names_of(obj), []
     for paragraph in "\n".join(lines).strip().split("\n\n"):
-        if re.search(r"^\s", paragraph, re.MULTILINE):      # laid out by hand: as it stands
+        if re.search(r"^\s", paragraph, re.MULTILINE):  # laid out by hand: as it stands
             written += ["::", "", *(f"    {line}" for line in paragraph.splitlines()), ""]
             continue
         for text in items(" ".join(paragraph.split()), parameters):

@@ -15,14 +15,21 @@ from pybtex.database import parse_file
 SITE = Path(__file__).resolve().parent.parent
 NOTEBOOKS, BIBLIOGRAPHY = SITE.parent / "notebooks", SITE / "references.bib"
 # what is no running text: code blocks, code, formulas, links, headings
-KEPT = re.compile(r"(```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|!?\[[^\]]*\]\([^)]*\)|^#.*?$)", re.DOTALL | re.MULTILINE)
+KEPT = re.compile(
+    r"(```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|!?\[[^\]]*\]\([^)]*\)|^#.*?$)",
+    re.DOTALL | re.MULTILINE,
+)
 NUMBERED = re.compile(r"\b[Nn]otebooks?\s+\d\d(?:(?:,\s+|\s+and\s+|\s+to\s+)\d\d)*")
 
 
 def works() -> dict[str, re.Pattern]:
     """citation key → how it is mentioned."""
     entries = parse_file(str(BIBLIOGRAPHY), "bibtex").entries
-    return {key: re.compile(entry.fields["mentions"]) for key, entry in entries.items() if "mentions" in entry.fields}
+    return {
+        key: re.compile(entry.fields["mentions"])
+        for key, entry in entries.items()
+        if "mentions" in entry.fields
+    }
 
 
 def pages() -> dict[str, str]:
@@ -31,12 +38,17 @@ def pages() -> dict[str, str]:
 
 def link_notebooks(text: str, known: dict[str, str], own: str) -> str:
     """Each number of another notebook in "notebooks 03 and 04" becomes a link; a single one takes the word along."""
+
     def one(found):
         words = found.group()
         numbers = re.findall(r"\d\d", words)
         if len(numbers) == 1 and numbers[0] in known and numbers[0] != own:
             return f"[{words}]({known[numbers[0]]})"
-        return re.sub(r"\d\d", lambda n: f"[{n[0]}]({known[n[0]]})" if n[0] in known and n[0] != own else n[0], words)
+        return re.sub(
+            r"\d\d",
+            lambda n: f"[{n[0]}]({known[n[0]]})" if n[0] in known and n[0] != own else n[0],
+            words,
+        )
 
     return NUMBERED.sub(one, text)
 
@@ -45,7 +57,7 @@ def cite(text: str, unseen: dict[str, re.Pattern]) -> str:
     """The citation behind the first mention of each work; a work that was mentioned leaves `unseen`."""
     for key, pattern in list(unseen.items()):
         if found := pattern.search(text):
-            text = f"{text[:found.end()]} {{cite:p}}`{key}`{text[found.end():]}"
+            text = f"{text[: found.end()]} {{cite:p}}`{key}`{text[found.end() :]}"
             del unseen[key]
     return text
 
@@ -59,8 +71,9 @@ def link(notebook: dict, own: str) -> None:
     unseen, known = works(), pages()
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
-            cell["source"] = running_text("".join(cell["source"]),
-                                          lambda text: link_notebooks(cite(text, unseen), known, own))
+            cell["source"] = running_text(
+                "".join(cell["source"]), lambda text: link_notebooks(cite(text, unseen), known, own)
+            )
 
 
 def read(app, docname: str, source: list[str]) -> None:
@@ -81,9 +94,21 @@ def cited_in(app, doctree, docname: str) -> None:
     domain = app.env.get_domain("cite")
     for entry in doctree.findall(nodes.citation):
         keys = {c.key for c in domain.citations if c.citation_id in entry["ids"]}
-        places = sorted({ref.docname for ref in domain.citation_refs for target in ref.targets if target.key in keys} - {docname})
+        places = sorted(
+            {
+                ref.docname
+                for ref in domain.citation_refs
+                for target in ref.targets
+                if target.key in keys
+            }
+            - {docname}
+        )
         if places:
-            entry.append(nodes.paragraph("", "Cited in ", *_links(app, docname, places), classes=["cited-in"]))
+            entry.append(
+                nodes.paragraph(
+                    "", "Cited in ", *_links(app, docname, places), classes=["cited-in"]
+                )
+            )
 
 
 def _links(app, docname: str, places: list[str]):

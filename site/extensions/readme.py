@@ -14,10 +14,16 @@ LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]*)\)")
 def section(heading: str) -> str:
     """The text below `## heading`, up to the next heading of that rank."""
     text = README.read_text(encoding="utf-8")
-    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    found = re.search(
+        rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE
+    )
     if not found:
-        raise ValueError(f"README.md has no section '## {heading}'; mend the page that asks for it, or README.md")
-    return LINK.sub(lambda link: link[0] if re.match(r"https?:|notebooks/", link[2]) else link[1], found[1]).strip()
+        raise ValueError(
+            f"README.md has no section '## {heading}'; mend the page that asks for it, or README.md"
+        )
+    return LINK.sub(
+        lambda link: link[0] if re.match(r"https?:|notebooks/", link[2]) else link[1], found[1]
+    ).strip()
 
 
 def read(app, docname: str, source: list[str]) -> None:

@@ -24,4 +24,4 @@ def mirror(app, config) -> None:
 def setup(app):
     app.connect("config-inited", mirror)
     code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-    return {"parallel_read_safe": True, "env_version": zlib.crc32(code)}    # other code, other pages
+    return {"parallel_read_safe": True, "env_version": zlib.crc32(code)}  # other code, other pages

@@ -2,7 +2,7 @@
 
 A row is a generator. It prepares, hands over what provokes the fault with `yield`, and after that checks what is left:
 
-    @fault("lib.figures", "the disk is full", OSError, "free space there", left="the older figure, byte for byte")
+    @fault("experiments.figures", "the disk is full", OSError, "free space there", left="the older figure, byte for byte")
     def full_disk(world):
         world.tree(...)                     # must be the same afterwards, byte for byte
         yield lambda: figures.save(...)
@@ -53,14 +53,16 @@ class Fault:
 def load() -> None:
     """Import the rows."""
     names = [f"{__name__}.{part}" for part in PARTS]
-    pytest.register_assert_rewrite(*names)      # so that a failing assertion shows its values
+    pytest.register_assert_rewrite(*names)  # so that a failing assertion shows its values
     for name in names:
         importlib.import_module(name)
 
 
-def fault(area: str, what: str, error: type[BaseException] | int | None, says: str, *, left: str) -> Callable[[Provoker],
-          Provoker]:
+def fault(
+    area: str, what: str, error: type[BaseException] | int | None, says: str, *, left: str
+) -> Callable[[Provoker], Provoker]:
     """Put a provoker into the matrix."""
+
     def put(provoke: Provoker) -> Provoker:
         MATRIX.append(Fault(area, what, error, says, left, provoke))
         return provoke
@@ -76,7 +78,7 @@ class World:
     monkeypatch: pytest.MonkeyPatch
     tensors: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     trees: dict[Path, dict[str, bytes] | None] = field(default_factory=dict)
-    killed: bool = False    # a process that is killed cleans up nothing: the next one does
+    killed: bool = False  # a process that is killed cleans up nothing: the next one does
 
     def keep(self, *tensors: Tensor) -> Any:
         """Tensors of the caller: the same bits must be in them afterwards."""
@@ -105,19 +107,30 @@ class World:
 
     def watch(self) -> None:
         self.trees = {folder: contents(folder) for folder in self.trees}
-        self.before = torch.get_rng_state(), torch.get_default_dtype(), torch.get_num_threads(), Path.cwd()
+        self.before = (
+            torch.get_rng_state(),
+            torch.get_default_dtype(),
+            torch.get_num_threads(),
+            Path.cwd(),
+        )
 
     def check(self) -> None:
         """What every fault must leave alone, and what this one was told to."""
-        assert all(torch.equal(x, kept) and x.dtype == kept.dtype for x, kept in self.tensors), "a tensor of the caller changed"
+        assert all(torch.equal(x, kept) and x.dtype == kept.dtype for x, kept in self.tensors), (
+            "a tensor of the caller changed"
+        )
         for folder, before in self.trees.items():
             now = contents(folder)
-            assert now.keys() == before.keys(), f"files came or went: {sorted(now.keys() ^ before.keys())}"
+            assert now.keys() == before.keys(), (
+                f"files came or went: {sorted(now.keys() ^ before.keys())}"
+            )
             assert now == before, f"changed: {[name for name in now if now[name] != before[name]]}"
         assert self.killed or not self.drafts(), "a draft was left"
         state, *rest = self.before
         assert torch.equal(torch.get_rng_state(), state), "the global generator moved"
-        assert rest == [torch.get_default_dtype(), torch.get_num_threads(), Path.cwd()], "a global setting changed"
+        assert rest == [torch.get_default_dtype(), torch.get_num_threads(), Path.cwd()], (
+            "a global setting changed"
+        )
 
 
 class Status(Exception):
@@ -131,6 +144,7 @@ class Status(Exception):
 @contextmanager
 def read_only() -> Iterator[tuple[Path, Callable[[Callable[[], Any]], Any]]]:
     """A folder with one file in it, and a way to call something that may not write there, even if we are root."""
+
     def unprivileged(act: Callable[[], Any]) -> Any:
         root = os.geteuid() == 0
         try:
@@ -139,7 +153,7 @@ def read_only() -> Iterator[tuple[Path, Callable[[Callable[[], Any]], Any]]]:
         finally:
             os.seteuid(0) if root else None
 
-    with tempfile.TemporaryDirectory() as outside:      # pytest's own folders let nobody else in
+    with tempfile.TemporaryDirectory() as outside:  # pytest's own folders let nobody else in
         folder = Path(outside, "locked")
         folder.mkdir()
         (folder / "kept.txt").write_text("kept")
@@ -153,7 +167,9 @@ def meet(fault: Fault, world: World) -> None:
     """Provoke a fault, compare what is said, check what is left; AssertionError if anything is not as the row has it."""
     row = fault.provoke(world)
     act = next(row)
-    assert world.tensors or world.trees or asserts_afterwards(fault.provoke), "the row does not check what is left"
+    assert world.tensors or world.trees or asserts_afterwards(fault.provoke), (
+        "the row does not check what is left"
+    )
     world.watch()
     _provoked(fault, act)
     world.check()
@@ -174,7 +190,9 @@ def _provoked(fault: Fault, act: Callable[[], Any]) -> None:
         with pytest.raises(Status) as ended:
             act()
         said = str(ended.value)
-        assert ended.value.status == fault.error and re.search(fault.says, said), f"status {ended.value.status}: {said}"
+        assert ended.value.status == fault.error and re.search(fault.says, said), (
+            f"status {ended.value.status}: {said}"
+        )
     elif issubclass(fault.error, Warning):
         with pytest.warns(fault.error, match=fault.says):
             act()
@@ -185,13 +203,25 @@ def _provoked(fault: Fault, act: Callable[[], Any]) -> None:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder with what it holds."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
-def command(*words: Any, python: tuple[str, ...] = (sys.executable, "-m", "lib.runs"), **environment: str) -> None:
+def command(
+    *words: Any, python: tuple[str, ...] = (sys.executable, "-m", "lib.runs"), **environment: str
+) -> None:
     """Run a command of the project from its root; raises `Status` with what it said on both streams if it does not end well."""
-    done = subprocess.run([*python, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=120,
-                          env={**os.environ, **environment})
+    done = subprocess.run(
+        [*python, *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **environment},
+    )
     if done.returncode:
         raise Status(done.returncode, done.stdout + done.stderr)
 
@@ -200,10 +230,21 @@ def markdown() -> str:
     """The matrix as a Markdown table, for a page of the site."""
     lines = ["| where | what goes wrong | what is said | what is left |", "|---|---|---|---|"]
     for row in sorted(MATRIX, key=lambda row: row.area):
-        name = "endured" if row.error is None else f"exit status {row.error}" if isinstance(row.error,
-                                                                                            int) else row.error.__name__
+        name = (
+            "endured"
+            if row.error is None
+            else f"exit status {row.error}"
+            if isinstance(row.error, int)
+            else row.error.__name__
+        )
         said = f"{name}: … {_plain(row.says)} …" if row.says else name
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (f"`{row.area}`", row.what, said, row.left)) + " |")
+        lines.append(
+            "| "
+            + " | ".join(
+                cell.replace("|", "\\|") for cell in (f"`{row.area}`", row.what, said, row.left)
+            )
+            + " |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -7,11 +7,12 @@ import matplotlib.pyplot as plt
 import torch
 from PIL import Image
 
-from lib import evaluation, exact, gallery, hands, images, latents, video
-from lib.classifier import load_classifier
-from lib.family import stein_family
+from experiments import evaluation, gallery, hands, images
+from experiments.classifiers.base import load_classifier
+from experiments.explore import explore
+from experiments.family import stein_family
+from lib import exact, latents, video
 from lib.scores import SphereScore, StableDiffusionScore
-from lib.widgets import explore
 
 from . import fault
 
@@ -33,50 +34,211 @@ def film(world, n=4):
 
 # area, what goes wrong, what provokes it with a film x (1, 4, 3, 16, 16), error, what is said
 TABLE = [
-    ("lib.latents", "images in 0..255", lambda x: latents.encode(latent_model(), x[0] * 255), ValueError,
-     "divide images in 0..255"),
-    ("lib.latents", "grey images for colour", lambda x: latents.encode(latent_model(), x[0, :, :1]), ValueError,
-     r"expand\(-1, 3"),
-    ("lib.latents", "sides that do not divide", lambda x: latents.encode(latent_model(), x[0, ..., :15]), ValueError,
-     "resize them"),
-    ("lib.latents", "images of NaN", lambda x: latents.encode(latent_model(), x[0] * NAN), ValueError, "clean the input first"),
-    ("lib.latents", "images in place of latents", lambda x: latents.decode(latent_model(), x), ValueError,
-     "latents must have shape"),
-    ("lib.latents", "an unknown schedule of text inversion",
-     lambda x: latents.text_inversion(latent_model(), torch.zeros(1, 4, 8, 8), "nowhere", schedule="yu2052"), ValueError,
-     "did you mean 'yu2025'"),
-    ("lib.latents", "a prompt that is too long", lambda x: latent_model().prompted("much more than sixteen tokens"), ValueError,
-     "truncate=True"),
-    ("lib.video", "a film of two frames", lambda x: video.deviation(x, x[:, :2]), ValueError, "frames ≥ 3"),
-    ("lib.video", "a film that ends where it began", lambda x: video.deviation(x, x[:, [0, 1, 0]]), ValueError, "cut it"),
-    ("lib.gallery", "no row of frames", lambda x: gallery.frame_rows({}), ValueError, "at least one row"),
-    ("lib.gallery", "frames of two channels", lambda x: gallery.frame_rows({"x": x[0, :, :2]}), ValueError,
-     "1 or 3, height, width"),
-    ("lib.evaluation", "no method", lambda x: evaluation.evaluate({}), ValueError, "at least one method"),
-    ("lib.evaluation", "frames of NaN", lambda x: evaluation.evaluate({"lerp": x * NAN}), ValueError,
-     "lerp has .* clean the input"),
-    ("lib.evaluation", "two frames", lambda x: evaluation.evaluate({"lerp": x[:, :2]}), ValueError, "N ≥ 3"),
-    ("lib.evaluation", "a truth of another shape", lambda x: evaluation.evaluate({"lerp": x}, x[:, :3]), ValueError,
-     "truth the same"),
-    ("lib.evaluation", "an unknown column", lambda x: evaluation.summary(evaluation.evaluate({"a": x}, distances={}),
-     by="mehtod"),
-     ValueError, "did you mean 'method'"),
-    ("lib.evaluation", "images too small for ssim", lambda x: evaluation.ssim(x[0, ..., :8], x[0, ..., :8]), ValueError, "11×11"),
-    ("lib.evaluation", "images on different devices", lambda x: evaluation.mse(x[0], x[0].to("meta")), ValueError,
-     r"different devices: cpu and meta; move one of them with \.to\("),
-    ("lib.evaluation", "the FID of one image", lambda x: evaluation.fid(x[0, :1, 0, 0], x[0, :, 0, 0]), ValueError, "rows ≥ 2"),
-    ("lib.classifier", "images of another size", lambda x: load_classifier().features(x[0]), ValueError, r"\(n, 1, 28, 28\)"),
-    ("lib.hands", "an unknown split", lambda x: hands.photographs("tset"), ValueError, "'train', 'test' or 'all'"),
-    ("lib.exact", "a half circle", lambda x: exact.sphere_geodesic(math.pi, lam=1.0), ValueError, "angle must be below pi"),
-    ("lib.widgets", "labels for other settings", lambda x: explore(x, ["a", "b"]), ValueError, r"labels must have shape \(1,\)"),
-    ("lib.widgets", "a place beyond the path", lambda x: explore(x, start=(0, 2.0)), ValueError, r"a place in \[0, 1\]"),
-    ("lib.widgets", "frames of NaN", lambda x: explore(x * NAN), ValueError, "clean the input first"),
-    ("lib.family", "a solver that knows no rows", lambda x: stein_family(SphereScore(), *x[0, :2, 0, 0], [1.0], solver="georce"),
-     ValueError, "known: gauss_newton, relaxation"),
-    ("lib.family", "a weight of zero", lambda x: stein_family(SphereScore(), *x[0, :2, 0, 0], [1.0, 0.0]), ValueError,
-     "weights must be a finite number > 0"),
-    ("lib.family", "no weight", lambda x: stein_family(SphereScore(), *x[0, :2, 0, 0], []), ValueError, "empty batch"),
-    ("lib.images", "images of two channels", lambda x: images.read_folder(".", size=8, channels=2), ValueError, "1 .grey. or 3"),
+    (
+        "lib.latents",
+        "images in 0..255",
+        lambda x: latents.encode(latent_model(), x[0] * 255),
+        ValueError,
+        "divide images in 0..255",
+    ),
+    (
+        "lib.latents",
+        "grey images for colour",
+        lambda x: latents.encode(latent_model(), x[0, :, :1]),
+        ValueError,
+        r"expand\(-1, 3",
+    ),
+    (
+        "lib.latents",
+        "sides that do not divide",
+        lambda x: latents.encode(latent_model(), x[0, ..., :15]),
+        ValueError,
+        "resize them",
+    ),
+    (
+        "lib.latents",
+        "images of NaN",
+        lambda x: latents.encode(latent_model(), x[0] * NAN),
+        ValueError,
+        "clean the input first",
+    ),
+    (
+        "lib.latents",
+        "images in place of latents",
+        lambda x: latents.decode(latent_model(), x),
+        ValueError,
+        "latents must have shape",
+    ),
+    (
+        "lib.latents",
+        "an unknown schedule of text inversion",
+        lambda x: latents.text_inversion(
+            latent_model(), torch.zeros(1, 4, 8, 8), "nowhere", schedule="yu2052"
+        ),
+        ValueError,
+        "did you mean 'yu2025'",
+    ),
+    (
+        "lib.latents",
+        "a prompt that is too long",
+        lambda x: latent_model().prompted("much more than sixteen tokens"),
+        ValueError,
+        "truncate=True",
+    ),
+    (
+        "lib.video",
+        "a film of two frames",
+        lambda x: video.deviation(x, x[:, :2]),
+        ValueError,
+        "frames ≥ 3",
+    ),
+    (
+        "lib.video",
+        "a film that ends where it began",
+        lambda x: video.deviation(x, x[:, [0, 1, 0]]),
+        ValueError,
+        "cut it",
+    ),
+    (
+        "experiments.gallery",
+        "no row of frames",
+        lambda x: gallery.frame_rows({}),
+        ValueError,
+        "at least one row",
+    ),
+    (
+        "experiments.gallery",
+        "frames of two channels",
+        lambda x: gallery.frame_rows({"x": x[0, :, :2]}),
+        ValueError,
+        "1 or 3, height, width",
+    ),
+    (
+        "experiments.evaluation",
+        "no method",
+        lambda x: evaluation.evaluate({}),
+        ValueError,
+        "at least one method",
+    ),
+    (
+        "experiments.evaluation",
+        "frames of NaN",
+        lambda x: evaluation.evaluate({"lerp": x * NAN}),
+        ValueError,
+        "lerp has .* clean the input",
+    ),
+    (
+        "experiments.evaluation",
+        "two frames",
+        lambda x: evaluation.evaluate({"lerp": x[:, :2]}),
+        ValueError,
+        "N ≥ 3",
+    ),
+    (
+        "experiments.evaluation",
+        "a truth of another shape",
+        lambda x: evaluation.evaluate({"lerp": x}, x[:, :3]),
+        ValueError,
+        "truth the same",
+    ),
+    (
+        "experiments.evaluation",
+        "an unknown column",
+        lambda x: evaluation.summary(evaluation.evaluate({"a": x}, distances={}), by="mehtod"),
+        ValueError,
+        "did you mean 'method'",
+    ),
+    (
+        "experiments.evaluation",
+        "images too small for ssim",
+        lambda x: evaluation.ssim(x[0, ..., :8], x[0, ..., :8]),
+        ValueError,
+        "11×11",
+    ),
+    (
+        "experiments.evaluation",
+        "images on different devices",
+        lambda x: evaluation.mse(x[0], x[0].to("meta")),
+        ValueError,
+        r"different devices: cpu and meta; move one of them with \.to\(",
+    ),
+    (
+        "experiments.evaluation",
+        "the FID of one image",
+        lambda x: evaluation.fid(x[0, :1, 0, 0], x[0, :, 0, 0]),
+        ValueError,
+        "rows ≥ 2",
+    ),
+    (
+        "experiments.classifiers.base",
+        "images of another size",
+        lambda x: load_classifier().features(x[0]),
+        ValueError,
+        r"\(n, 1, 28, 28\)",
+    ),
+    (
+        "experiments.hands",
+        "an unknown split",
+        lambda x: hands.photographs("tset"),
+        ValueError,
+        "'train', 'test' or 'all'",
+    ),
+    (
+        "lib.exact",
+        "a half circle",
+        lambda x: exact.sphere_geodesic(math.pi, lam=1.0),
+        ValueError,
+        "angle must be below pi",
+    ),
+    (
+        "experiments.explore",
+        "labels for other settings",
+        lambda x: explore(x, ["a", "b"]),
+        ValueError,
+        r"labels must have shape \(1,\)",
+    ),
+    (
+        "experiments.explore",
+        "a place beyond the path",
+        lambda x: explore(x, start=(0, 2.0)),
+        ValueError,
+        r"a place in \[0, 1\]",
+    ),
+    (
+        "experiments.explore",
+        "frames of NaN",
+        lambda x: explore(x * NAN),
+        ValueError,
+        "clean the input first",
+    ),
+    (
+        "experiments.family",
+        "a solver that knows no rows",
+        lambda x: stein_family(SphereScore(), *x[0, :2, 0, 0], [1.0], solver="georce"),
+        ValueError,
+        "known: gauss_newton, relaxation",
+    ),
+    (
+        "experiments.family",
+        "a weight of zero",
+        lambda x: stein_family(SphereScore(), *x[0, :2, 0, 0], [1.0, 0.0]),
+        ValueError,
+        "weights must be a finite number > 0",
+    ),
+    (
+        "experiments.family",
+        "no weight",
+        lambda x: stein_family(SphereScore(), *x[0, :2, 0, 0], []),
+        ValueError,
+        "empty batch",
+    ),
+    (
+        "experiments.images",
+        "images of two channels",
+        lambda x: images.read_folder(".", size=8, channels=2),
+        ValueError,
+        "1 .grey. or 3",
+    ),
 ]
 
 
@@ -111,14 +273,59 @@ def half(folder):
 
 read = functools.partial(images.read_folder, size=8)
 frames = functools.partial(video.read_frames, size=8)
-of_files("lib.images", "no folder", lambda f: None, lambda f: read(f / "typo"), FileNotFoundError, "name one with images in it")
-of_files("lib.images", "a folder without images", lambda f: (f / "1.txt").write_text("1"), read, ValueError,
-         "files that end in .bmp")
-of_files("lib.images", "an image cut short among others", half, read, UserWarning, r"left out 1 of 2 images: 2.png")
-of_files("lib.images", "an image of four pixels", lambda f: picture(f / "1.png", 2), read, ValueError, "2×2 pixels are too few")
-of_files("lib.video", "a frame cut short", half, frames, ValueError, "cannot read 2.png.*replace or remove it")
-of_files("lib.video", "a film of one frame", lambda f: picture(f / "1.png"), frames, ValueError,
-         "a video needs two: name a folder")
-of_files("lib.video", "a film that is none", lambda f: (f / "1.gif").write_text("GIF89a"), lambda f: frames(f / "1.gif"),
-         ValueError,
-         "give a folder of its frames")
+of_files(
+    "experiments.images",
+    "no folder",
+    lambda f: None,
+    lambda f: read(f / "typo"),
+    FileNotFoundError,
+    "name one with images in it",
+)
+of_files(
+    "experiments.images",
+    "a folder without images",
+    lambda f: (f / "1.txt").write_text("1"),
+    read,
+    ValueError,
+    "files that end in .bmp",
+)
+of_files(
+    "experiments.images",
+    "an image cut short among others",
+    half,
+    read,
+    UserWarning,
+    r"left out 1 of 2 images: 2.png",
+)
+of_files(
+    "experiments.images",
+    "an image of four pixels",
+    lambda f: picture(f / "1.png", 2),
+    read,
+    ValueError,
+    "2×2 pixels are too few",
+)
+of_files(
+    "lib.video",
+    "a frame cut short",
+    half,
+    frames,
+    ValueError,
+    "cannot read 2.png.*replace or remove it",
+)
+of_files(
+    "lib.video",
+    "a film of one frame",
+    lambda f: picture(f / "1.png"),
+    frames,
+    ValueError,
+    "a video needs two: name a folder",
+)
+of_files(
+    "lib.video",
+    "a film that is none",
+    lambda f: (f / "1.gif").write_text("GIF89a"),
+    lambda f: frames(f / "1.gif"),
+    ValueError,
+    "give a folder of its frames",
+)

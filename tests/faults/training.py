@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from lib.training import Settings, fit
+from experiments.training.loop import Settings, fit
 
 from . import ROOT, Status, contents, fault
 
@@ -56,17 +56,20 @@ def steps(folder):
 
 def goes_on_as_if_nothing_had_been(world):
     whole, resumed = train(world.folder / "whole"), train(world.folder / "cut")
-    assert resumed.losses == whole.losses and torch.equal(resumed.average.weight, whole.average.weight)
+    assert resumed.losses == whole.losses and torch.equal(
+        resumed.average.weight, whole.average.weight
+    )
 
 
 def raising(error):
     def act(_):
         raise error
+
     return act
 
 
 def cut_training(what, error, says, act, kept, how="step"):
-    @fault("lib.training", what, error, says, left=GOES_ON.format(how))
+    @fault("experiments.training.loop", what, error, says, left=GOES_ON.format(how))
     def bad_training(world):
         yield lambda: train(world.folder / "cut", at_call(4, act))
         assert steps(world.folder / "cut") == kept
@@ -74,21 +77,40 @@ def cut_training(what, error, says, act, kept, how="step"):
 
 
 cut_training("Ctrl-C inside a step", KeyboardInterrupt, "", raising(KeyboardInterrupt()), 3)
-cut_training("Ctrl-C that a step hears", KeyboardInterrupt, "", lambda value: signal.raise_signal(signal.SIGINT) or value, 4)
-cut_training("a loss that is NaN", FloatingPointError, "the loss is nan at step 3: lower the learning rate",
-             lambda value: value * float("nan"), 2, "good checkpoint")
-cut_training("too little memory in a step", torch.OutOfMemoryError, "out of memory",
-             raising(torch.OutOfMemoryError("out of memory")),
-             2, "regular checkpoint")
+cut_training(
+    "Ctrl-C that a step hears",
+    KeyboardInterrupt,
+    "",
+    lambda value: signal.raise_signal(signal.SIGINT) or value,
+    4,
+)
+cut_training(
+    "a loss that is NaN",
+    FloatingPointError,
+    "the loss is nan at step 3: lower the learning rate",
+    lambda value: value * float("nan"),
+    2,
+    "good checkpoint",
+)
+cut_training(
+    "too little memory in a step",
+    torch.OutOfMemoryError,
+    "out of memory",
+    raising(torch.OutOfMemoryError("out of memory")),
+    2,
+    "regular checkpoint",
+)
 
 
-@fault("lib.training", "SIGTERM", SystemExit, "", left=GOES_ON.format("step"))
+@fault("experiments.training.loop", "SIGTERM", SystemExit, "", left=GOES_ON.format("step"))
 def terminated(world):
     def stop(*_):
         raise SystemExit(143)
 
     before = signal.signal(signal.SIGTERM, stop)
-    yield lambda: train(world.folder / "cut", at_call(4, lambda value: signal.raise_signal(signal.SIGTERM) or value))
+    yield lambda: train(
+        world.folder / "cut", at_call(4, lambda value: signal.raise_signal(signal.SIGTERM) or value)
+    )
     signal.signal(signal.SIGTERM, before)
     assert steps(world.folder / "cut") == 4
     goes_on_as_if_nothing_had_been(world)
@@ -97,15 +119,26 @@ def terminated(world):
 def started(world, seconds):
     (world.folder / "script.py").write_text(SCRIPT)
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen([sys.executable, world.folder / "script.py", world.folder / "cut", str(seconds)], text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": paths})
+    return subprocess.Popen(
+        [sys.executable, world.folder / "script.py", world.folder / "cut", str(seconds)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": paths},
+    )
 
 
-@fault("lib.training", "SIGKILL in the middle of a step", -signal.SIGKILL, "step", left=GOES_ON.format("regular checkpoint"))
+@fault(
+    "experiments.training.loop",
+    "SIGKILL in the middle of a step",
+    -signal.SIGKILL,
+    "step",
+    left=GOES_ON.format("regular checkpoint"),
+)
 def killed(world):
     def kill():
         with started(world, 0.2) as process:
-            said = [process.stdout.readline() for _ in range(4)]      # the fourth step has begun
+            said = [process.stdout.readline() for _ in range(4)]  # the fourth step has begun
             process.kill()
         raise Status(process.returncode, "".join(said))
 
@@ -114,7 +147,13 @@ def killed(world):
     goes_on_as_if_nothing_had_been(world)
 
 
-@fault("lib.training", "two processes train into one folder", None, "", left="a whole checkpoint, with the weights of one alone")
+@fault(
+    "experiments.training.loop",
+    "two processes train into one folder",
+    None,
+    "",
+    left="a whole checkpoint, with the weights of one alone",
+)
 def two_at_once(world):
     def both():
         processes = [started(world, 0.1) for _ in range(2)]
@@ -129,7 +168,14 @@ def two_at_once(world):
 
 def refused_training(what, error, says, prepare=lambda path: None, **asked):
     """A finished training lies there."""
-    @fault("lib.training", what, error, says, left="the checkpoint that was there, byte for byte")
+
+    @fault(
+        "experiments.training.loop",
+        what,
+        error,
+        says,
+        left="the checkpoint that was there, byte for byte",
+    )
     def bad_request(world):
         train(folder := world.folder / "done", data="stripes")
         prepare(folder / "checkpoint.safetensors")
@@ -137,24 +183,48 @@ def refused_training(what, error, says, prepare=lambda path: None, **asked):
         yield lambda: train(folder, **{"data": "stripes"} | asked)
 
 
-refused_training("a checkpoint of other settings", ValueError, r"other settings \(seed = 3\); delete it to start anew",
-                 settings=replace(SHORT, seed=4))
-refused_training("a checkpoint of other data", ValueError, r"other data \(stripes\); delete it", data="cats")
-refused_training("a checkpoint cut short", ValueError, "cannot continue from.*delete it to start anew",
-                 lambda path: path.write_bytes(path.read_bytes()[:-50]))
-refused_training("a checkpoint with one wrong bit", ValueError, "its checksum is wrong.*delete it",
-                 lambda path: path.write_bytes(path.read_bytes()[:-30] + b"!" + path.read_bytes()[-29:]))
+refused_training(
+    "a checkpoint of other settings",
+    ValueError,
+    r"other settings \(seed = 3\); delete it to start anew",
+    settings=replace(SHORT, seed=4),
+)
+refused_training(
+    "a checkpoint of other data", ValueError, r"other data \(stripes\); delete it", data="cats"
+)
+refused_training(
+    "a checkpoint cut short",
+    ValueError,
+    "cannot continue from.*delete it to start anew",
+    lambda path: path.write_bytes(path.read_bytes()[:-50]),
+)
+refused_training(
+    "a checkpoint with one wrong bit",
+    ValueError,
+    "its checksum is wrong.*delete it",
+    lambda path: path.write_bytes(path.read_bytes()[:-30] + b"!" + path.read_bytes()[-29:]),
+)
 
 
-@fault("lib.training", "a batch of none", ValueError, "batch must be a whole number ≥ 1", left="nothing was written")
+@fault(
+    "experiments.training.loop",
+    "a batch of none",
+    ValueError,
+    "batch must be a whole number ≥ 1",
+    left="nothing was written",
+)
 def empty_batch(world):
     world.tree()
     yield lambda: train(world.folder / "new", settings=Settings(batch=0))
 
 
-@fault("lib.training", "the disk is full at a checkpoint", OSError,
-       "cannot write checkpoint.safetensors .*No space left.*free space",
-       left="no checkpoint that could be taken for one, and no work was lost: this is tried before the first step")
+@fault(
+    "experiments.training.loop",
+    "the disk is full at a checkpoint",
+    OSError,
+    "cannot write checkpoint.safetensors .*No space left.*free space",
+    left="no checkpoint that could be taken for one, and no work was lost: this is tried before the first step",
+)
 def full_checkpoint(world):
     (world.folder / "cut").mkdir()
     world.full(world.folder / "cut/checkpoint.safetensors")

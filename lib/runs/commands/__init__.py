@@ -1,5 +1,5 @@
 """The commands of `python -m lib.runs`, a file a theme; each has an `app`, and `PARTS` lists them in the order of --help."""
 
-from lib.runs.commands import figures, models, reading, reruns
+from . import figures, models, reading, reruns
 
 PARTS = (reruns, reading, figures, models)

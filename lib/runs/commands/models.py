@@ -6,35 +6,72 @@ from typing import Annotated, Any
 
 import typer
 
-from lib.figures import ROOT
+from experiments.figures import ROOT
 
 app = typer.Typer()
 
 
 @app.command("train", rich_help_panel="Models and pairs")
 def train_command(
-        name: Annotated[str, typer.Argument(help="rotated-mnist, hands or hand-classifier")],
-        out: Annotated[Path | None, typer.Option(help="the model is written here", show_default="build/models/NAME")] = None,
-        work: Annotated[Path | None, typer.Option(help="checkpoints are kept here; a training that was cut short goes on",
-                                                  show_default="build/training/NAME")] = None,
-        images: Annotated[Path | None, typer.Option(help="train on the images of this folder, as they are")] = None,
-        digits: Annotated[str | None, typer.Option(help="mnist, sklearn, or auto (what is there)", show_default="mnist")] = None,
-        download: Annotated[bool, typer.Option(help="MNIST may be downloaded")] = False,
-        steps: Annotated[int | None, typer.Option(help="length of the learning-rate schedule", show_default="its own")] = None,
-        until: Annotated[int | None, typer.Option(help="stop after this step of it, to go on another time")] = None,
-        seed: Annotated[int | None, typer.Option(show_default="0")] = None,
-        device: Annotated[str | None, typer.Option(show_default="cpu")] = None,
-        samples: Annotated[int | None, typer.Option(help="draws for samples.png; hands: of each digit",
-                                                    show_default="100; hands: 8")] = None,
-        machine: Annotated[str | None, typer.Option(help="in words, for the model card")] = None) -> None:
+    name: Annotated[str, typer.Argument(help="rotated-mnist, hands or hand-classifier")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="the model is written here", show_default="build/models/NAME"),
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            help="checkpoints are kept here; a training that was cut short goes on",
+            show_default="build/training/NAME",
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="train on the images of this folder, as they are")
+    ] = None,
+    digits: Annotated[
+        str | None,
+        typer.Option(help="mnist, sklearn, or auto (what is there)", show_default="mnist"),
+    ] = None,
+    download: Annotated[bool, typer.Option(help="MNIST may be downloaded")] = False,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="length of the learning-rate schedule", show_default="its own"),
+    ] = None,
+    until: Annotated[
+        int | None, typer.Option(help="stop after this step of it, to go on another time")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(show_default="0")] = None,
+    device: Annotated[str | None, typer.Option(show_default="cpu")] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            help="draws for samples.png; hands: of each digit", show_default="100; hands: 8"
+        ),
+    ] = None,
+    machine: Annotated[str | None, typer.Option(help="in words, for the model card")] = None,
+) -> None:
     """Train a bundled model again, or on other images; measures it and writes it with its model card."""
-    from lib.runs import trainers
+    from .. import trainers
 
-    options = {"images": images, "digits": digits, "download": download or None, "steps": steps, "until": until, "seed": seed,
-               "device": device, "samples": samples, "machine": machine}
-    train = trainers.fitting(name, given := {key: value for key, value in options.items() if value is not None})
+    options = {
+        "images": images,
+        "digits": digits,
+        "download": download or None,
+        "steps": steps,
+        "until": until,
+        "seed": seed,
+        "device": device,
+        "samples": samples,
+        "machine": machine,
+    }
+    train = trainers.fitting(
+        name, given := {key: value for key, value in options.items() if value is not None}
+    )
     label = images.resolve().name if images else name
-    out, work = out or ROOT / "build" / "models" / label, work or ROOT / "build" / "training" / label
+    out, work = (
+        out or ROOT / "build" / "models" / label,
+        work or ROOT / "build" / "training" / label,
+    )
     train(out, work, **given)
     print(trainers.registry_lines(name, out), end="")
     print(f"model: {os.path.relpath(out)}")
@@ -42,41 +79,77 @@ def train_command(
 
 @app.command("pairs", rich_help_panel="Models and pairs")
 def pairs_command(
-        folder: Annotated[Path, typer.Argument(help="pairs.csv, NAME_0.png and NAME_1.png, or subfolders of two images")],
-        out: Annotated[Path, typer.Option(help="frames and tables go here; what stands there is not made again")],
-        model: Annotated[str, typer.Option(help="hands, a folder in the StableDiffusionPipeline layout, or a hub id")] = "hands",
-        methods: Annotated[str, typer.Option(help="names with commas between")] = "lerp,slerp,stein",
-        frames: int = 17, batch: Annotated[int, typer.Option(help="pairs at once")] = 8,
-        assignments: Annotated[list[str] | None, typer.Option(
-            "-p", help="method.name=value for one method, name=value for all; NAME.method=stein makes another NAME")] = None,
-        size: Annotated[int | None, typer.Option(help="pixels a side, the model's own if left out")] = None,
-        revision: Annotated[str | None, typer.Option(help="of a hub id")] = None,
-        sigma: Annotated[float | None, typer.Option(help="noise level that methods work at")] = None,
-        density_sigma: Annotated[float | None, typer.Option(help="noise level of the log-density columns")] = None,
-        guidance: float = 1.0, negative: str = "", device: str = "cpu", gif: bool = False,
-        micro_batch: Annotated[int, typer.Option(help="images or latents a network call")] = 8) -> None:
+    folder: Annotated[
+        Path,
+        typer.Argument(help="pairs.csv, NAME_0.png and NAME_1.png, or subfolders of two images"),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="frames and tables go here; what stands there is not made again")
+    ],
+    model: Annotated[
+        str, typer.Option(help="hands, a folder in the StableDiffusionPipeline layout, or a hub id")
+    ] = "hands",
+    methods: Annotated[str, typer.Option(help="names with commas between")] = "lerp,slerp,stein",
+    frames: int = 17,
+    batch: Annotated[int, typer.Option(help="pairs at once")] = 8,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p",
+            help="method.name=value for one method, name=value for all; NAME.method=stein makes another NAME",
+        ),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="pixels a side, the model's own if left out")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="of a hub id")] = None,
+    sigma: Annotated[float | None, typer.Option(help="noise level that methods work at")] = None,
+    density_sigma: Annotated[
+        float | None, typer.Option(help="noise level of the log-density columns")
+    ] = None,
+    guidance: float = 1.0,
+    negative: str = "",
+    device: str = "cpu",
+    gif: bool = False,
+    micro_batch: Annotated[int, typer.Option(help="images or latents a network call")] = 8,
+) -> None:
     """Frames between the two images of every pair, by every method, as files and one table; a cut run goes on."""
-    from lib import pairs
-    from lib.pairs.plan import parsed
+    from experiments import pairs
+    from experiments.pairs.plan import parsed
 
     wanted = [name.strip() for name in methods.split(",") if name.strip()]
     settings = parsed(assignments or [], wanted)
     found = pairs.read_pairs(folder)
-    score = _latent_model(model, size, revision=revision, sigma=sigma, device=device, micro_batch=micro_batch)
+    score = _latent_model(
+        model, size, revision=revision, sigma=sigma, device=device, micro_batch=micro_batch
+    )
     score = score.prompted("", guidance=guidance, negative=negative)
-    table = pairs.run_pairs(score, found, wanted, out, frames=frames, batch=batch, settings=settings, density_sigma=density_sigma,
-                            gif=gif)
+    table = pairs.run_pairs(
+        score,
+        found,
+        wanted,
+        out,
+        frames=frames,
+        batch=batch,
+        settings=settings,
+        density_sigma=density_sigma,
+        gif=gif,
+    )
     print((out / "summary.csv").read_text(encoding="utf-8"), end="")
-    for label, lost in table["converged"].eq(False).groupby(table["method"], sort=False).sum().items():
+    for label, lost in (
+        table["converged"].eq(False).groupby(table["method"], sort=False).sum().items()
+    ):
         if lost:
-            print(f"{label}: {lost} of {len(found)} geodesics did not converge (column converged of the table)")
+            print(
+                f"{label}: {lost} of {len(found)} geodesics did not converge (column converged of the table)"
+            )
     print(f"{len(found)} pairs, {len(wanted)} methods: {os.path.relpath(out / 'table.csv')}")
 
 
 def _latent_model(name: str, size: int | None, **settings: Any) -> Any:
     """A bundled model by its name, else a folder or a hub id."""
-    from lib.scores import StableDiffusionScore, load, load_stable_diffusion
-    from lib.scores.loading import BUNDLED
+    from ...scores import StableDiffusionScore, load, load_stable_diffusion
+    from ...scores.loading import BUNDLED
 
     if name not in BUNDLED:
         return load_stable_diffusion(name, size=None if size is None else (size, size), **settings)
@@ -84,5 +157,7 @@ def _latent_model(name: str, size: int | None, **settings: Any) -> Any:
         raise ValueError(f"{name} has its own size; leave --size out")
     score = load(name, **settings)
     if not isinstance(score, StableDiffusionScore):
-        raise ValueError(f"{name} is no latent text-to-image model; name hands, a folder or a hub id")
+        raise ValueError(
+            f"{name} is no latent text-to-image model; name hands, a folder or a hub id"
+        )
     return score

@@ -6,15 +6,35 @@ from typing import Annotated
 
 import typer
 
-from lib.runs import NOTEBOOKS, RUNS, Outcome
+from .. import NOTEBOOKS, RUNS, Outcome
 
-Folder = Annotated[Path, typer.Option("--notebooks", help="Where the notebooks lie.", show_default=False)]
-Root = Annotated[Path, typer.Option("--root", help="Folder of the runs.", show_default="build/runs")]
-Workers = Annotated[int | None, typer.Option("--workers", "-w", help="Runs at once.", show_default="by cores and GPUs")]
-Threads = Annotated[int | None, typer.Option("--threads", "-t", help="Threads of each run.", show_default="cores // workers")]
-Scheduler = Annotated[str | None, typer.Option(
-    "--scheduler", help="tcp://HOST:8786, an existing dask cluster; how to start one: [b]lib/runs/cluster.py[/b].")]
-Smoke = Annotated[bool, typer.Option("--smoke", help="Small parameters (notebooks/smoke.yml) in place of the defaults.")]
+Folder = Annotated[
+    Path, typer.Option("--notebooks", help="Where the notebooks lie.", show_default=False)
+]
+Root = Annotated[
+    Path, typer.Option("--root", help="Folder of the runs.", show_default="build/runs")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", "-w", help="Runs at once.", show_default="by cores and GPUs"),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", "-t", help="Threads of each run.", show_default="cores // workers"),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        help="tcp://HOST:8786, an existing dask cluster; how to start one: [b]lib/runs/cluster.py[/b].",
+    ),
+]
+Smoke = Annotated[
+    bool,
+    typer.Option(
+        "--smoke", help="Small parameters (notebooks/smoke.yml) in place of the defaults."
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run, and do nothing.")]
 NOTEBOOKS_FOLDER, RUNS_FOLDER = NOTEBOOKS, RUNS
 

@@ -1,0 +1,1 @@
+"""Classifiers of digits and of hands, whose features the evaluation uses."""
