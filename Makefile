@@ -1,7 +1,7 @@
 # `make` lists the commands. Needed: python3 >= 3.11 with venv, make, and the package index pip is set up for.
 PYTHON ?= python3
 VENV   := .venv
-BIN    := $(VENV)/bin
+BIN    := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY  := $(VENV)/.ready
 ARGS   ?=
 MODEL  ?= rotated-mnist
@@ -50,12 +50,14 @@ lock: ## remake requirements.txt, with hashes, from the pins in pyproject.toml
 	@$(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install -q uv
 	@cp requirements.txt build/lock/locked.txt
 	@build/lock/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--no-emit-index-url pyproject.toml -o build/lock/locked.txt
+		--no-emit-index-url pyproject.toml --group repository -o build/lock/locked.txt
 	@{ grep '^#' requirements.txt; grep -v '^#' build/lock/locked.txt; } > build/lock/new.txt
 	@mv build/lock/new.txt requirements.txt && echo "requirements.txt: $$(grep -c '^[a-z].*==' requirements.txt) pins"
 
-licences: $(READY) ## remake LICENCES.md from the installed packages and data/registry.toml
-	@$(BIN)/python -m tools.licences
+licences: $(READY) ## remake the table of packages in LICENCES.md from what is installed
+	@sed -i.old '/^| *Name /,$$d' LICENCES.md && rm LICENCES.md.old
+	@$(BIN)/pip-licenses --python $(BIN)/python --from=mixed --format=markdown --ignore-packages score-geodesics >> LICENCES.md
+	@echo "LICENCES.md: $$(grep -c '^| ' LICENCES.md) rows"
 
 clean: ## delete what was built: build/ and caches; figures/ and the environment stay
 	@rm -rf build .pytest_cache .ruff_cache *.egg-info
@@ -69,5 +71,5 @@ $(READY): requirements.txt
 	@rm -f $(READY)
 	@echo "installing the environment into $(VENV): about 6 GB, some five minutes, no further output if all is well"
 	@$(BIN)/python -m pip install -q --progress-bar off -r requirements.txt
-	@$(BIN)/python -m pip install -q --progress-bar off --no-deps --no-build-isolation -e .
+	@$(BIN)/python -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "repository.pth").write_text("$(CURDIR)\n")'
 	@touch $(READY)
