@@ -56,7 +56,7 @@ lock: ## remake requirements.txt, with hashes, from the pins in pyproject.toml
 
 licences: $(READY) ## remake the table of packages in LICENCES.md from what is installed
 	@sed -i.old '/^| *Name /,$$d' LICENCES.md && rm LICENCES.md.old
-	@$(BIN)/pip-licenses --python $(BIN)/python --from=mixed --format=markdown --ignore-packages score-geodesics >> LICENCES.md
+	@$(BIN)/pip-licenses --python $(BIN)/python --with-system --from=mixed --format=markdown --ignore-packages score-geodesics >> LICENCES.md
 	@echo "LICENCES.md: $$(grep -c '^| ' LICENCES.md) rows"
 
 clean: ## delete what was built: build/ and caches; figures/ and the environment stay
