@@ -76,7 +76,9 @@ def test_the_wheel_is_imported_beside_a_folder_called_lib(tmp_path):
     )
     (wheel,) = tmp_path.glob("score_geodesics-*.whl")
     site = tmp_path / "site"
-    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", site, wheel], check=True)
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--no-index", "--target", site, wheel], check=True
+    )
     assert sorted(path.name for path in site.iterdir() if "dist-info" not in path.name) == [
         "score_geodesics"
     ]
