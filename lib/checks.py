@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def positive(name: str, value: float, *, zero: bool = False) -> float:
+def positive(name: str, value: object, *, zero: bool = False) -> float:
     """Return `value` if it is a finite number > 0 (≥ 0 with `zero=True`), else raise ValueError; TypeError for no number."""
     number = float(_number(name, value))
     if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
@@ -31,7 +31,7 @@ def noise_level(sigma: float | Tensor, name: str = "sigma") -> float | Tensor:
     return sigma
 
 
-def count(name: str, value: int, *, least: int = 1) -> int:
+def count(name: str, value: object, *, least: int = 1) -> int:
     """Return `value` if it is a whole number ≥ `least`, else raise ValueError; TypeError for no number."""
     if (
         isinstance(value, bool)
@@ -43,7 +43,7 @@ def count(name: str, value: int, *, least: int = 1) -> int:
     return int(value)
 
 
-def _number(name: str, value: float) -> float:
+def _number(name: str, value: object) -> float:
     try:
         if not isinstance(
             value, (str, bytes)

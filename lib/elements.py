@@ -1,121 +1,227 @@
-"""A path as piecewise polynomial: finite elements on [0, 1] with the path's points as equally spaced nodes.
+"""A path as piecewise polynomial: finite elements on [0, 1], the points equally spaced nodes.
 
-An element of degree p spans p segments and carries p Gauss–Legendre points, so a path of T segments has T quadrature
-points whatever the degree. Degree 1 with its midpoint is the usual chain of straight segments (energy of second order in
-1/T); degree 2, the default, is of fourth order at the same number of points.
+An element of degree p spans p segments and carries p Gauss–Legendre points, so a path of T segments
+has T quadrature points whatever the degree. Degree 1 with its midpoint is the usual chain of
+straight segments (energy of second order in 1/T); degree 2, the default, is of fourth order at the
+same number of points.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import checks
 
+# Equally spaced nodes of a higher degree oscillate.
+HIGHEST_DEGREE = 4
+
+
+class Block(NamedTuple):
+    """The elements of one degree p that follow each other, with what they share.
+
+    Attributes:
+        nodes: Their nodes' places in the path.
+        slope: Nodal values to the derivative at the nodes, on a reference element of width 1.
+        integral: Nodal values to the integral from the first node to each node, on that element.
+    """
+
+    nodes: Int[Tensor, "elements nodes"]
+    slope: Float[Tensor, "nodes nodes"]
+    integral: Float[Tensor, "nodes nodes"]
+
 
 @dataclass(frozen=True)
 class Elements:
-    """Matrices that act on the node axis of a path with N = T + 1 nodes. All float64.
+    """Matrices that act on the node axis of a path with N points, T = N − 1 segments. All float64.
 
-    D (Q, N): node values -> derivative at the quadrature points. M (Q, N): value there. w (Q,): quadrature weights.
-    V (N, N) values -> derivative at the nodes (mean of both sides where elements meet).
-    blocks: per degree, in order: nodes of its elements (E, p + 1), nodal derivative and nodal integration matrix (p + 1, p + 1).
+    Attributes:
+        times: The nodes, 0 to 1.
+        D: Values at the nodes to the derivative at the quadrature points.
+        M: Values at the nodes to the value at the quadrature points.
+        w: Weights of the quadrature points; their sum is 1.
+        V: Values at the nodes to the derivative there (mean of both sides where elements meet).
+        blocks: The elements, grouped by degree, in their order along the path.
     """
 
-    times: Tensor
-    D: Tensor
-    M: Tensor
-    w: Tensor
-    V: Tensor
-    blocks: tuple
+    times: Float[Tensor, "points"]
+    D: Float[Tensor, "segments points"]
+    M: Float[Tensor, "segments points"]
+    w: Float[Tensor, "segments"]
+    V: Float[Tensor, "points points"]
+    blocks: tuple[Block, ...]
 
-    def line_integral(self, points: Tensor, fields: Tensor) -> Tensor:
-        """∫ s·dx from the first node to each node: points, fields (batch, N, d) -> (batch, N)."""
-        # s_j · x'_j = Σ_k D_jk (s_j · x_k): one product of small matrices instead of one pass over d for each element
-        gram, total = fields @ (points - points[:, :1]).mT, points.new_zeros(points.shape[:2])
-        for nodes, derivative, integral in self.blocks:
-            rate = (gram[:, nodes[:, :, None], nodes[:, None]] * derivative.to(points)).sum(-1)
-            part = rate @ integral.to(points).T  # from each element's first node
-            whole = part[..., -1].cumsum(1)
-            before = total[:, nodes[0, :1]] + torch.cat(
-                [torch.zeros_like(whole[:, :1]), whole[:, :-1]], 1
-            )
-            total[:, nodes[:, 1:]] = before[..., None] + part[..., 1:]
+    def line_integral(
+        self, points: Float[Tensor, "batch points d"], fields: Float[Tensor, "batch points d"]
+    ) -> Float[Tensor, "batch points"]:
+        """∫ s·dx along each path, from its first point to each of its points.
+
+        Args:
+            points: The paths, each point flat.
+            fields: The field s at these points.
+
+        Returns:
+            The integrals; 0 at the first point.
+        """
+        # s_j · x'_j = Σ_k slope_jk (s_j · x_k): all inner products in one matrix product, instead
+        # of a pass over d for each element.
+        products = fields @ (points - points[:, :1]).mT
+        total = points.new_zeros(points.shape[:2])
+        for nodes, slope, integral in self.blocks:
+            own = products[:, nodes[:, :, None], nodes[:, None, :]]
+            rate = (own * slope.to(points)).sum(-1)
+            from_first_node = rate @ integral.to(points).T
+            element_sums = from_first_node[..., -1].cumsum(1)
+            zero = torch.zeros_like(element_sums[:, :1])
+            before = total[:, nodes[0, :1]] + torch.cat([zero, element_sums[:, :-1]], 1)
+            total[:, nodes[:, 1:]] = before[..., None] + from_first_node[..., 1:]
         return total
-
-
-def _element(degree: int) -> tuple[np.ndarray, ...]:
-    """Reference element on [0, 1]: nodal derivative, nodal integral, derivative, value and weights at the Gauss points."""
-    nodes, power = np.linspace(0, 1, degree + 1), np.arange(degree + 1)
-    to_coefficients = np.linalg.inv(np.vander(nodes, increasing=True))
-    gauss, weights = np.polynomial.legendre.leggauss(degree)
-    gauss = (gauss + 1) / 2
-    value = lambda t: t[:, None] ** power @ to_coefficients
-    slope = lambda t: power * t[:, None] ** np.maximum(power - 1, 0) @ to_coefficients
-    integral = nodes[:, None] ** (power + 1) / (power + 1) @ to_coefficients
-    return slope(nodes), integral, slope(gauss), value(gauss), weights / 2
-
-
-def _degrees(segments: int, degree: int) -> list[int]:
-    """Degrees of the elements that fill `segments`; what is left over goes into the last element, or makes one more."""
-    whole, rest = divmod(segments, degree)
-    if whole == 0:
-        return [rest]
-    return (
-        [degree] * (whole - 1) + [degree + 1]
-        if rest == 1
-        else [degree] * whole + [rest] * (rest > 0)
-    )
 
 
 @lru_cache(maxsize=64)
 def elements(points: int, degree: int = 2) -> Elements:
-    """Elements for a path of `points` ≥ 2 equally spaced nodes. degree: 1 to 4."""
-    checks.count("points", points, least=2)
-    if checks.count("degree", degree) > 4:
-        raise ValueError(
-            f"degree must be 1, 2, 3 or 4 (equally spaced nodes of higher degree oscillate), got {degree}"
-        )
-    h = 1 / (points - 1)
-    D, M, w = np.zeros((points - 1, points)), np.zeros((points - 1, points)), np.zeros(points - 1)
-    V, touched, first = np.zeros((points, points)), np.zeros(points), 0
-    degrees, groups = _degrees(points - 1, degree), {}
+    """The elements of a path of equally spaced points.
+
+    Args:
+        points: Points of the path, at least 2.
+        degree: Degree of the polynomials, 1 to 4.
+
+    Returns:
+        The matrices that differentiate, evaluate and integrate such a path.
+    """
+    degrees = element_degrees(points, degree)
+    segments = points - 1
+    D = np.zeros((segments, points))
+    M = np.zeros((segments, points))
+    w = np.zeros(segments)
+    V = np.zeros((points, points))
+    elements_at_node = np.zeros(points)
+    first = 0
     for p in degrees:
-        slope, integral, gauss_slope, gauss_value, weights = _element(p)
-        rows, nodes = slice(first, first + p), slice(first, first + p + 1)
-        D[rows, nodes], M[rows, nodes], w[rows] = (
-            gauss_slope / (p * h),
-            gauss_value,
-            weights * p * h,
-        )
-        V[nodes, nodes] += slope / (p * h)
-        touched[nodes] += 1
-        groups.setdefault(p, (torch.from_numpy(slope), torch.from_numpy(integral), []))[2].append(
-            np.arange(points)[nodes]
-        )
+        reference = reference_element(p)
+        width = p / segments
+        gauss_points = slice(first, first + p)
+        nodes = slice(first, first + p + 1)
+        D[gauss_points, nodes] = reference.gauss_slope / width
+        M[gauss_points, nodes] = reference.gauss_value
+        w[gauss_points] = reference.gauss_weights * width
+        V[nodes, nodes] += reference.slope / width
+        elements_at_node[nodes] += 1
         first += p
-    blocks = tuple(
-        (torch.from_numpy(np.array(nodes)), slope, integral)
-        for slope, integral, nodes in groups.values()
+    return Elements(
+        times=torch.linspace(0, 1, points, dtype=torch.float64),
+        D=torch.from_numpy(D),
+        M=torch.from_numpy(M),
+        w=torch.from_numpy(w),
+        V=torch.from_numpy(V / elements_at_node[:, None]),
+        blocks=_blocks(degrees),
     )
-    tensors = (torch.from_numpy(a) for a in (D, M, w, V / touched[:, None]))
-    return Elements(torch.linspace(0, 1, points, dtype=torch.float64), *tensors, blocks)
 
 
-@lru_cache(maxsize=64)
-def interpolation(points: int, degree: int, times: tuple[float, ...]) -> Tensor:
-    """Matrix (len(times), points) that evaluates the piecewise polynomial through the nodes at `times` in [0, 1]."""
-    rows = np.zeros((len(times), points))
-    edges = np.cumsum([0, *_degrees(points - 1, degree)])
-    for row, time in enumerate(times):
-        at = time * (points - 1)
-        k = int(np.clip(np.searchsorted(edges, at, side="right") - 1, 0, len(edges) - 2))
-        p, nodes = edges[k + 1] - edges[k], np.arange(edges[k], edges[k + 1] + 1)
-        for j in range(p + 1):
-            others = np.delete(nodes, j)
-            rows[row, nodes[j]] = np.prod((at - others) / (nodes[j] - others))
-    return torch.from_numpy(rows)
+def lagrange(
+    points: int, times: Float[Tensor, "*times"], degree: int = 2
+) -> tuple[Int[Tensor, "*times nodes"], Float[Tensor, "*times nodes"]]:
+    """What evaluates the piecewise polynomial through the points of a path at other times.
+
+    The value at time t is Σ_j weights_j · point[nodes_j], with Lagrange's weights
+    Π_{k≠j} (t − t_k)/(t_j − t_k) over the nodes of the element that t lies in.
+
+    Args:
+        points: Points of the path, at least 2.
+        times: Times in [0, 1].
+        degree: Degree of the polynomials, 1 to 4.
+
+    Returns:
+        The nodes of each time's element and their weights, float64, p the highest degree among the
+        elements; an element of lower degree is filled up with weights 0.
+    """
+    degrees = torch.tensor(element_degrees(points, degree), device=times.device)
+    last_nodes = degrees.cumsum(0)
+    place = times.double() * (points - 1)
+    element = torch.searchsorted(last_nodes, place, right=True).clamp(max=len(degrees) - 1)
+    p = degrees[element][..., None]
+    first = last_nodes[element][..., None] - p
+
+    size = int(degrees.max()) + 1
+    local = torch.arange(size, device=times.device)
+    distance = place[..., None] - first - local
+    weights = torch.where(local <= p, 1.0, 0.0).double()
+    for k in range(size):
+        factor = distance[..., k, None] / (local - k)
+        weights = weights * torch.where((local != k) & (k <= p), factor, 1.0)
+    return (first + local).clamp(max=points - 1), weights
+
+
+def element_degrees(points: int, degree: int) -> list[int]:
+    """Degrees of the elements along a path, in order.
+
+    One segment left over goes into the last element, more make an element of their own.
+    """
+    segments = checks.count("points", points, least=2) - 1
+    if checks.count("degree", degree) > HIGHEST_DEGREE:
+        raise ValueError(
+            f"degree must be 1 to {HIGHEST_DEGREE} (equally spaced nodes of a higher degree "
+            f"oscillate), got {degree}"
+        )
+    whole, rest = divmod(segments, degree)
+    if whole == 0:
+        return [rest]
+    if rest == 0:
+        return [degree] * whole
+    if rest == 1:
+        return [degree] * (whole - 1) + [degree + 1]
+    return [degree] * whole + [rest]
+
+
+class ReferenceElement(NamedTuple):
+    """Matrices on the nodal values of an element on [0, 1]: at its nodes and Gauss points."""
+
+    slope: np.ndarray
+    integral: np.ndarray
+    gauss_slope: np.ndarray
+    gauss_value: np.ndarray
+    gauss_weights: np.ndarray
+
+
+@lru_cache
+def reference_element(degree: int) -> ReferenceElement:
+    """The element of this degree with equally spaced nodes."""
+    nodes = np.linspace(0, 1, degree + 1)
+    power = np.arange(degree + 1)
+    coefficients = np.linalg.inv(np.vander(nodes, increasing=True))
+    gauss, weights = np.polynomial.legendre.leggauss(degree)
+    gauss = (gauss + 1) / 2
+
+    def slope(t: np.ndarray) -> np.ndarray:
+        return power * t[:, None] ** np.maximum(power - 1, 0) @ coefficients
+
+    return ReferenceElement(
+        slope=slope(nodes),
+        integral=nodes[:, None] ** (power + 1) / (power + 1) @ coefficients,
+        gauss_slope=slope(gauss),
+        gauss_value=gauss[:, None] ** power @ coefficients,
+        gauss_weights=weights / 2,
+    )
+
+
+def _blocks(degrees: list[int]) -> tuple[Block, ...]:
+    """Elements of equal degree together; only the last one's may differ."""
+    nodes: dict[int, list[np.ndarray]] = {}
+    first = 0
+    for p in degrees:
+        nodes.setdefault(p, []).append(np.arange(first, first + p + 1))
+        first += p
+    return tuple(
+        Block(
+            torch.from_numpy(np.array(places)),
+            torch.from_numpy(reference_element(p).slope),
+            torch.from_numpy(reference_element(p).integral),
+        )
+        for p, places in nodes.items()
+    )

@@ -13,7 +13,7 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from . import checks
-from .elements import elements, interpolation
+from .elements import elements, lagrange
 
 
 def _times(points: int | Tensor, like: Tensor) -> Tensor:
@@ -122,10 +122,9 @@ class SphericalSpline(NaturalSpline):
 def evaluate(points: Tensor, times: Tensor, degree: int = 2) -> Tensor:
     """The path at other times: points (batch, N, *event), times (m,) or (batch, m) in [0, 1] -> (batch, m, *event)."""
     times = times.expand(len(points), -1) if times.ndim == 1 else times
-    rows = [interpolation(points.shape[1], degree, tuple(t.tolist())).to(points) for t in times]
-    return torch.stack(
-        [torch.einsum("mn,n...->m...", row, path) for row, path in zip(rows, points)]
-    )
+    nodes, weights = lagrange(points.shape[1], times.to(points.device), degree)
+    path = torch.arange(len(points), device=points.device)[:, None, None]
+    return torch.einsum("bmk,bmk...->bm...", weights.to(points), points[path, nodes])
 
 
 def arc_length(points: Tensor, metric=None, degree: int = 2) -> Tensor:

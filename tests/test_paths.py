@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lib import paths
-from lib.elements import elements, interpolation
+from lib.elements import elements, lagrange
 from lib.metrics import DensityMetric, EuclideanMetric, SteinMetric
 from lib.scores import FunctionScore, GaussianScore, SphereScore
 
@@ -37,16 +37,16 @@ def test_elements_differentiate_and_integrate_polynomials_of_their_degree(degree
     )
 
 
-def test_interpolation_reproduces_nodes_and_polynomials():
-    times = tuple(np.linspace(0, 1, 37))
-    matrix = interpolation(9, 2, times)
-    t = torch.linspace(0, 1, 9, dtype=torch.float64)
-    torch.testing.assert_close(
-        matrix @ (3 * t**2 - t), 3 * torch.tensor(times) ** 2 - torch.tensor(times)
-    )
-    torch.testing.assert_close(
-        interpolation(9, 2, tuple(t.tolist())), torch.eye(9, dtype=torch.float64)
-    )
+@pytest.mark.parametrize("degree", [1, 2, 3, 4])
+@pytest.mark.parametrize("n", [2, 5, 8, 9])
+def test_lagrange_weights_reproduce_nodes_and_polynomials(n, degree):
+    node_times = torch.linspace(0, 1, n, dtype=torch.float64)
+    times = torch.cat([torch.linspace(0, 1, 37, dtype=torch.float64), node_times])
+    nodes, weights = lagrange(n, times, degree)
+    p = min(degree, n - 1, 2)
+    torch.testing.assert_close((weights * node_times[nodes] ** p).sum(-1), times**p)
+    at_nodes = torch.zeros(n, n).double().scatter_add(1, nodes[37:], weights[37:])
+    torch.testing.assert_close(at_nodes, torch.eye(n).double())
 
 
 def test_lerp_and_slerp_keep_their_ends_and_their_shape():
