@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import pooch
 import torch
-import torch.nn.functional as F
+
+from .warp import warp
 
 REGISTRY = Path(__file__).resolve().parent.parent / "data" / "registry.toml"
 SPLITS = {"train": ("mnist-train",), "test": ("mnist-test",), "all": ("mnist-train", "mnist-test")}
@@ -82,20 +83,14 @@ def rotate(images: torch.Tensor, degrees: float | torch.Tensor) -> torch.Tensor:
     degrees: a number, or (n,) for one angle each; n = 1 on either side is repeated. Bicubic, zeros outside.
     Multiples of 90° on square images are exact to rounding.
     """
-    angle = torch.deg2rad(
-        torch.as_tensor(degrees, dtype=_precision(images.device), device=images.device)
-    )
+    angle = torch.as_tensor(degrees, dtype=_precision(images.device), device=images.device)
     if images.ndim != 4 or angle.ndim > 1 or not torch.isfinite(angle).all():
         raise ValueError(
             f"rotate wants images (n, channels, h, w) and finite degrees, a number or (n,); got "
             f"{tuple(images.shape)} and degrees of shape {tuple(angle.shape)}"
         )
     n = int(torch.broadcast_shapes((len(images),), angle.shape)[0])
-    ratio = images.shape[-1] / images.shape[-2]  # grid units are half sides, pixels are not
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    rows = [torch.stack([cos, -sin / ratio, zero], -1), torch.stack([sin * ratio, cos, zero], -1)]
-    matrices = torch.stack(rows, -2).expand(n, 2, 3)
-    return _sample(images.expand(n, -1, -1, -1), matrices, images.shape[-2:])
+    return _bicubic(images.expand(n, -1, -1, -1), degrees=angle)
 
 
 def turns(image: torch.Tensor, step: float = 2.0) -> torch.Tensor:
@@ -221,7 +216,11 @@ def _mnist(
     return (
         images,
         labels,
-        _source(list(parts), False, f"digits: MNIST, split {split!r}, {len(labels):,} digits"),
+        registered_source(
+            list(parts),
+            fallback=False,
+            message=f"digits: MNIST, split {split!r}, {len(labels):,} digits",
+        ),
     )
 
 
@@ -236,11 +235,12 @@ def _sklearn(split: str, *, fallback: bool) -> tuple[torch.Tensor, torch.Tensor,
     return (
         part[:, :64].reshape(-1, 1, 8, 8) / 16,
         part[:, 64].long(),
-        _source(["sklearn-digits"], fallback, message),
+        registered_source(["sklearn-digits"], fallback=fallback, message=message),
     )
 
 
-def _source(names: list[str], fallback: bool, message: str) -> Source:
+def registered_source(names: list[str], *, fallback: bool, message: str) -> Source:
+    """The `Source` of data read from these entries of data/registry.toml."""
     entries = [registry()[name] for name in names]
     sums = {file["name"]: file["sha256"] for entry in entries for file in entry["files"]}
     return Source(
@@ -262,21 +262,14 @@ def _resize(images: torch.Tensor, size: int) -> torch.Tensor:
     window = 1.4 if images.shape[-1] == 8 else 1.0
     if images.shape[-1] == size and window == 1.0:
         return images
-    matrix = window * torch.eye(2, 3, dtype=torch.float64)
-    return _sample(images, matrix.expand(len(images), 2, 3), (size, size))
+    return _bicubic(images, scale=1 / window, shape=(size, size))
 
 
-def _sample(images: torch.Tensor, matrices: torch.Tensor, shape: Iterable[int]) -> torch.Tensor:
-    """Bicubic resampling under (n, 2, 3) affine maps, zeros outside, clamped: bicubic overshoots beside sharp ink."""
-    wide = images.to(
-        _precision(images.device)
-    )  # in float32 a turn by 0° would already be off by 3e-6
-    grid = F.affine_grid(matrices.to(wide), [*images.shape[:2], *shape], align_corners=False)
-    return (
-        F.grid_sample(wide, grid, "bicubic", "zeros", align_corners=False)
-        .clamp(0, 1)
-        .to(images.dtype)
-    )
+def _bicubic(images: torch.Tensor, **move: Any) -> torch.Tensor:
+    """Images moved (`warp`) with zeros outside, clamped: bicubic overshoots beside sharp ink."""
+    # In float32 a turn by 0° would already be off by 3e-6.
+    wide = images.to(_precision(images.device))
+    return warp(wide, **move).clamp(0, 1).to(images.dtype)
 
 
 def _precision(device: torch.device) -> torch.dtype:

@@ -77,10 +77,10 @@ def test_it_reads_held_out_photographs_as_its_card_says(network):
         hands.photographs("test"),
         json.loads((FOLDER / "config.json").read_text())["held_out"]["accuracy"],
     )
-    assert network.accuracy(hands.moved(test.pixels), test.labels) == pytest.approx(
+    assert network.accuracy(hands.move(test.pixels), test.labels) == pytest.approx(
         stated, abs=1.5 / 206
     )  # one near a tie
-    moved = hands.augmented(test.pixels, torch.Generator().manual_seed(7))
+    moved = hands.augment(test.pixels, torch.Generator().manual_seed(7))
     assert network.accuracy(moved, test.labels) >= 0.95
 
 
@@ -96,7 +96,7 @@ def test_the_reference_is_what_its_function_makes(network, reference, tmp_path):
 @needs_photographs
 def test_photographs_are_nearer_to_photographs_than_blends_of_two(network, reference):
     pixels = hands.photographs("train").pixels  # which lie digit by digit
-    pixels = hands.moved(
+    pixels = hands.move(
         pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))[:160]]
     )
     blends = (pixels + pixels.roll(37, 0)) / 2
@@ -110,7 +110,7 @@ def test_the_table_takes_it(network, reference, generator):
     images = torch.nn.functional.interpolate(
         torch.rand(3, 3, 8, 8, generator=generator), (64, 64), mode="bilinear"
     )
-    truth = hands.moving(images, torch.linspace(-0.5, 0.5, 5), degrees=20.0)
+    truth = hands.movement(images, torch.linspace(-0.5, 0.5, 5), degrees=20.0)
     straight = torch.lerp(
         truth[:, :1], truth[:, -1:], torch.linspace(0, 1, 5).reshape(1, 5, 1, 1, 1)
     )
@@ -159,13 +159,13 @@ def test_training_is_kept_as_measured_and_counts_the_right_ones(drawn, tmp_path)
         load_classifier(tmp_path / "made"),
         json.loads((tmp_path / "made" / "config.json").read_text()),
     )
-    images, test = hands.moved(hands.photographs("train").pixels[:20]), hands.photographs("test")
+    images, test = hands.move(hands.photographs("train").pixels[:20]), hands.photographs("test")
     assert (
         isinstance(again, HandClassifier)
         and again.sha256 == model.sha256
         and torch.equal(again(images), model(images))
     )
-    assert config["held_out"]["accuracy"] == model.accuracy(hands.moved(test.pixels), test.labels)
+    assert config["held_out"]["accuracy"] == model.accuracy(hands.move(test.pixels), test.labels)
     found, rate = model(images).argmax(1), right_rate(model, images)
     assert rate.tolist() == [
         (found[2 * i : 2 * i + 2] == i).double().mean().item() for i in range(10)
@@ -173,7 +173,7 @@ def test_training_is_kept_as_measured_and_counts_the_right_ones(drawn, tmp_path)
     made = load_reference(tmp_path / "made")
     moves = torch.Generator().manual_seed(2)
     features = model.features(
-        torch.cat([hands.augmented(test.pixels, moves) for _ in range(10)])
+        torch.cat([hands.augment(test.pixels, moves) for _ in range(10)])
     ).double()
     torch.testing.assert_close(made.mean, features.mean(0), rtol=1e-5, atol=1e-6)
     assert (

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from experiments import hands
 from experiments.classifiers.hands import HandClassifier, right_rate
 from experiments.training import hands as training
+from experiments.training import networks
 from experiments.training.loop import Settings
 from lib.runs.__main__ import app
 from lib.scores import StableDiffusionScore, load, load_stable_diffusion
@@ -26,7 +27,7 @@ SHORT = Settings(steps=3, batch=2, rate=1e-3, warmup=1, every=2)
 def test_identity_move_averages_pixels_and_keeps_the_range(generator):
     pixels = torch.rand(3, 3, 32, 32, generator=generator)
     torch.testing.assert_close(
-        hands.moved(pixels, size=32),
+        hands.move(pixels, size=32),
         torch.nn.functional.avg_pool2d(
             torch.nn.functional.interpolate(
                 pixels, scale_factor=2, mode="bilinear", align_corners=False
@@ -36,7 +37,7 @@ def test_identity_move_averages_pixels_and_keeps_the_range(generator):
         atol=2e-6,
         rtol=0,
     )
-    moved = hands.augmented(pixels, generator, 16)
+    moved = hands.augment(pixels, generator, 16)
     assert moved.shape == (3, 3, 16, 16) and moved.min() >= 0 and moved.max() <= 1
 
 
@@ -45,7 +46,7 @@ def test_turn_shift_scale_and_mirror_go_where_they_say():
     spot[..., 30:34, 46:50] = 1  # a quarter of the side right of the centre
 
     def centre(**move):
-        image = hands.moved(spot, **move)[0, 0]
+        image = hands.move(spot, **move)[0, 0]
         at = (torch.arange(64) + 0.5) / 64 - 0.5
         return [
             ((image.sum(axis) * at).sum() / image.sum()).item() for axis in (0, 1)
@@ -74,15 +75,15 @@ def test_each_image_is_moved_on_its_own(generator):
         "mirror": torch.tensor([True, False, True, False]),
     }
     alone = [
-        hands.moved(pixels[i : i + 1], **{name: value[i : i + 1] for name, value in move.items()})
+        hands.move(pixels[i : i + 1], **{name: value[i : i + 1] for name, value in move.items()})
         for i in range(4)
     ]
-    torch.testing.assert_close(hands.moved(pixels, **move), torch.cat(alone))
+    torch.testing.assert_close(hands.move(pixels, **move), torch.cat(alone))
 
 
 def test_a_movement_is_the_move_of_each_share(generator):
     images = torch.rand(2, 3, 64, 64, generator=generator)
-    found = hands.moving(
+    found = hands.movement(
         images, torch.tensor([-0.5, 0.0, 0.5]), degrees=20.0, shift=(0.1, -0.2), scale=1.21
     )
     for i, (degrees, shift, scale) in enumerate(
@@ -90,7 +91,7 @@ def test_a_movement_is_the_move_of_each_share(generator):
     ):
         torch.testing.assert_close(
             found[:, i],
-            hands.moved(images, degrees=degrees, shift=torch.tensor(shift), scale=scale),
+            hands.move(images, degrees=degrees, shift=torch.tensor(shift), scale=scale),
             atol=1e-5,
             rtol=0,
         )
@@ -98,7 +99,7 @@ def test_a_movement_is_the_move_of_each_share(generator):
 
 def test_captions_name_their_digit_and_a_tenth_is_silent(generator):
     labels = torch.arange(10).repeat(1000)
-    places = hands.captioned(labels, generator)
+    places = hands.draw_captions(labels, generator)
     texts = hands.all_captions()
     assert all(
         hands.WORDS[k] in texts[i].split()
@@ -110,7 +111,7 @@ def test_captions_name_their_digit_and_a_tenth_is_silent(generator):
 
 
 def test_words_of_captions_are_one_token_and_others_are_spelt():
-    words = hands.tokenizer()
+    words = networks.tokenizer()
     for text in hands.all_captions():
         assert [token.removesuffix("</w>") for token in words.tokenize(text)] == text.split()
     assert (

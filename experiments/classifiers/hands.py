@@ -34,31 +34,31 @@ class HandClassifier(Classifier):
 
     @classmethod
     def training_draw(cls, source: str | None = None) -> tuple[Draw, str]:
-        """Training photographs, each moved (`hands.augmented`). ValueError: another source than "sign-digits"."""
+        """Training photographs, each moved (`hands.augment`). ValueError: another source than "sign-digits"."""
         photographs = _photographs("train", source)
 
         def draw(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
             pick = torch.randint(len(photographs), (n,), generator=generator)
-            return hands.augmented(photographs.pixels[pick], generator), photographs.labels[pick]
+            return hands.augment(photographs.pixels[pick], generator), photographs.labels[pick]
 
         return (
             draw,
-            f"{SOURCE}, {len(photographs):,} photographs, each moved anew at each draw (`hands.augmented`)",
+            f"{SOURCE}, {len(photographs):,} photographs, each moved anew at each draw (`hands.augment`)",
         )
 
     @classmethod
     def held_out(cls, source: str | None = None) -> HeldOut:
-        """Every tenth photograph as it is; for the reference ten times, moved differently each time (`hands.augmented`)."""
+        """Every tenth photograph as it is; for the reference ten times, moved differently each time (`hands.augment`)."""
         test = _photographs("test", source)
         return HeldOut(
-            hands.moved(test.pixels),
+            hands.move(test.pixels),
             test.labels,
             f"{len(test):,} photographs ({SOURCE}, every tenth), as they are",
             lambda generator: torch.cat(
-                [hands.augmented(test.pixels, generator) for _ in range(COPIES)]
+                [hands.augment(test.pixels, generator) for _ in range(COPIES)]
             ),
             f"{COPIES * len(test):,} pictures: each of {len(test):,} held-out photographs ({SOURCE}), moved {COPIES} "
-            "times at random (hands.augmented)",
+            "times at random (hands.augment)",
         )
 
 

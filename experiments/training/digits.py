@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.utils import save_image
 
 from lib import checks, flow
@@ -22,13 +22,13 @@ from .. import data, images
 from ..classifiers.digits import turned
 from ..figures import writing
 from .loop import Settings, State, denoising_error, denoising_loss, fit, made_how
+from .networks import NO_CLASS, rotated_mnist_network
 
 Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 
 NAME = "rotated-mnist"
 SETTINGS = Settings(steps=9000, batch=64, rate=2e-3, warmup=200, ema=0.999, every=250)
 SIZE = 28
-NO_CLASS = 10  # beside the digits 0 … 9
 LEVELS = (
     0.1,
     0.2,
@@ -50,32 +50,6 @@ WRITTEN = {
     "unet/config.json",
     "unet/diffusion_pytorch_model.safetensors",
 }
-
-
-def rotated_mnist_network(seed: int = 0) -> tuple[nn.Module, Any]:
-    """An untrained UNet2DModel for (1, 28, 28) and its EDM scheduler (Karras et al. 2022); global generators stay."""
-    from diffusers import EDMEulerScheduler, UNet2DModel
-
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # layers draw their first weights from the global generator
-        torch.default_generator.manual_seed(seed)
-        model = UNet2DModel(
-            sample_size=SIZE,
-            in_channels=1,
-            out_channels=1,
-            layers_per_block=1,
-            block_out_channels=(24, 48, 96),
-            norm_num_groups=8,
-            num_class_embeds=NO_CLASS + 1,
-            attention_head_dim=32,
-            down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
-            up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        )
-    model.register_to_config(
-        _no_class=NO_CLASS
-    )  # written to config.json: DenoiserScore asks for it
-    return model, EDMEulerScheduler(sigma_min=0.02, sigma_max=40.0, sigma_data=0.6)
 
 
 def train_rotated_mnist(

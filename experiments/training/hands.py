@@ -22,6 +22,7 @@ from .. import hands
 from ..classifiers.base import load_classifier
 from ..classifiers.hands import HandClassifier, right_rate
 from ..figures import replacing
+from . import networks
 from .digits import replaceable, write_folder
 from .loop import Loss, Settings, State, fit, made_how
 
@@ -82,9 +83,11 @@ def train_hands(
         work, vae, denoiser, until=until[1], copies=copies, progress=progress
     )
     parts = {name: shipped(part) for name, part in joint.average.items()}
-    pipe = hands.pipeline(vae, parts["unet"], parts["text_encoder"], words, hands.noise_schedule())
+    pipe = networks.pipeline(
+        vae, parts["unet"], parts["text_encoder"], words, networks.noise_schedule()
+    )
     test = hands.photographs("test")
-    images = hands.moved(test.pixels)
+    images = hands.move(test.pixels)
     again = reconstructed(vae, images)
     drawn = sampled(pipe, samples, denoiser.seed)
     rate = (
@@ -119,7 +122,7 @@ def train_autoencoder(
 ) -> State:
     """Train the autoencoder, or go on from the checkpoint in `work`/autoencoder; errors as `fit` and `hands.photographs`."""
     photographs = hands.photographs("train")
-    model = hands.autoencoder(seed=settings.seed).to(
+    model = networks.autoencoder(seed=settings.seed).to(
         memory_format=torch.channels_last
     )  # a fifth faster on CPUs
     return fit(
@@ -136,12 +139,12 @@ def train_autoencoder(
 def autoencoder_loss(photographs: hands.Photographs, batch: int) -> Loss:
     """L1 of pixels, of their differences at full, half and quarter size, and a small KL to the standard normal.
 
-    A draw: `batch` random photographs, each moved (`hands.augmented`), decoded from a sample of their latent distribution.
+    A draw: `batch` random photographs, each moved (`hands.augment`), decoded from a sample of their latent distribution.
     """
 
     def loss(model: nn.Module, generator: torch.Generator) -> Tensor:
         pick = torch.randint(len(photographs), (batch,), generator=generator)
-        images = 2 * hands.augmented(photographs.pixels[pick], generator) - 1
+        images = 2 * hands.augment(photographs.pixels[pick], generator) - 1
         images = images.to(memory_format=torch.channels_last)
         latents = model.encode(images).latent_dist
         error = model.decode(latents.sample(generator)).sample - images
@@ -176,15 +179,15 @@ def train_denoiser(
 
     Returns the state, whose model is {"unet", "text_encoder"}, and the tokenizer.
     """
-    photographs, words = hands.photographs("train"), hands.tokenizer()
+    photographs, words = hands.photographs("train"), networks.tokenizer()
     latents = encoded(
         vae, photographs, copies, Path(work) / "latents.safetensors", seed=settings.seed
     )
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
     model = nn.ModuleDict(
         {
-            "unet": hands.unet(seed=settings.seed).to(memory_format=torch.channels_last),
-            "text_encoder": hands.text_encoder(words, seed=settings.seed),
+            "unet": networks.unet(seed=settings.seed).to(memory_format=torch.channels_last),
+            "text_encoder": networks.text_encoder(words, seed=settings.seed),
         }
     )
     loss = denoiser_loss(
@@ -204,7 +207,7 @@ def denoiser_loss(latents: Tensor, labels: Tensor, words: Any, batch: int) -> Lo
 
     latents: (copies · n, 4, 16, 16), scaled; labels: (n,), of every copy. Model: {"unet", "text_encoder"}.
     """
-    scheduler = hands.noise_schedule()
+    scheduler = networks.noise_schedule()
     ids = words(hands.all_captions(), padding="max_length", return_tensors="pt").input_ids
 
     def loss(model: nn.Module, generator: torch.Generator) -> Tensor:
@@ -212,7 +215,7 @@ def denoiser_loss(latents: Tensor, labels: Tensor, words: Any, batch: int) -> Lo
         times = torch.randint(scheduler.config.num_train_timesteps, (batch,), generator=generator)
         clean, noise = latents[pick], torch.randn(batch, *latents.shape[1:], generator=generator)
         text = model["text_encoder"](
-            ids[hands.captioned(labels[pick % len(labels)], generator)]
+            ids[hands.draw_captions(labels[pick % len(labels)], generator)]
         ).last_hidden_state
         found = model["unet"](scheduler.add_noise(clean, noise, times), times, text).sample
         return F.mse_loss(found, scheduler.get_velocity(clean, noise, times))
@@ -238,7 +241,7 @@ def encoded(
             pass
     generator = torch.Generator().manual_seed(seed)
     parts = [
-        vae.encode(2 * hands.augmented(pixels, generator) - 1).latent_dist.sample(generator).half()
+        vae.encode(2 * hands.augment(pixels, generator) - 1).latent_dist.sample(generator).half()
         for _ in range(copies)
         for pixels in photographs.pixels.split(16)
     ]
@@ -275,7 +278,7 @@ def sampled(
     """`count` samples "a photo of a hand showing …" of each digit in turn: (10 · count, 3, 64, 64) in [0, 1]; each has a seed."""
     return torch.cat(
         [
-            hands.drawn(
+            hands.sample(
                 pipe,
                 [hands.CAPTIONS[0].format(word)] * count,
                 range(seed, seed + count),
@@ -299,7 +302,7 @@ def save_hands(
 
     def make(made: Path) -> None:
         half = [copy.deepcopy(part).half() for part in (pipe.vae, pipe.unet, pipe.text_encoder)]
-        hands.pipeline(*half, pipe.tokenizer, pipe.scheduler).save_pretrained(
+        networks.pipeline(*half, pipe.tokenizer, pipe.scheduler).save_pretrained(
             made, safe_serialization=True
         )
         config = (
