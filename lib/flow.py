@@ -24,7 +24,7 @@ from torch import Tensor
 
 from . import checks
 from .scores.base import Score
-from .scores.denoiser import CEILING, NoiseSchedule
+from .scores.schedule import CEILING, NoiseSchedule
 
 METHODS = ("ddim", "heun")
 GRIDS = ("karras", "time")
@@ -96,16 +96,17 @@ def sample(
         raise ValueError(
             f"{score.name} has no noise_range: give sigma=, a level at which only noise is left"
         )
-    sigma, scale, shift = (
-        highest if sigma is None else sigma,
-        getattr(score, "scale", 1.0),
-        getattr(score, "shift", 0.0),
-    )
+    sigma = highest if sigma is None else sigma
     noise = torch.randn(
         checks.count("n", n), *event, generator=generator, device=generator.device, dtype=dtype
     )
     return denoise(
-        score, sigma * noise - shift / scale, sigma, steps=steps, method=method, lowest=lowest
+        score,
+        sigma * noise - score.shift / score.scale,
+        sigma,
+        steps=steps,
+        method=method,
+        lowest=lowest,
     )
 
 
@@ -170,7 +171,7 @@ def noise_levels(
             )
             ** RHO
         ).tolist()
-    elif not hasattr(score, "schedule"):
+    elif score.schedule is None:
         raise ValueError(
             f"grid='time' needs the time steps of a model, and {score.name} has no schedule; use grid='karras'"
         )
@@ -194,10 +195,10 @@ def noise_at(score: Score, time: float) -> float:
         raise ValueError(
             f"time must lie in (0, 1], a fraction of the model's time steps, got {time}"
         )
-    own = getattr(score, "schedule", None)
+    own = score.schedule
     schedule, (lowest, highest) = _ddpm() if own is None or own.edm else own, _noise_range(score)
-    last = len(schedule.log_sigmas) - 1
-    sigma = schedule.sigma(min(time * (last + 1), last)) / getattr(score, "scale", 1.0)
+    last = schedule.last_step
+    sigma = schedule.sigma(min(time * (last + 1), last)) / score.scale
     return sigma if highest is None else min(max(sigma, lowest), highest)
 
 
@@ -209,7 +210,7 @@ def _ddpm() -> NoiseSchedule:
 
 
 def _noise_range(score: Score) -> tuple[float | None, float | None]:
-    lowest, highest = getattr(score, "noise_range", (None, None))
-    return lowest, highest if highest is None else min(
-        highest, CEILING / getattr(score, "scale", 1.0)
-    )
+    if score.noise_range is None:
+        return None, None
+    lowest, highest = score.noise_range
+    return lowest, min(highest, CEILING / score.scale)

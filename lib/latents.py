@@ -21,7 +21,7 @@ from experiments.evaluation.frames import adjacent_distances, mse
 from experiments.training.loop import Settings, fit
 
 from . import checks, flow
-from .scores.denoiser import CEILING
+from .scores.schedule import CEILING
 from .scores.stable_diffusion import StableDiffusionScore, vae_factor
 
 SLACK = 0.01  # how far outside [0, 1] a resized image may be

@@ -33,7 +33,7 @@ def along_data(score: Score, x: Tensor, v: Tensor, *, rounds: int = 1) -> Tensor
             f"{score.name} is the score of one fixed density; a denoiser's Jacobian needs a noise level"
         )
     for _ in range(checks.count("rounds", rounds)):
-        v = v + score._level(x) ** 2 * score.derivative(x, v)
+        v = v + score.sigma_column(x) ** 2 * score.derivative(x, v)
     return v
 
 
@@ -56,7 +56,7 @@ def towards(
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for _ in range(checks.count("draws", draws)):
-            y = x + score._level(x) * torch.randn(
+            y = x + score.sigma_column(x) * torch.randn(
                 x.shape[1:], generator=generator, dtype=torch.float64
             ).to(x)
             total = total + score.prompted(prompt).denoise(y) - score.denoise(y)

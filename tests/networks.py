@@ -6,7 +6,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import nn
 
-from lib.scores.denoiser import DenoiserScore, NoiseSchedule
+from lib.scores import DenoiserScore, NoiseSchedule
 
 EVENT = (1, 3, 4)
 

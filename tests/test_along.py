@@ -44,11 +44,11 @@ class MovingGaussian(Score):
         other.times = times
         return other
 
-    def _score(self, x):
+    def evaluate(self, x):
         assert self.times is not None and len(x) == len(self.first) * len(self.times)
         t = self.times.to(x)[:, None]
         mean = ((1 - t) * self.first[:, None] + t * self.last[:, None]).flatten(0, 1)
-        return (mean - x) / (self.spread**2 + self._level(x) ** 2)
+        return (mean - x) / (self.spread**2 + self.sigma_column(x) ** 2)
 
 
 def moving(pairs, d, seed=0):

@@ -48,7 +48,7 @@ UP, RIGHT = (
 def test_acceleration_is_that_of_the_christoffel_symbols(lam, alpha, generator):
     """The closed form against Γ of the dense metric, by automatic differentiation of log p alone."""
     score = mixture(generator)
-    f = lambda y: score._log_density(y[None])[0]
+    f = lambda y: score.evaluate_log_density(y[None])[0]
 
     def dense(y):
         s = torch.func.grad(f)(y)

@@ -295,7 +295,7 @@ def test_dense_stein_metric(generator):
     """G = I + lam s s^T as a matrix, s by differentiating the log-density."""
     score = mixture(generator)
     x, v = vectors(generator, 2)
-    s = vmap(jacfwd(lambda y: score._log_density(y[None])[0]))(x)
+    s = vmap(jacfwd(lambda y: score.evaluate_log_density(y[None])[0]))(x)
     dense = torch.eye(3, dtype=torch.float64) + 5.0 * s[:, :, None] * s[:, None, :]
     metric = SteinMetric(score, lam=5.0)
     assert torch.allclose(metric.apply(x, v), torch.einsum("nij,nj->ni", dense, v))

@@ -160,7 +160,7 @@ def test_distillation_direction_is_the_papers():
     pipe, t = PIPES["1.5"], 581
     score = score_of(negative="blur")
     score = score.at(score.schedule.sigma(t))
-    direction = VariancePreservingScore(score).of(DistillationScore(score, seed=3))
+    direction = VariancePreservingScore(score).wrap(DistillationScore(score, seed=3))
     z, kept = points(2), pipe.scheduler.alphas_cumprod
     generator = torch.Generator().manual_seed(3 * 1_000_003 + 1)  # the first call
     new_t = t + int(torch.randint(-100, 100, (), generator=generator))
@@ -175,7 +175,7 @@ def test_distillation_direction_is_the_papers():
     torch.testing.assert_close(g, expected, rtol=1e-2, atol=1e-4)
     assert score.counter.evaluations == 4 and score.counter.batches == 1
     assert (direction(z) - g).norm() > 0.01 * g.norm()  # fresh draws at each call
-    fixed = VariancePreservingScore(score).of(DistillationScore(score, fresh=False))
+    fixed = VariancePreservingScore(score).wrap(DistillationScore(score, fresh=False))
     assert torch.equal(fixed(z), fixed(z))
     again = fixed.along(torch.zeros(2))(
         torch.cat([z, z])

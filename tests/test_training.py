@@ -128,7 +128,7 @@ def test_the_loss_is_the_weighted_error_of_its_definition():
 def test_the_error_is_that_of_a_network_whose_answer_is_known():
     """D(x) = x with c_skip = 1: an untouched point keeps its noise, E = sigma²."""
     score = DenoiserScore(network(), EDMEulerScheduler(sigma_data=0.5))
-    score._denoise = lambda x: x
+    score.posterior_mean = lambda x: x
     score.at = lambda _: score
     found = denoising_error(score, torch.zeros(400, 1, 8, 8), [0.5, 2.0])
     assert found == pytest.approx(

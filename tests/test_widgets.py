@@ -133,7 +133,7 @@ def test_one_path_needs_no_slider_for_the_setting():
 
 def test_a_redraw_does_not_solve_or_lay_out_anything(family, monkeypatch):
     explorer = widgets.explore(family, WEIGHTS, readouts={"log p": family.log_density})
-    monkeypatch.setattr(SphereScore, "_score", None)
+    monkeypatch.setattr(SphereScore, "evaluate", None)
     monkeypatch.setattr(explorer._canvas, "draw", None)
     before = explorer.picture.value
     explorer.place.value = 3

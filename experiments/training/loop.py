@@ -336,9 +336,9 @@ def denoising_loss(
         )
         if conditional:
             asked.label = torch.where(dropped, score.label, labels).to(device)
-        error = asked._denoise((x + level.to(x).reshape(-1, 1, 1, 1) * noise).to(device)) - x.to(
-            device
-        )
+        error = asked.posterior_mean(
+            (x + level.to(x).reshape(-1, 1, 1, 1) * noise).to(device)
+        ) - x.to(device)
         weight = score.schedule.weight(score.scale * level) * score.scale**2
         return (weight.to(error) * error.square().flatten(1).mean(1)).mean()
 

@@ -88,7 +88,7 @@ def interpolate(
     )
     used = {
         **({} if path is None else path.settings),
-        **getattr(score, "settings", {}),
+        **score.settings,
         **room.settings,
     }
     return Frames(shown, method, path, settings=used, **_spent(score, before))
@@ -102,7 +102,7 @@ def _space(method: str, score: Score, asked: str | None) -> str:
     """The space asked for, else the method's: a baseline's own, a preset's where the score is learned."""
     fixed = method in baselines.INTERPOLATIONS and _plan(method).space != "clean"
     if asked is None:
-        return _plan(method).space if fixed or hasattr(score, "noise_range") else "clean"
+        return _plan(method).space if fixed or score.noise_range is not None else "clean"
     if (fixed and asked != _plan(method).space) or (method == "spacetime" and asked != "clean"):
         raise ValueError(
             f"method {method!r} works in the space {_plan(method).space!r} alone, got {asked!r}; leave space= out"
@@ -136,7 +136,7 @@ def _geodesic(
     path = geodesic(
         metric, *(metric.lift(x, room.score.sigma) if lifted else x for x in (a, b)), **rest
     )
-    path.settings |= getattr(score, "settings", {})
+    path.settings |= score.settings
     points = paths.evaluate(path.points, torch.linspace(0, 1, frames, dtype=torch.float64))
     return (metric.project(points)[0] if lifted else points), path
 
@@ -204,11 +204,11 @@ def extrapolate(
         form = {"form": "yu2025"} if method == "yu2025" else {}
         path = shoot(metric, x, v, time=time, **{**form, **rest})
         points = paths.evaluate(path.points, torch.linspace(0, 1, frames, dtype=torch.float64))
-        used = path.settings | getattr(metric.score, "settings", {})
+        used = path.settings | metric.score.settings
     shown = (
         room.along(torch.linspace(0, 1, frames)).leave(points.flatten(0, 1)).reshape(points.shape)
     )
-    used = {**getattr(score, "settings", {}), **used, **room.settings}
+    used = {**score.settings, **used, **room.settings}
     used["start"] = used.pop("ends")
     return Frames(shown, method, path, settings=used, **_spent(score, before))
 
@@ -216,7 +216,7 @@ def extrapolate(
 def _in_units(room: Space, score: Score, **points: Tensor) -> None:
     """Refuse images in 0..255 for a model of pixels in [0, 1], y = 2x − 1: more than 1 outside, what a model may overshoot, and
     in the clean space 6 sigma, for points as noisy as the level they are met at (one pixel in 10⁹ has more)."""
-    if (getattr(score, "scale", None), getattr(score, "shift", None)) != (2.0, -1.0):
+    if (score.scale, score.shift) != (2.0, -1.0):
         return
     slack = 1 + 6 * float(torch.as_tensor(room.score.sigma).max()) if room.kind == "clean" else 1.0
     for name, x in points.items():

@@ -25,7 +25,7 @@ class Space:
     kind = "clean"
 
     def __init__(self, score: Score, sigma: float | None = None) -> None:
-        self.learned = hasattr(score, "noise_range")
+        self.learned = score.noise_range is not None
         self.score = score if sigma is None else score.at(sigma)
 
     def along(self, times: Tensor) -> Space:
@@ -83,7 +83,7 @@ class NoisedSpace(Space):
             "method": checks.choice("flow_method", method, flow.METHODS),
         }
         self.learned, self.score = (
-            hasattr(score, "noise_range"),
+            score.noise_range is not None,
             VariancePreservingScore(score.at(self.level)),
         )
 

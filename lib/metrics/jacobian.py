@@ -91,4 +91,4 @@ class JacobianMetric(Metric):
         if self.symmetric:
             return self.score.derivative(x, w)
         self.score.counter.derivatives += len(x)
-        return torch.func.vjp(self.score._score, x)[1](w)[0]
+        return torch.func.vjp(self.score.evaluate, x)[1](w)[0]

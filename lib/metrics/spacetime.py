@@ -78,7 +78,7 @@ class SpaceTimeMetric(Metric):
 
     def _log_level(self, z: Tensor) -> Tensor:
         """log sigma (...), kept in the range a learned score knows: a solver's trial step may leave it."""
-        lowest, highest = getattr(self.score, "noise_range", (0.0, math.inf))
+        lowest, highest = self.score.noise_range or (0.0, math.inf)
         return z[..., -1].clamp(math.log(lowest) if lowest > 0 else None, math.log(highest))
 
     def natural(self, z: Tensor) -> Tensor:

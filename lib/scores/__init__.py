@@ -1,6 +1,6 @@
 """Where s = grad log p comes from: known shapes, Gaussian mixtures, a data set, a user's function."""
 
-from .base import Counter, Score
+from .base import Counter, Score, WrappedScore
 from .denoiser import DenoiserScore
 from .distillation import DistillationScore
 from .empirical import EmpiricalScore
@@ -9,6 +9,7 @@ from .gaussian import GaussianMixtureScore, GaussianScore
 from .loading import load
 from .loading_latent import load_stable_diffusion
 from .manifold import SphereScore, TubeScore, circle, curve, helix, helix_point, torus
+from .schedule import NoiseSchedule
 from .stable_diffusion import StableDiffusionScore
 from .variance_preserving import VariancePreservingScore
 
@@ -20,11 +21,13 @@ __all__ = [
     "FunctionScore",
     "GaussianMixtureScore",
     "GaussianScore",
+    "NoiseSchedule",
     "Score",
     "SphereScore",
     "StableDiffusionScore",
     "TubeScore",
     "VariancePreservingScore",
+    "WrappedScore",
     "as_score",
     "circle",
     "curve",

@@ -1,79 +1,157 @@
 """What a score is: s(x) = grad log p(x) on a batch of points, at one noise level, counted."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .. import checks
+from .schedule import NoiseSchedule
 
-with (
-    warnings.catch_warnings()
-):  # torch warns once of its own use of torch.jit.script when forward mode is first used
+# torch warns once, of its own use of torch.jit.script, when forward mode is first used.
+with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)
     torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
 
 
 @dataclass
 class Counter:
-    """Evaluations of one model, shared by all its noise levels."""
+    """Evaluations of one model, shared by all its noise levels.
 
-    evaluations: int = 0  # points at which the score was computed
-    batches: int = 0  # calls
-    derivatives: int = 0  # directional derivatives and back-propagated points among them
+    Attributes:
+        evaluations: points at which the score was computed.
+        batches: calls.
+        derivatives: directional derivatives, and back-propagated points, among them.
+    """
+
+    evaluations: int = 0
+    batches: int = 0
+    derivatives: int = 0
 
 
 class Score:
-    """A (Stein) score s(x) = grad log p_sigma(x).
+    """A (Stein) score s(x) = grad log p_sigma(x). Dtype and device follow the points.
 
-    Subclasses implement `_score(x)` on (n, *event) and, where there is a closed form, `_log_density(x)` -> (n,).
-    Dtype and device follow the input. `event_shape` is None where any shape will do.
+    A subclass implements `evaluate` and, where there is a closed form, `evaluate_log_density`.
+    Calling the score checks the points, counts them and evaluates.
 
-    sigma: the noise level in the units of x, a number or one level a point (n,); None for a score of one fixed density.
+    Attributes:
+        counter: evaluations so far, shared by all noise levels.
+        name: what to call it in messages.
+        event_shape: shape of one point; None where any shape will do.
+        sigma: noise level in the units of x, a number or one level a point (n,); None for the
+            score of one fixed density.
+        scale: the model's own units are y = scale·x + shift.
+        shift: see `scale`.
+        noise_range: lowest and highest noise level of a learned score, in the units of x; None for
+            one that is not learned.
+        schedule: the noise schedule of a learned score, in the units of y.
+        moves: whether the score changes along a path by itself: s(x, t), t the place on the path.
+        origin: what names the model in result files (`lib.scores.load` sets it).
+
+    Example:
+        >>> class Standard(Score):
+        ...     def evaluate(self, x):
+        ...         return -x
+        >>> score = Standard()
+        >>> score(torch.tensor([[3.0, 4.0]]))
+        tensor([[-3., -4.]])
+        >>> score.counter.evaluations
+        1
     """
 
+    name: str = "score"
     event_shape: tuple[int, ...] | None = None
     sigma: float | Tensor | None = None
-    name = "score"
-    moves = False  # whether it changes along a path by itself: s(x, t), t the place on the path
+    scale: float = 1.0
+    shift: float = 0.0
+    noise_range: tuple[float, float] | None = None
+    schedule: NoiseSchedule | None = None
+    moves: bool = False
+    origin: dict[str, Any] | None = None
 
     def __init__(self) -> None:
         self.counter = Counter()
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Score at x (n, *event) -> (n, *event). Raises ValueError or TypeError for what is no batch of points."""
-        self._count(x)
-        s = self._score(x)
-        if not isinstance(s, Tensor) or s.shape != x.shape or not s.is_floating_point():
-            got = (
-                f"{s.dtype} of shape {tuple(s.shape)}"
-                if isinstance(s, Tensor)
-                else type(s).__name__
-            )
-            raise ValueError(
-                f"{self.name} returned {got} for points of shape {tuple(x.shape)}; a score keeps the shape"
-            )
-        return s
+    def evaluate(self, x: Float[Tensor, "n *event"]) -> Float[Tensor, "n *event"]:
+        """The score at points that are already checked and counted; a subclass implements it."""
+        raise NotImplementedError
 
-    def denoise(self, x: Tensor) -> Tensor:
-        """Posterior mean E[x_0 | x] = x + sigma² s(x) (Tweedie's formula), (n, *event) -> (n, *event). Needs a sigma."""
+    def evaluate_log_density(self, x: Float[Tensor, "n *event"]) -> Float[Tensor, "n"]:
+        """The log-density at points that are already checked, where a subclass knows it."""
+        raise NotImplementedError(
+            f"{self.name} knows no log-density; use lib.density for differences along a path"
+        )
+
+    @property
+    def has_log_density(self) -> bool:
+        """Whether `log_density` has a closed form here."""
+        return type(self).evaluate_log_density is not Score.evaluate_log_density
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the score was made with beside its noise level, for result files."""
+        return {}
+
+    def __call__(self, x: Float[Tensor, "n *event"]) -> Float[Tensor, "n *event"]:
+        """The score at points x, counted.
+
+        Raises:
+            TypeError: x is no floating tensor.
+            ValueError: x is no batch of points, or the score does not keep its shape.
+        """
+        self.count(x)
+        s = self.evaluate(x)
+        if isinstance(s, Tensor) and s.shape == x.shape and s.is_floating_point():
+            return s
+        answer = type(s).__name__
+        if isinstance(s, Tensor):
+            answer = f"{s.dtype} of shape {tuple(s.shape)}"
+        raise ValueError(
+            f"{self.name} returned {answer} for points of shape {tuple(x.shape)}; "
+            "a score keeps the shape"
+        )
+
+    def log_density(self, x: Float[Tensor, "n *event"]) -> Float[Tensor, "n"]:
+        """log p_sigma(x), up to a constant that does not depend on x.
+
+        Raises:
+            NotImplementedError: there is no closed form.
+        """
+        self.check_points(x)
+        return self.evaluate_log_density(x)
+
+    def denoise(self, x: Float[Tensor, "n *event"]) -> Float[Tensor, "n *event"]:
+        """Posterior mean E[x_0 | x] = x + sigma² s(x) (Tweedie's formula), counted like the score.
+
+        Raises:
+            ValueError: the score is of one fixed density, without noise.
+        """
         if self.sigma is None:
             raise ValueError(
-                f"{self.name} is the score of one fixed density: nothing there is noise to be taken away"
+                f"{self.name} is the score of one fixed density: nothing there is noise to be "
+                "taken away"
             )
-        return x + self._level(x) ** 2 * self(x)
+        return x + self.sigma_column(x) ** 2 * self(x)
 
-    def log_density(self, x: Tensor) -> Tensor:
-        """log p_sigma(x), (n,), up to a constant that does not depend on x. Raises NotImplementedError without a closed form."""
-        self._check(x)
-        return self._log_density(x)
+    def derivative(
+        self, x: Float[Tensor, "n *event"], v: Float[Tensor, "n *event"]
+    ) -> Float[Tensor, "n *event"]:
+        """Directional derivative J_s(x) v = (Hess log p) v, in forward mode."""
+        self.counter.derivatives += x.shape[0]
+        # Forward mode takes no expanded view.
+        return torch.func.jvp(self.evaluate, (x.contiguous(),), (v.contiguous(),))[1]
 
-    def at(self, sigma: float | Tensor) -> Score:
-        """The score of p_sigma, the density at noise level `sigma`; evaluations go on the same counter."""
+    def at(self, sigma: float | Tensor) -> Self:
+        """The score of p_sigma, the density at another noise level, on the same counter.
+
+        Args:
+            sigma: a positive number, or one level a point (n,), in the units of x.
+        """
         if self.sigma is None:
             raise ValueError(
                 f"{self.name} is the score of one fixed density and has no other noise levels"
@@ -82,54 +160,92 @@ class Score:
         other.sigma = checks.noise_level(sigma)
         return other
 
-    def pick(self, rows: Tensor) -> Score:
-        """The score of a batch of paths that are rows (b,) of the batch this one is for. Most are the same for all paths."""
-        return self
+    def pick(self, rows: Tensor) -> Self:
+        """The score for some paths of the batch of paths this one is for.
 
-    def along(self, times: Tensor) -> Score:
-        """The score of points (batch·m, *event), path by path, at `times` of their paths, (m,) or (batch, m) in [0, 1].
-
-        Solvers and metrics ask every point of a path through `pick` and `along`; most scores need not be told.
+        Args:
+            rows: which of the paths, (b,). Most scores are the same for all paths.
         """
         return self
 
-    @property
-    def has_log_density(self) -> bool:
-        """Whether `log_density` has a closed form here."""
-        return type(self)._log_density is not Score._log_density
+    def along(self, times: Tensor) -> Self:
+        """The score of points (batch·m, *event), path by path, at these places of their paths.
 
-    def derivative(self, x: Tensor, v: Tensor) -> Tensor:
-        """Directional derivative J_s(x) v = (Hess log p) v, forward mode: (n, *event) -> (n, *event)."""
-        self.counter.derivatives += x.shape[0]
-        return torch.func.jvp(self._score, (x.contiguous(),), (v.contiguous(),))[
-            1
-        ]  # forward mode takes no expanded view
+        Solvers and metrics reach every point of a path through `pick` and `along`; only a score
+        that `moves` makes a difference of it.
 
-    def _score(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        Args:
+            times: places in [0, 1], (m,) or (batch, m).
+        """
+        return self
 
-    def _log_density(self, x: Tensor) -> Tensor:
-        raise NotImplementedError(
-            f"{self.name} knows no log-density; use lib.density for differences along a path"
-        )
-
-    def _count(self, x: Tensor) -> None:
-        self._check(x)
+    def count(self, x: Float[Tensor, "n *event"]) -> None:
+        """Check the points and count one evaluation for each of them."""
+        self.check_points(x)
         self.counter.evaluations += x.shape[0]
         self.counter.batches += 1
 
-    def _check(self, x: Tensor) -> None:
+    def check_points(self, x: Float[Tensor, "n *event"]) -> None:
+        """Raise TypeError or ValueError for what is no batch of points of this score."""
         checks.floating("x", x)
-        if x.ndim < 2 or (
-            self.event_shape is not None and tuple(x.shape[1:]) != tuple(self.event_shape)
-        ):
-            event = "*event" if self.event_shape is None else ", ".join(map(str, self.event_shape))
-            raise ValueError(
-                f"{self.name} takes points of shape (n, {event}), got {tuple(x.shape)}"
-            )
+        fits = self.event_shape is None or tuple(x.shape[1:]) == tuple(self.event_shape)
+        if x.ndim >= 2 and fits:
+            return
+        event = "*event"
+        if self.event_shape is not None:
+            event = ", ".join(map(str, self.event_shape))
+        raise ValueError(f"{self.name} takes points of shape (n, {event}), got {tuple(x.shape)}")
 
-    def _level(self, x: Tensor) -> float | Tensor:
+    def sigma_column(self, x: Float[Tensor, "n *event"]) -> float | Tensor:
         """The noise level in a shape that multiplies x: a number, or (n, 1, …)."""
         if isinstance(self.sigma, Tensor):
             return self.sigma.to(x).reshape(-1, *[1] * (x.ndim - 1))
         return self.sigma
+
+
+class WrappedScore(Score):
+    """A score made from another score of the same points: it counts and knows what that one does.
+
+    A subclass implements `evaluate` on `self.score`.
+    """
+
+    def __init__(self, score: Score) -> None:
+        self.score = score
+        self.counter = score.counter
+        self.name = score.name
+        self.event_shape = score.event_shape
+        self.scale = score.scale
+        self.shift = score.shift
+        self.noise_range = score.noise_range
+        self.schedule = score.schedule
+        self.origin = score.origin
+
+    @property
+    def sigma(self) -> float | Tensor | None:
+        return self.score.sigma
+
+    @property
+    def moves(self) -> bool:
+        return self.score.moves
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.score.settings
+
+    def wrap(self, score: Score) -> Self:
+        """The same wrapper about another score."""
+        other = copy.copy(self)
+        other.score = score
+        return other
+
+    def at(self, sigma: float | Tensor) -> Self:
+        return self.wrap(self.score.at(sigma))
+
+    def pick(self, rows: Tensor) -> Self:
+        return self.wrap(self.score.pick(rows))
+
+    def along(self, times: Tensor) -> Self:
+        return self.wrap(self.score.along(times))
+
+    def count(self, x: Float[Tensor, "n *event"]) -> None:
+        self.score.count(x)

@@ -12,13 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .. import checks
 from .base import Score
+from .schedule import CEILING, NoiseSchedule, double_levels
 
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
-CEILING = 200.0  # largest useful noise of y: schedules of zero final signal end at infinity, where float32 loses the image
-TIMES = {  # what EDM networks are told at noise level sigma, and its inverse
-    "log": (lambda sigma: sigma.log() / 4, lambda time: math.exp(4 * time)),
-    "arctan": (lambda sigma: sigma.atan() / math.pi * 2, lambda time: math.tan(math.pi * time / 2)),
-}
 UNFIT = {  # in a network's config
     (
         "time_embedding_type",
@@ -30,82 +25,6 @@ UNFIT = {  # in a network's config
     ): "is made for ScoreSdeVeScheduler, and its kind is not supported",  # log of its time
     ("class_embed_type", "identity"): "wants its class as an embedding, and label= is a number",
 }
-
-
-class NoiseSchedule:
-    """What a diffusers scheduler says of its model, in variance-exploding coordinates y = y_0 + sigma·noise.
-
-    A discrete scheduler (DDPM, DDIM, …) noises z = √ᾱ_t y_0 + √(1−ᾱ_t) noise, so that y = z/√ᾱ_t has
-    sigma_t = √((1−ᾱ_t)/ᾱ_t); between the steps log sigma is linear in t. An EDM scheduler is continuous and conditions on
-    ¼ log sigma (Karras et al. 2022, table 1), or on (2/π) arctan sigma (diffusers' CosineDPMSolverMultistepScheduler).
-
-    scheduler: any diffusers scheduler with `alphas_cumprod`, or with EDM's `precondition_noise` (another function of sigma
-    than these two raises TypeError). Attributes: prediction ("epsilon", "v_prediction" or "sample"), lowest and highest sigma.
-    """
-
-    def __init__(self, scheduler: Any) -> None:
-        self.config, self.edm = scheduler.config, hasattr(scheduler, "precondition_noise")
-        self.prediction = self.config.get("prediction_type", "epsilon")
-        checks.choice(
-            "prediction_type", self.prediction, PREDICTIONS[:2] if self.edm else PREDICTIONS
-        )
-        if self.edm:
-            self.lowest, self.highest = (
-                float(self.config["sigma_min"]),
-                float(self.config["sigma_max"]),
-            )
-            self.times = _times(scheduler)
-        elif hasattr(scheduler, "alphas_cumprod"):
-            kept = scheduler.alphas_cumprod.double().clamp(
-                1e-12, 1 - 1e-12
-            )  # zero terminal SNR: the last level is infinite
-            self.log_sigmas = ((1 - kept) / kept).log() / 2
-            self.lowest, self.highest = (math.exp(self.log_sigmas[i]) for i in (0, -1))
-        else:
-            raise TypeError(
-                f"{type(scheduler).__name__} has neither alphas_cumprod nor EDM preconditioning; "
-                "use a DDPM, DDIM, Euler, DPM or EDM scheduler of the same model"
-            )
-
-    def timestep(self, sigma: Tensor) -> Tensor:
-        """The (fractional) time (n,) that the network is told at noise level sigma (n,); float64 between discrete steps."""
-        if self.edm:
-            return TIMES[self.times][0](sigma)
-        levels = self.log_sigmas.to(sigma)
-        right = torch.searchsorted(levels, sigma.log()).clamp(1, len(levels) - 1)
-        low, high = levels[right - 1], levels[right]
-        return right - 1 + ((sigma.log() - low) / (high - low)).clamp(0, 1)
-
-    def sigma(self, timestep: float) -> float:
-        """The noise level at a (fractional) time; the inverse of `timestep`."""
-        if self.edm:
-            return TIMES[self.times][1](timestep)
-        if not 0 <= timestep <= len(self.log_sigmas) - 1:
-            raise ValueError(
-                f"timestep must lie in [0, {len(self.log_sigmas) - 1}], got {timestep}"
-            )
-        k = min(int(timestep), len(self.log_sigmas) - 2)
-        return math.exp(torch.lerp(self.log_sigmas[k], self.log_sigmas[k + 1], timestep - k))
-
-    def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """c_in, c_skip, c_out of D(y) = c_skip y + c_out·network(c_in y, t), each like sigma (Karras et al. 2022, eq. 7)."""
-        if self.edm:
-            data = self.config["sigma_data"]
-            root = (sigma**2 + data**2).sqrt()
-            sign = (
-                -1 if self.prediction == "v_prediction" else 1
-            )  # diffusers' EDM schedulers predict −v by that name
-            return 1 / root, data**2 / root**2, sign * sigma * data / root
-        kept = 1 / (1 + sigma**2)  # ᾱ
-        return kept.sqrt(), *{
-            "epsilon": (torch.ones_like(sigma), -sigma),
-            "v_prediction": (kept, -(1 - kept).sqrt()),
-            "sample": (torch.zeros_like(sigma), torch.ones_like(sigma)),
-        }[self.prediction]
-
-    def weight(self, sigma: Tensor) -> Tensor:
-        """The weight of ‖D(y) − y_0‖² in the loss this prediction is trained with: the square of 1/c_out."""
-        return self.coefficients(sigma)[2] ** -2
 
 
 class DenoiserScore(Score):
@@ -125,7 +44,6 @@ class DenoiserScore(Score):
     """
 
     name = "denoiser"
-    origin: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -169,16 +87,16 @@ class DenoiserScore(Score):
 
     def denoise(self, x: Tensor) -> Tensor:
         """Posterior mean E[x_0 | x] (n, *event) -> (n, *event); counts as one evaluation a point like the score."""
-        self._count(x)
-        return self._denoise(x)
+        self.count(x)
+        return self.posterior_mean(x)
 
     def derivative(self, x: Tensor, v: Tensor) -> Tensor:
         """See `Score.derivative`; torch's fused attention knows no forward mode, so the plain one is asked for."""
         with sdpa_kernel(SDPBackend.MATH):
             return super().derivative(x, v)
 
-    def _denoise(self, x: Tensor) -> Tensor:
-        levels = _double(self.sigma).expand(len(x)) * self.scale
+    def posterior_mean(self, x: Tensor) -> Tensor:
+        levels = double_levels(self.sigma).expand(len(x)) * self.scale
         with torch.set_grad_enabled(torch.is_grad_enabled() and (self.training or x.requires_grad)):
             parts = [
                 self._network(*part)
@@ -207,8 +125,8 @@ class DenoiserScore(Score):
         ]  # a learned variance comes second
         return (c_skip * y + c_out * out.to(x) - self.shift) / self.scale
 
-    def _score(self, x: Tensor) -> Tensor:
-        return (self._denoise(x) - x) / self._level(x) ** 2
+    def evaluate(self, x: Tensor) -> Tensor:
+        return (self.posterior_mean(x) - x) / self.sigma_column(x) ** 2
 
     def _label(self, label: float | None) -> float | None:
         config = getattr(self.model, "config", None)
@@ -242,7 +160,7 @@ class DenoiserScore(Score):
 
     def _level_in_range(self, sigma: float | Tensor) -> float | Tensor:
         sigma, (lowest, highest) = checks.noise_level(sigma), self.noise_range
-        values = _double(sigma)
+        values = double_levels(sigma)
         if values.min() < lowest * (1 - 1e-6) or values.max() > highest * (1 + 1e-6):
             raise ValueError(
                 f"sigma must lie in [{lowest:.4g}, {highest:.4g}], the noise this model was trained for "
@@ -264,31 +182,6 @@ def check_network(config: Any) -> None:
     for (name, value), reason in UNFIT.items():
         if getattr(config, name, None) == value:
             raise ValueError(f"this network {reason} ({name} {value!r}); take another one")
-
-
-def _times(scheduler: Any) -> str:
-    """The name in TIMES of the scheduler's own function of sigma."""
-    sigma = torch.tensor([0.1, 1.0, 10.0])
-    found = [
-        name
-        for name, (time, _) in TIMES.items()
-        if torch.allclose(time(sigma), scheduler.precondition_noise(sigma))
-    ]
-    if not found:
-        raise TypeError(
-            f"{type(scheduler).__name__} tells its network the noise level in a way unknown here "
-            "(precondition_noise); use a DDPM, DDIM, Euler, DPM or EDM scheduler of the same model"
-        )
-    return found[0]
-
-
-def _double(sigma: float | Tensor) -> Tensor:
-    """Noise levels in float64, on the CPU: other devices (MPS) may have no float64."""
-    return (
-        sigma.cpu().double()
-        if isinstance(sigma, Tensor)
-        else torch.tensor(sigma, dtype=torch.float64)
-    )
 
 
 def _event_shape(model: nn.Module) -> tuple[int, ...] | None:

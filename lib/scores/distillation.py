@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import checks
-from .base import Score
-from .denoiser import _double
+from .base import Score, WrappedScore
+from .schedule import double_levels
 from .stable_diffusion import StableDiffusionScore, in_words
 from .variance_preserving import VariancePreservingScore
 
@@ -20,7 +19,7 @@ NEGATIVE = (
 )  # paper B, released code, model/score.py
 
 
-class DistillationScore(Score):
+class DistillationScore(WrappedScore):
     """Paper B's direction in place of the score, half the difference of two noise predictions (arXiv 2504.06675):
 
         g = ½ (eps(y', t', negative) − eps(y', t', prompt)),   y' = y + (sigma' − sigma)·noise,
@@ -35,8 +34,6 @@ class DistillationScore(Score):
     paper; fresh=False makes it one fixed field. Two network inputs a point.
     """
 
-    name = "Stable Diffusion, distilled"
-
     def __init__(
         self,
         score: StableDiffusionScore,
@@ -50,12 +47,8 @@ class DistillationScore(Score):
             raise ValueError(
                 "the distillation direction needs a scheduler with discrete times and one noise level"
             )
-        self.score, self.counter, self.event_shape, self.origin = (
-            score,
-            score.counter,
-            score.event_shape,
-            score.origin,
-        )
+        super().__init__(score)
+        self.name = "Stable Diffusion, distilled"
         own = score.said[2]
         self.against = (
             negative
@@ -71,10 +64,8 @@ class DistillationScore(Score):
                 f"the negative prompt does not fit this model ({error}); give one that does: negative="
             ) from error
         self.spread = checks.count("spread", spread)
-        self.seed, self.fresh, self.noise_range = seed, fresh, score.noise_range
-
-    sigma = property(lambda self: self.score.sigma)
-    moves = property(lambda self: self.score.moves)
+        self.seed = seed
+        self.fresh = fresh
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -83,50 +74,39 @@ class DistillationScore(Score):
         return {**self.score.settings, "distillation": {"negative": in_words(self.against), **own}}
 
     def at(self, sigma: float | Tensor) -> DistillationScore:
-        return self._of(self.score.at(checks.positive("sigma", sigma)))
-
-    def pick(self, rows: Tensor) -> DistillationScore:
-        return self._of(self.score.pick(rows))
-
-    def along(self, times: Tensor) -> DistillationScore:
-        return self._of(self.score.along(times))
+        return super().at(checks.positive("sigma", sigma))
 
     def denoise(self, x: Tensor) -> Tensor:
         """Of the model itself: the direction denoises nothing."""
         return self.score.denoise(x)
 
-    def _of(self, score: StableDiffusionScore) -> DistillationScore:
-        other = copy.copy(self)
-        other.score = score
-        return other
-
-    def _score(self, x: Tensor) -> Tensor:
+    def evaluate(self, x: Tensor) -> Tensor:
         sigma, places = (
             self.sigma,
             len(x) if self.score.times is None else self.score.times.shape[-1],
         )
         calls = self.counter.batches if self.fresh else 0
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + calls)
-        near = float(self.score.schedule.timestep(_double(sigma).reshape(1))) + float(
+        near = float(self.score.schedule.timestep(double_levels(sigma).reshape(1))) + float(
             torch.randint(-self.spread, self.spread, (), generator=generator)
         )
-        level = self.score.schedule.sigma(
-            min(max(near, 0.0), len(self.score.schedule.log_sigmas) - 1.0)
-        )
+        level = self.score.schedule.sigma(min(max(near, 0.0), float(self.score.schedule.last_step)))
         noise = torch.randn(places, *x.shape[1:], generator=generator, dtype=torch.float64).to(x)
         y = x + (level - sigma) * noise.repeat(len(x) // places, *[1] * (x.ndim - 1))
         clean = self.score.denoised(
-            y, _double(level).expand(len(x)), [self.negative, self.score.text(len(x))]
+            y, double_levels(level).expand(len(x)), [self.negative, self.score.text(len(x))]
         )
         return (clean[1] - clean[0]) / (2 * level) / (1 + sigma**2) ** 0.5  # eps = (y' − D)/sigma'
 
-    def _count(self, x: Tensor) -> None:
-        super()._count(x)
-        self.counter.evaluations += len(x)
+    def count(self, x: Tensor) -> None:
+        # Two network inputs a point, whatever the guidance of the score itself.
+        self.check_points(x)
+        self.counter.evaluations += 2 * len(x)
+        self.counter.batches += 1
 
 
 def distilled(score: Score) -> Score:
     """Paper B's direction of a `StableDiffusionScore`, in its coordinates; any other score as it is."""
     if isinstance(score, VariancePreservingScore):
-        return score.of(distilled(score.score))
+        return score.wrap(distilled(score.score))
     return DistillationScore(score) if isinstance(score, StableDiffusionScore) else score

@@ -62,16 +62,16 @@ class EmpiricalScore(Score):
 
     def denoise(self, x: Tensor) -> Tensor:
         """Posterior mean E[x_0 | x] (n, *event) -> (n, *event): the ideal denoiser."""
-        self._count(x)
-        return self._mean(x)
+        self.count(x)
+        return self.posterior_mean(x)
 
-    def _mean(self, x: Tensor) -> Tensor:
+    def posterior_mean(self, x: Tensor) -> Tensor:
         return (self._posterior(x)[0] + self.centre.to(x)).reshape(x.shape)
 
-    def _score(self, x: Tensor) -> Tensor:
-        return (self._mean(x) - x) / self._level(x) ** 2
+    def evaluate(self, x: Tensor) -> Tensor:
+        return (self.posterior_mean(x) - x) / self.sigma_column(x) ** 2
 
-    def _log_density(self, x: Tensor) -> Tensor:
+    def evaluate_log_density(self, x: Tensor) -> Tensor:
         log_sigma = (
             self.sigma.to(x).log() if isinstance(self.sigma, Tensor) else math.log(self.sigma)
         )

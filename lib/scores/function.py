@@ -42,14 +42,16 @@ class FunctionScore(Score):
         return self.density is not None
 
     def _arguments(self, x: Tensor) -> tuple:
-        return (x,) if self.sigma is None else (x, self._level(x))
+        return (x,) if self.sigma is None else (x, self.sigma_column(x))
 
-    def _score(self, x: Tensor) -> Tensor:
+    def evaluate(self, x: Tensor) -> Tensor:
         return self.function(*self._arguments(x))
 
-    def _log_density(self, x: Tensor) -> Tensor:
+    def evaluate_log_density(self, x: Tensor) -> Tensor:
         return (
-            super()._log_density(x) if self.density is None else self.density(*self._arguments(x))
+            super().evaluate_log_density(x)
+            if self.density is None
+            else self.density(*self._arguments(x))
         )
 
 

@@ -51,11 +51,11 @@ class GaussianMixtureScore(Score):
         log_p = -((gap**2 / variances).sum(-1) + (2 * math.pi * variances).log().sum(-1)) / 2
         return log_p + self.log_weights.to(x), -torch.einsum("kde,nke->nkd", axes, gap / variances)
 
-    def _score(self, x: Tensor) -> Tensor:
+    def evaluate(self, x: Tensor) -> Tensor:
         log_p, scores = self._components(x)
         return (log_p.softmax(1)[..., None] * scores).sum(1)
 
-    def _log_density(self, x: Tensor) -> Tensor:
+    def evaluate_log_density(self, x: Tensor) -> Tensor:
         return self._components(x)[0].logsumexp(1)
 
 

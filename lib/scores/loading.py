@@ -15,7 +15,8 @@ import torch
 from experiments import data
 
 from .. import checks
-from .denoiser import DenoiserScore, NoiseSchedule, check_network
+from .denoiser import DenoiserScore, check_network
+from .schedule import NoiseSchedule
 
 BUNDLED = ("rotated-mnist", "hands")
 CONFIGS = (

@@ -25,11 +25,11 @@ class TubeScore(Score):
         self.project, self.name = project, name
         self.sigma = checks.noise_level(sigma)
 
-    def _score(self, x: Tensor) -> Tensor:
-        return (self.project(x) - x) / self._level(x) ** 2
+    def evaluate(self, x: Tensor) -> Tensor:
+        return (self.project(x) - x) / self.sigma_column(x) ** 2
 
-    def _log_density(self, x: Tensor) -> Tensor:
-        return -(((x - self.project(x)) / self._level(x)) ** 2).flatten(1).sum(1) / 2
+    def evaluate_log_density(self, x: Tensor) -> Tensor:
+        return -(((x - self.project(x)) / self.sigma_column(x)) ** 2).flatten(1).sum(1) / 2
 
     def distance(self, x: Tensor) -> Tensor:
         """Euclidean distance from the manifold, (n, d) -> (n,)."""

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from .denoiser import DenoiserScore, _double
+from .denoiser import DenoiserScore
 from .loading import _short
+from .schedule import double_levels
 
 Prompt = str | Sequence[str] | Tensor
 
@@ -224,15 +225,15 @@ class StableDiffusionScore(DenoiserScore):
 
         return c_skip * x + c_out * self.careful(ask).to(x)
 
-    def _denoise(self, x: Tensor) -> Tensor:
-        levels, text = _double(self.sigma).expand(len(x)), self.text(len(x))
+    def posterior_mean(self, x: Tensor) -> Tensor:
+        levels, text = double_levels(self.sigma).expand(len(x)), self.text(len(x))
         if self.guidance == 1:
             return self.denoised(x, levels, [text])[0]
         without, given = self.denoised(x, levels, [self.negative, text])
         return torch.lerp(without, given, self.guidance)
 
-    def _count(self, x: Tensor) -> None:
-        super()._count(x)
+    def count(self, x: Tensor) -> None:
+        super().count(x)
         self.counter.evaluations += len(x) * (self.guidance != 1)
 
     def _prompt(self, prompt: Any, end_prompt: Any, negative: Any, guidance: float) -> None:

@@ -8,10 +8,10 @@ import math
 from torch import Tensor
 
 from .. import checks
-from .base import Score
+from .base import Score, WrappedScore
 
 
-class VariancePreservingScore(Score):
+class VariancePreservingScore(WrappedScore):
     """The score of z = √ᾱ y at one noise level, for points x in the user's units with y = scale·x + shift (Song et al. 2021).
 
         z = √ᾱ y_0 + √(1−ᾱ) noise,   ᾱ = 1/(1 + (scale·sigma_x)²),   s_z(z) = s_x(x)/(√ᾱ scale).
@@ -23,6 +23,8 @@ class VariancePreservingScore(Score):
     else 1 and 0. alpha_bar: ᾱ. Raises ValueError for a score without a noise level, or with one level a point.
     """
 
+    sigma: float | Tensor | None = None
+
     def __init__(
         self, score: Score, scale: float | None = None, shift: float | None = None
     ) -> None:
@@ -30,16 +32,21 @@ class VariancePreservingScore(Score):
             raise ValueError(
                 f"variance-preserving coordinates belong to one noise level: give {score.name}.at(a number)"
             )
-        self.score, self.counter, self.event_shape = score, score.counter, score.event_shape
+        super().__init__(score)
         self.name = f"{score.name}, variance preserving"
-        scale = checks.positive("scale", getattr(score, "scale", 1.0) if scale is None else scale)
-        shift = getattr(score, "shift", 0.0) if shift is None else shift
+        scale = checks.positive("scale", score.scale if scale is None else scale)
+        shift = score.shift if shift is None else shift
         self.alpha_bar = 1 / (1 + (scale * checks.positive("sigma", score.sigma)) ** 2)
         self.unit, self.offset = (
             math.sqrt(self.alpha_bar) * scale,
             math.sqrt(self.alpha_bar) * shift,
         )
         self.sigma = self.unit * score.sigma
+        # Solvers take z as it is: nothing is left of the model's units.
+        self.scale = 1.0
+        self.shift = 0.0
+        self.noise_range = None
+        self.schedule = None
 
     def encode(self, x: Tensor) -> Tensor:
         """x (…) -> z = √ᾱ (scale·x + shift)."""
@@ -56,22 +63,6 @@ class VariancePreservingScore(Score):
         other.score = self.score.at(sigma / self.unit)
         return other
 
-    @property
-    def moves(self) -> bool:
-        return self.score.moves
-
-    def pick(self, rows: Tensor) -> VariancePreservingScore:
-        return self.of(self.score.pick(rows))
-
-    def along(self, times: Tensor) -> VariancePreservingScore:
-        return self.of(self.score.along(times))
-
-    def of(self, score: Score) -> VariancePreservingScore:
-        """Another score of the same x in the same coordinates."""
-        other = copy.copy(self)
-        other.score = score
-        return other
-
     def derivative(self, z: Tensor, v: Tensor) -> Tensor:
         """See `Score.derivative`: J_z v = J_x (v/(√ᾱ scale))/(√ᾱ scale), as the wrapped score takes it."""
         return self.score.derivative(self.decode(z), v / self.unit) / self.unit
@@ -80,17 +71,8 @@ class VariancePreservingScore(Score):
     def has_log_density(self) -> bool:
         return self.score.has_log_density
 
-    @property
-    def settings(self) -> dict:
-        return getattr(self.score, "settings", {})
+    def evaluate(self, z: Tensor) -> Tensor:
+        return self.score.evaluate(self.decode(z)) / self.unit
 
-    def _count(self, z: Tensor) -> None:
-        self.score._count(
-            z
-        )  # a text-to-image model counts two network inputs a point under guidance
-
-    def _score(self, z: Tensor) -> Tensor:
-        return self.score._score(self.decode(z)) / self.unit
-
-    def _log_density(self, z: Tensor) -> Tensor:
-        return self.score._log_density(self.decode(z)) - z[0].numel() * math.log(self.unit)
+    def evaluate_log_density(self, z: Tensor) -> Tensor:
+        return self.score.evaluate_log_density(self.decode(z)) - z[0].numel() * math.log(self.unit)

@@ -75,7 +75,7 @@ def shoot(
         converged = (drift <= DRIFT).cpu()
         mend = (
             "the score moves along the path, which conserves no speed"
-            if getattr(metric.score, "moves", False)
+            if metric.score.moves
             else "raise steps= or use method='dopri5'"
         )
         reason = [

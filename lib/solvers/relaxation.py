@@ -16,11 +16,11 @@ from torch import Tensor
 from .. import checks
 from ..metrics.base import Metric
 from ..metrics.score_metric import ScoreMetric
-from ..scores.base import Score
+from ..scores.base import Score, WrappedScore
 from .base import Callback, Solution, Solver, stopped, unfinished
 
 
-class FrozenScore(Score):
+class FrozenScore(WrappedScore):
     """A score whose value is exact and whose derivative is taken as ds/dx = −I/sigma²: no back-propagation through a network.
 
     That is the derivative of N(x_0, sigma² I), of one data point seen through the noise; it keeps the pull across a
@@ -34,25 +34,14 @@ class FrozenScore(Score):
                 f"derivative='frozen' needs the noise level sigma > 0 of the score, and {score.name} has {sigma}; "
                 "give it one (FunctionScore(..., sigma=...)) or use derivative='exact'"
             )
-        self.score, self.counter, self.event_shape = score, score.counter, score.event_shape
-        self.sigma, self.name = sigma, f"{score.name} (frozen)"
+        super().__init__(score)
+        self.name = f"{score.name} (frozen)"
 
-    def at(self, sigma: float | Tensor) -> FrozenScore:
-        return FrozenScore(self.score.at(sigma))
-
-    def pick(self, rows: Tensor) -> FrozenScore:
-        return FrozenScore(self.score.pick(rows))
-
-    def along(self, times: Tensor) -> FrozenScore:
-        return FrozenScore(self.score.along(times))
-
-    def _count(self, x: Tensor) -> None:
-        self.score._count(x)
-
-    def _score(self, x: Tensor) -> Tensor:
+    def evaluate(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            s = self.score._score(x)
-        return s + (x.detach() - x) / self._level(x) ** 2  # adds zero, and the derivative −I/sigma²
+            s = self.score.evaluate(x)
+        # Adds zero, and the derivative −I/sigma².
+        return s + (x.detach() - x) / self.sigma_column(x) ** 2
 
 
 FLAT = 0.1  # largest relative gradient ‖∂E‖·‖b − a‖/E of a path that may count as converged
