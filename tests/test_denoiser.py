@@ -223,9 +223,7 @@ def test_preconditioning_is_the_scheduler_s_own(kind, prediction):
 def test_another_noise_conditioning_is_refused():
     scheduler = EDMEulerScheduler()
     scheduler.precondition_noise = lambda sigma: sigma.log() / 2
-    with pytest.raises(
-        TypeError, match="precondition_noise"
-    ):
+    with pytest.raises(TypeError, match="precondition_noise"):
         NoiseSchedule(scheduler)
 
 
