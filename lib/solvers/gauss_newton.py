@@ -32,7 +32,7 @@ Two things beyond plain Gauss–Newton make the density metric (alpha > 0) sever
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -42,14 +42,26 @@ from .. import checks, paths
 from ..elements import Elements, elements
 from ..metrics.base import Metric
 from ..metrics.score_metric import ScoreMetric
-from .base import Callback, Solution, Solver, stopped, unfinished
+from .base import (
+    AT_RESOLUTION,
+    CONVERGED,
+    NO_FALL,
+    NOT_FINITE,
+    UNRESOLVED,
+    Callback,
+    Progress,
+    Rows,
+    Solution,
+    Solver,
+    check_start,
+)
 
 WEIGHT_FLOOR = 1e-2  # smallest weight in the stiffness matrix, relative to the largest
 TRUSTED = 0.2  # largest relative difference of the energies of two quadratures that still counts as resolved
 
 
 @dataclass
-class _State:
+class _State(Rows):
     """One path a row: points x, scores s (batch, N, d); F (batch, N); the rest at the quadrature points; log of the energy.
 
     The weights w are divided by exp(shift), their largest density factor, so that a steep density cannot overflow.
@@ -63,22 +75,6 @@ class _State:
     q: Tensor
     log_energy: Tensor
     scaled_energy: Tensor
-
-    def rows(self, index: Tensor) -> _State:
-        """Some of the paths, by rising index; the state itself, not a copy, if these are all."""
-        return (
-            self
-            if len(index) == len(self.x)
-            else _State(*(getattr(self, f.name)[index] for f in fields(self)))
-        )
-
-    def replace(self, index: Tensor, other: _State) -> _State:
-        """The state with these paths replaced: `other` itself if these are all, else written in place."""
-        if len(index) == len(self.x):
-            return other
-        for f in fields(self):
-            getattr(self, f.name)[index] = getattr(other, f.name)
-        return self
 
 
 def _state(metric: ScoreMetric, e: Elements, x: Tensor, s: Tensor) -> _State:
@@ -200,48 +196,48 @@ class GaussNewton(Solver):
 
     def _iterate(self, metric: ScoreMetric, path: Tensor, callback: Callback | None) -> Solution:
         with torch.no_grad():
-            return _Run(self, metric, path).solve(callback)
+            return _Run(self, metric, path, callback).solve()
 
 
 class _Run:
     """A batch of paths on its way: which pairs are still active, their damping, and why the others stopped."""
 
-    def __init__(self, settings: GaussNewton, metric: ScoreMetric, path: Tensor) -> None:
+    def __init__(
+        self,
+        settings: GaussNewton,
+        metric: ScoreMetric,
+        path: Tensor,
+        callback: Callback | None = None,
+    ) -> None:
         self.settings, self.metric, self.path = settings, metric, path
         self.elements, batch = elements(path.shape[1], settings.degree), len(path)
         x = path.flatten(2).to(torch.float32 if path.device.type == "mps" else torch.float64)
-        self.active, self.history = torch.arange(batch), []
+        self.progress = Progress(batch, callback)
         s = self._scores(x, self.elements.times)
-        if not bool(torch.isfinite(s).all()):
-            raise ValueError(
-                f"{metric.score.name} is NaN or infinite on the starting path; start from another path "
-                "(init=...) or a larger noise level"
-            )
+        check_start(metric, s)
         self.state = _state(metric, self.elements, x, s)
         self.known = isinstance(metric.sigma, float) and metric.sigma > 0
         self.kappa = x.new_full((batch, x.shape[1] - 2), 1 / metric.sigma**2 if self.known else 0.0)
         self.mu, self.rejected = x.new_zeros(batch), torch.zeros(batch, dtype=torch.long)
-        self.converged, self.reason = unfinished(batch, "max_iter reached")
         self.drift, self.stale = torch.zeros_like(x[:, 1:-1]), torch.ones(batch, dtype=torch.bool)
 
-    def solve(self, callback: Callback | None) -> Solution:
+    @property
+    def active(self) -> Tensor:
+        return self.progress.active
+
+    def solve(self) -> Solution:
         for iteration in range(1, self.settings.max_iter + 1):
             delta, fall = self._propose()
             if len(self.active) == 0:
                 break
             self._try(delta, fall)
             energy = self.state.log_energy.exp()
-            self.history.append(
-                {"iteration": iteration, "energy": energy.tolist(), "active": len(self.active)}
-            )
-            if stopped(callback, iteration, self._points(), energy):
-                self._close(
-                    torch.ones(len(self.active), dtype=torch.bool), "stopped by the callback", False
-                )
+            self.progress.record(iteration=iteration, energy=energy.tolist())
+            if self.progress.stopped(iteration, self._points(), energy):
                 break
         self._distrust()
         scores = self.state.s.reshape(self.path.shape).to(self.path)
-        return Solution(self._points(), self.converged, self.reason, scores, self.history)
+        return self.progress.solution(self._points(), scores)
 
     def _propose(self) -> tuple[Tensor, Tensor]:
         """Steps of the active pairs and the falls they promise; pairs whose undamped step promises too little are done."""
@@ -255,13 +251,13 @@ class _Run:
             drift,
         )
         met = ((fall <= self.settings.tol) & (mu <= self.settings.damping)).cpu()
-        self._close(met, "converged", True)
-        self.active = self.active[~met]
+        self.progress.end(self.active[met], CONVERGED)
         return delta[~met], fall[~met]
 
     def _try(self, delta: Tensor, fall: Tensor) -> None:
         """One score batch: take the step where the energy falls, damp the next one where it does not."""
-        now = self.state.rows(self.active)
+        active = self.active
+        now = self.state.rows(active)
         x, s = now.x.clone(), now.s.clone()
         x[:, 1:-1] += delta
         s[:, 1:-1] = self._scores(
@@ -274,14 +270,11 @@ class _Run:
             self._secant((new.s - now.s)[:, 1:-1], delta)
         self.state = self.state.replace(self.active[better], new.rows(better.nonzero().flatten()))
         self._damp(better)
-        done, stuck = (
-            better & (gain <= self.settings.tol),
-            self.rejected[self.active] >= self.settings.max_rejections,
-        )
-        self._close(done, "converged", True)
+        done = better & (gain <= self.settings.tol)
+        stuck = self.rejected[self.active] >= self.settings.max_rejections
         if bool(stuck.any()):
             self._give_up(stuck, torch.isfinite(new.log_energy).cpu(), fall)
-        self.active = self.active[~(done | stuck)]
+        self.progress.end(active[done], CONVERGED)
 
     def _damp(self, better: Tensor) -> None:
         """Levenberg–Marquardt: mu falls by 4 (to zero at last) after success and rises by 4 after failure."""
@@ -311,24 +304,16 @@ class _Run:
 
     def _give_up(self, stuck: Tensor, finite: Tensor, fall: Tensor) -> None:
         """A pair that no damping helps has converged if the fall its step promised is below the quadrature's error."""
-        blind = (fall <= self._resolution(self.state.rows(self.active))).cpu()
-        self._close(stuck & ~finite, "the score is NaN or infinite beside the path", False)
-        self._close(
-            stuck & finite & blind, "the energy falls no further at this number of points", True
-        )
-        self._close(
-            stuck & finite & ~blind, "the energy falls no further at this number of points", False
-        )
+        active = self.active
+        blind = (fall <= self._resolution(self.state.rows(active))).cpu()
+        self.progress.end(active[stuck & ~finite], NOT_FINITE)
+        self.progress.end(active[stuck & finite & blind], AT_RESOLUTION)
+        self.progress.end(active[stuck & finite & ~blind], NO_FALL)
 
     def _distrust(self) -> None:
         """Nothing has converged whose energy depends on the quadrature."""
-        coarse = self.converged & (self._resolution(self.state) > TRUSTED).cpu()
-        self.active = torch.arange(len(coarse))
-        self._close(
-            coarse,
-            "the score changes faster than the points resolve; raise points= or start at larger noise_levels=",
-            False,
-        )
+        coarse = self.progress.converged & (self._resolution(self.state) > TRUSTED).cpu()
+        self.progress.end(coarse.nonzero().flatten(), UNRESOLVED)
 
     def _resolution(self, state: _State) -> Tensor:
         """Relative difference of the energy between this degree and the chain of segments: its quadrature error, (batch,)."""
@@ -338,10 +323,6 @@ class _Run:
             .expm1()
             .abs()
         )
-
-    def _close(self, mask: Tensor, why: str, success: bool) -> None:
-        for i in self.active[mask].tolist():
-            self.converged[i], self.reason[i] = success, why
 
     def _scores(self, x: Tensor, times: Tensor, rows: Tensor | None = None) -> Tensor:
         """Scores at points (rows, n, d) of the pairs `rows`, the active ones if None, at times (n,) of their paths.

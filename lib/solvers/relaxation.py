@@ -17,7 +17,7 @@ from .. import checks
 from ..metrics.base import Metric
 from ..metrics.score_metric import ScoreMetric
 from ..scores.base import Score, WrappedScore
-from .base import Callback, Solution, Solver, stopped, unfinished
+from .base import CONVERGED, NO_FALL, NOT_FINITE, Callback, Progress, Solution, Solver, check_start
 
 
 class FrozenScore(WrappedScore):
@@ -86,7 +86,7 @@ class Relaxation(Solver):
         """See `Solver.solve`. Raises TypeError or ValueError where the derivative asked for cannot be had."""
         run = _Descent(self, self._differentiable(metric, path), path, callback)
         run.adam() if self.optimizer == "adam" else run.lbfgs()
-        return Solution(run.best, run.converged, run.reason, None, run.history)
+        return run.progress.solution(run.best)
 
     def _differentiable(self, metric: Metric, path: Tensor) -> Metric:
         """The metric with the derivative that was asked for."""
@@ -120,23 +120,15 @@ class _Descent:
     def __init__(
         self, settings: Relaxation, metric: Metric, path: Tensor, callback: Callback | None
     ) -> None:
-        self.settings, self.metric, self.path, self.callback = (
-            settings,
-            metric,
-            path.detach(),
-            callback,
-        )
+        self.settings = settings
+        self.metric = metric
+        self.path = path.detach()
+        self.progress = Progress(len(path), callback)
         with torch.no_grad():
             self.first = metric.energy(self.path)
-        if not bool(torch.isfinite(self.first).all()):
-            raise ValueError(
-                "the energy of the starting path is NaN or infinite; start from another path (init=...) or a "
-                "larger noise level"
-            )
+        check_start(metric, self.first)
         self.gap = (path[:, -1] - path[:, 0]).flatten(1).norm(dim=1)
         self.best, self.least = self.path.clone(), self.first.clone()
-        self.converged, self.reason = unfinished(len(path), "max_iter reached")
-        self.history: list[dict] = []
 
     def gradient(self, x: Tensor, rows: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
         """Energy of the pairs `rows`, which are x[active], its gradient into x.grad and the relative size of that: (len(rows),).
@@ -158,49 +150,39 @@ class _Descent:
         )
         return energy, x.grad[active].flatten(1).norm(dim=1) * self.gap[rows] / energy
 
-    def retire(self, rows: Tensor, reason: str, success: bool = False) -> None:
-        for i in rows.tolist():
-            self.converged[i], self.reason[i] = success, reason
-
-    def halted(self, iteration: int, rows: Tensor, active: int) -> bool:
+    def halted(self, iteration: int) -> bool:
         """History and callback; True if it asks to stop."""
-        self.history.append(
-            {"iteration": iteration, "energy": self.least.tolist(), "active": active}
-        )
-        if not stopped(self.callback, iteration, self.best, self.least):
-            return False
-        self.retire(rows, "stopped by the callback")
-        return True
+        self.progress.record(iteration=iteration, energy=self.least.tolist())
+        return self.progress.stopped(iteration, self.best, self.least)
 
     def adam(self) -> None:
         """All pairs at once: Adam acts on every number by itself, so a pair does not feel the others."""
-        o, active = self.settings, torch.arange(len(self.path))
+        o = self.settings
         x = self.path[:, 1:-1].clone().requires_grad_()
         adam = torch.optim.Adam([x], lr=o.lr)
         rate = torch.optim.lr_scheduler.CosineAnnealingLR(adam, o.max_iter, o.lr_end)
         trace: list[Tensor] = []
         for iteration in range(o.max_iter + 1):
+            active = self.progress.active
             energy, slope = self.gradient(x, active, active)
             trace.append(self.least.clone())
-            bad, met = ~torch.isfinite(energy), torch.zeros_like(energy, dtype=torch.bool)
+            bad = ~torch.isfinite(energy)
+            self.progress.end(active[bad], NOT_FINITE)
             if iteration >= o.window:
                 met = o.done(self.first, trace[-1 - o.window], trace[-1])[active] & (slope <= FLAT)
-            self.retire(active[bad], "the score is NaN or infinite beside the path")
-            self.retire(active[met], "converged", True)
-            active = active[~(met | bad)]
-            if (
-                self.halted(iteration, active, len(energy))
-                or len(active) == 0
-                or iteration == o.max_iter
-            ):
+                self.progress.end(active[met & ~bad], CONVERGED)
+            if self.halted(iteration) or len(self.progress.active) == 0:
                 break
-            adam.step(), rate.step()
+            if iteration == o.max_iter:
+                break
+            adam.step()
+            rate.step()
 
     def lbfgs(self) -> None:
         """Pair by pair: the line search would couple them. History and callback once every `window` iterations."""
         rows = torch.arange(len(self.path))
-        for i in rows:
-            if self._lbfgs(rows[i : i + 1], rows[i:]):
+        for row in rows.split(1):
+            if self._lbfgs(row):
                 break
 
     def _coordinates(self) -> Tensor:
@@ -211,7 +193,7 @@ class _Descent:
         stiffness = 2 * torch.eye(n) - torch.ones(n - 1).diag(1) - torch.ones(n - 1).diag(-1)
         return torch.linalg.inv(torch.linalg.cholesky((n + 1) * stiffness.double())).T.to(self.path)
 
-    def _lbfgs(self, row: Tensor, rest: Tensor) -> bool:
+    def _lbfgs(self, row: Tensor) -> bool:
         """One pair; True if the callback asked to stop."""
         o, slope, chunk = self.settings, [], min(self.settings.window, self.settings.max_iter)
         P = self._coordinates()
@@ -241,15 +223,11 @@ class _Descent:
             before = self.least[row].clone()
             optimizer.step(closure)
             if bool(o.done(self.first[row], before, self.least[row])):
-                flat = slope[-1] <= FLAT
-                self.retire(
-                    row,
-                    "converged"
-                    if flat
-                    else f"the energy falls no further, relative gradient {slope[-1]:.2g}",
-                    flat,
-                )
-                return self.halted(iteration, rest[1:], 1)
-            if self.halted(iteration, rest, 1):
+                if slope[-1] <= FLAT:
+                    self.progress.end(row, CONVERGED)
+                else:
+                    self.progress.end(row, NO_FALL, [f"(relative gradient {slope[-1]:.2g})"])
+                return self.halted(iteration)
+            if self.halted(iteration):
                 return True
         return False
