@@ -1,6 +1,7 @@
 """Files that are whole or not there: drafts that become their targets at the end, and errors of the disk that name the mend."""
 
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -54,3 +55,28 @@ def writing(what: str, folder: Path) -> Iterator[None]:
             f"cannot write {what} to {folder} ({why}); free space there, make it writable, "
             "or choose another folder",
         ) from error
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verified(path: Path, expected: str) -> Path:
+    """A path whose file has the expected sha256.
+
+    Args:
+        path: the file.
+        expected: its sha256 in hexadecimal digits, as data/registry.toml states it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or another one.
+    """
+    if sha256(path) != expected:
+        raise ValueError(
+            f"{path.name} in {path.parent} does not have the sha256 of data/registry.toml: it is "
+            "damaged, cut short or another file; restore it from its source"
+        )
+    return path
