@@ -112,13 +112,16 @@ def text(value: object) -> str:
 
 
 def keep(result: Result, out: Path, threads: int, **settings: object) -> None:
-    """Table, targets and notes with their provenance."""
-    about = {"benchmark": result.name, "title": result.title, "threads": threads, **settings}
-    figures.save_results(result.name, result.rows, folder=out, parameters=about, data=result.data)
-    verdict = {"targets": [vars(target) for target in result.targets], "notes": result.notes}
-    figures.save_results(
-        f"{result.name}-verdict", verdict, folder=out, parameters=about, data=result.data
-    )
+    """The table, and what it decides, with its settings and data, beside it."""
+    figures.save_results(result.name, result.rows, folder=out)
+    verdict = {
+        "title": result.title,
+        "settings": {"threads": threads, **settings},
+        "data": result.data,
+        "targets": [vars(target) for target in result.targets],
+        "notes": result.notes,
+    }
+    figures.save_results(f"{result.name}-verdict", verdict, folder=out)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,10 @@
-"""One style for all figures, one way to keep them: picture, plotted numbers and where they came from, side by side."""
+"""One style for all figures, and one way to keep them: the picture and the numbers it plots side by side."""
 
-import hashlib
-import importlib.metadata
 import io
 import json
 import math
-import platform
 import re
-import subprocess
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,7 +21,7 @@ from lib.files import replacing
 from lib.files import writing as writing
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "diffusers", "matplotlib")
+SOURCES = "sources.json"  # which data and which model the figures beside it were made from
 
 # Hues after Okabe and Ito (2008), with darker and lighter kin. Colour-blind readers tell them apart; where one hue
 # serves two names, the names never share a figure or their lines differ in dashes (LINES).
@@ -122,29 +117,33 @@ def save(
     *,
     folder: str | Path,
     arrays: Mapping[str, Any],
-    parameters: Mapping[str, Any],
-    data: Iterable[Any] = (),
-    model: Any = None,
-    seed: int | None = None,
 ) -> dict[str, Path]:
-    """Write `name`.png, .pdf, .npz (the plotted arrays) and .json (provenance) into `folder`, all four or none.
+    """Write a figure as `name`.png and `name`.pdf, and what it plots as `name`.npz: all three or none.
 
-    figure: a matplotlib figure, or anything with one (`Axes`, seaborn's grids). name: lower case, digits, "_", "-".
-    arrays: name → tensor or array of any shape, what the figure plots. data: the source(s) used (`digits(...).source`).
-    model: what names the model (id, revision, checksum). Equal content gives equal bytes: no file holds a date.
-    Returns {"png", "pdf", "npz", "json"} → path. Raises ValueError for a bad name or array, OSError if the folder
-    cannot be written, and then leaves what stood there untouched.
+    Equal content gives equal bytes, for no file holds a date.
+
+    Args:
+        figure: a matplotlib figure, or anything that has one (`Axes`, seaborn's grids).
+        name: lower-case letters, digits, "_" and "-".
+        folder: where to; it is made if it is not there.
+        arrays: name → tensor or array of any shape, the numbers that the figure plots.
+
+    Returns:
+        {"png", "pdf", "npz"} → path.
+
+    Raises:
+        ValueError: a bad name or array.
+        TypeError: no figure.
+        OSError: the folder cannot be written; what stood there is untouched.
     """
-    picture, numbers = _figure(figure), _arrays(arrays)
-    digests = {key: _digest(array) for key, array in numbers.items()}
-    record = _record(name, "figure", parameters, data, model, seed, arrays=digests)
-    files = _targets(folder, name, "figure", ("png", "pdf", "npz", "json"))
+    picture = _figure(figure)
+    numbers = _arrays(arrays)
+    files = _targets(folder, name, ("png", "pdf", "npz"))
     undated = dict.fromkeys(("CreationDate", "Creator", "Producer"))
     contents = [
         _in_memory(picture.savefig, format="png", metadata={"Software": None}),
         _in_memory(picture.savefig, format="pdf", metadata=undated),
         _in_memory(np.savez_compressed, **numbers),
-        record.encode(),
     ]
     with replacing(*files.values()) as drafts:
         for draft, content in zip(drafts, contents, strict=True):
@@ -153,31 +152,67 @@ def save(
 
 
 def save_results(
-    name: str,
-    results: Mapping[str, Any] | pd.DataFrame,
-    *,
-    folder: str | Path,
-    parameters: Mapping[str, Any],
-    data: Iterable[Any] = (),
-    model: Any = None,
-    seed: int | None = None,
+    name: str, results: Mapping[str, Any] | pd.DataFrame, *, folder: str | Path
 ) -> dict[str, Path]:
-    """Write results with their provenance: a dict into `name`.json, a table into `name`.csv beside `name`.json.
+    """Write results: a dict into `name`.json, a table into `name`.csv.
 
-    Arguments, errors and atomicity as for `save`. NaN and infinite numbers become the strings "nan", "inf", "-inf" in
-    JSON, which float() reads back. Returns {"json"} or {"csv", "json"} → path.
+    In JSON, NaN and infinite numbers become the strings "nan", "inf", "-inf", which float() reads back.
+
+    Args:
+        name: lower-case letters, digits, "_" and "-".
+        results: name → numbers or text, nested at will, or a table.
+        folder: where to; it is made if it is not there.
+
+    Returns:
+        {"json"} or {"csv"} → path.
+
+    Raises:
+        ValueError: a bad name.
+        TypeError: something that is neither numbers nor text.
+        OSError: the folder cannot be written; what stood there is untouched.
     """
-    table = isinstance(results, pd.DataFrame)
-    extra = (
-        {"rows": len(results), "columns": list(results.columns)} if table else {"results": results}
-    )
-    record = _record(name, "results", parameters, data, model, seed, **extra)
-    files = _targets(folder, name, "results", ("csv", "json") if table else ("json",))
-    with replacing(*files.values()) as drafts:
-        if table:
-            results.to_csv(drafts[0], index=False, lineterminator="\n")
-        drafts[-1].write_text(record, encoding="utf-8")
+    if isinstance(results, pd.DataFrame):
+        files = _targets(folder, name, ("csv",))
+        text = results.to_csv(index=False, lineterminator="\n")
+    else:
+        files = _targets(folder, name, ("json",))
+        text = _json(results)
+    with replacing(*files.values()) as (draft,):
+        draft.write_text(text, encoding="utf-8", newline="\n")
     return files
+
+
+def record_sources(
+    folder: str | Path, *sources: Any, model: Any = None, seed: int | None = None
+) -> Path:
+    """Note in folder/sources.json which data and which model a notebook used.
+
+    A later call adds to what an earlier one noted; nothing is listed twice. The file holds
+    {"data": [...], "models": [...], "seed": ...}.
+
+    Args:
+        folder: that of the figures.
+        sources: where data came from (`digits(...).source`).
+        model: what names the model (`score.origin`): id, revision, checksums.
+        seed: of the notebook's random generators.
+
+    Returns:
+        The file.
+    """
+    path = Path(folder) / SOURCES
+    known = {"data": [], "models": [], "seed": None}
+    if path.exists():
+        known |= json.loads(path.read_text(encoding="utf-8"))
+    models = [] if model is None else [model]
+    for key, items in (("data", sources), ("models", models)):
+        for item in plain(items):
+            if item not in known[key]:
+                known[key].append(item)
+    if seed is not None:
+        known["seed"] = seed
+    with replacing(path) as (draft,):
+        draft.write_text(_json(known), encoding="utf-8", newline="\n")
+    return path
 
 
 def plain(value: Any) -> Any:
@@ -238,75 +273,13 @@ def _array(name: str, value: Any) -> np.ndarray:
     return array
 
 
-def _digest(array: np.ndarray) -> dict[str, Any]:
-    digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
-    return {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": digest}
-
-
-def _targets(folder: str | Path, name: str, kind: str, endings: tuple[str, ...]) -> dict[str, Path]:
-    files = {ending: Path(folder) / f"{name}.{ending}" for ending in endings}
-    if files["json"].exists() and f'"kind": "{kind}"' not in files["json"].read_text(
-        encoding="utf-8"
-    ):
-        raise ValueError(
-            f"{files['json'].name} is there and holds no {kind} record; choose another name or delete it"
-        )
-    return files
-
-
-def _record(
-    name: str,
-    kind: str,
-    parameters: Mapping[str, Any],
-    data: Iterable[Any],
-    model: Any,
-    seed: int | None,
-    **more: Any,
-) -> str:
-    """The provenance of one figure or result file, as JSON text."""
+def _targets(folder: str | Path, name: str, endings: tuple[str, ...]) -> dict[str, Path]:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise ValueError(
             f"{name!r} is no file name for a figure; use lower-case letters, digits, '_' and '-'"
         )
-    sources = [data] if is_dataclass(data) else list(data)
-    record = {
-        "name": name,
-        "kind": kind,
-        "parameters": parameters,
-        "seed": seed,
-        "model": model,
-        "data": sources,
-        "code": _commit(),
-        "python": platform.python_version(),
-        "packages": _versions(),
-        **more,
-    }
-    return json.dumps(plain(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return {ending: Path(folder) / f"{name}.{ending}" for ending in endings}
 
 
-def _versions() -> dict[str, str | None]:
-    installed = {dist: None for dist in PACKAGES}
-    for package in PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            installed[package] = importlib.metadata.version(package)
-    return installed
-
-
-def _commit() -> dict[str, Any]:
-    """Commit of this checkout and whether sources differ from it; both None without git or outside a checkout."""
-    commit = _git("rev-parse", "HEAD")
-    # what `make figures` itself rewrites is a result, not a source
-    changes = _git("status", "--porcelain", "--", ".", ":!figures")
-    return {"commit": commit, "modified": None if changes is None else bool(changes)}
-
-
-def _git(*arguments: str) -> str | None:
-    if not (ROOT / ".git").exists():  # else git would find a surrounding checkout that is not ours
-        return None
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=20
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+def _json(content: Any) -> str:
+    return json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

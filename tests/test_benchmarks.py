@@ -96,10 +96,7 @@ def test_runs_small(name, tmp_path):
     )
     run.show(run.Console(quiet=True), result)
     run.keep(result, tmp_path, threads=1)
-    assert (
-        json.loads((tmp_path / f"{name}-verdict.json").read_text())["results"]["notes"]
-        == result.notes
-    )
+    assert json.loads((tmp_path / f"{name}-verdict.json").read_text())["notes"] == result.notes
     assert len(pd.read_csv(tmp_path / f"{name}.csv")) == len(result.rows)
 
 

@@ -231,7 +231,7 @@ def test_the_figure_shows_the_means_over_the_parameter_with_the_most_values(swee
     }
     assert not left
     about = json.loads(files["json"].read_text())
-    assert about["parameters"]["x"] == "lam" and about["parameters"]["colour"] == ["levels"]
+    assert about["x"] == "lam" and about["colour"] == ["levels"]
     drawn = np.load(files["npz"])
     assert sorted(set(drawn["panel"])) == [
         "01_one\ndeep.error: text",
@@ -251,9 +251,7 @@ def test_the_figure_shows_the_means_over_the_parameter_with_the_most_values(swee
 def test_with_one_parameter_a_label_has_the_colours_and_times_can_be_asked_for(sweep, tmp_path):
     table = collect(sweep)
     table = table[table["levels"] == "[1.0]"]
-    about = json.loads(compare(table, "01_drawn", out=tmp_path)[0]["json"].read_text())[
-        "parameters"
-    ]
+    about = json.loads(compare(table, "01_drawn", out=tmp_path)[0]["json"].read_text())
     assert about["x"] == "lam" and about["colour"] == ["method"]
     files, _ = compare(table, "01_drawn", ["seconds", "01_one.deep.error"], out=tmp_path)
     assert sorted(set(np.load(files["npz"])["panel"])) == [
@@ -362,9 +360,6 @@ def test_a_table_keeps_every_digit_and_tells_names_from_numbers(tmp_path):
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "t.csv").write_text(
         "pair,name,x,ok,e\n00,none,0.1234567890123456789,True,\n01,NA,1e-300,False,inf\n"
-    )
-    (tmp_path / "figures" / "t.json").write_text(
-        '{"name": "t", "kind": "results", "rows": 2, "columns": []}'
     )
     shown = nbformat.v4.new_output(
         "display_data", data={"image/png": "", "text/plain": "<Figure size 640x480>"}

@@ -141,7 +141,7 @@ def test_the_added_notebook_passes_the_lint_and_runs(shelf):
     done = CliRunner().invoke(app, list(map(str, words)))
     assert done.exit_code == 0, done.output
     (figure,) = (shelf / "runs").rglob("10_radius.png")
-    assert {figure.with_suffix(end).exists() for end in (".pdf", ".npz", ".json")} == {True}
+    assert {figure.with_suffix(end).exists() for end in (".pdf", ".npz")} == {True}
     assert runs.smoke_parameters(notebook) == {"lam": 5.0}
 
 

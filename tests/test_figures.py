@@ -16,7 +16,7 @@ import torch
 
 from experiments import data, figures
 
-GIVEN = {"arrays": {"y": torch.arange(3.0)}, "parameters": {"lam": 1000.0}}
+GIVEN = {"arrays": {"y": torch.arange(3.0)}}
 
 
 def drawn():
@@ -26,51 +26,33 @@ def drawn():
     return figure
 
 
-def test_save_writes_picture_arrays_and_provenance(tmp_path):
-    source = data.digits("sklearn", limit=1).source
+def test_save_writes_picture_and_arrays(tmp_path):
     arrays = {"y": torch.arange(3, dtype=torch.bfloat16, requires_grad=False), "grid": np.eye(2)}
-    files = figures.save(
-        drawn(),
-        "a_figure",
-        folder=tmp_path / "new",
-        arrays=arrays,
-        seed=3,
-        model={"id": "m"},
-        parameters={"lam": np.float32(2), "sigmas": (1.0, float("inf"))},
-        data=[source],
-    )
-    assert [path.name for path in files.values()] == [
-        "a_figure.png",
-        "a_figure.pdf",
-        "a_figure.npz",
-        "a_figure.json",
-    ]
-    assert sorted(os.listdir(tmp_path / "new")) == sorted(path.name for path in files.values())
-    with np.load(files["npz"]) as kept:
-        assert kept["y"].tolist() == [0, 1, 2] and kept["grid"].shape == (2, 2)
-    record = json.loads(files["json"].read_text())
-    assert record["parameters"] == {"lam": 2.0, "sigmas": [1.0, "inf"]}
-    assert (record["seed"], record["model"]) == (3, {"id": "m"})
-    assert record["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
-    assert record["data"][0]["sha256"] == source.sha256 and record["data"][0]["fallback"] is False
-    assert set(record["code"]) == {"commit", "modified"}
+    files = figures.save(drawn(), "a_figure", folder=tmp_path / "new", arrays=arrays)
+    names = ["a_figure.png", "a_figure.pdf", "a_figure.npz"]
+    assert [path.name for path in files.values()] == names
+    assert sorted(os.listdir(tmp_path / "new")) == sorted(names)
+    with np.load(files["npz"]) as stored:
+        assert stored["y"].tolist() == [0, 1, 2] and stored["grid"].shape == (2, 2)
 
 
-def test_the_digest_follows_the_arrays(tmp_path):
-    digests = []
-    for last in (2.0, 2.0, 3.0):
-        path = figures.save(
-            drawn(), "f", folder=tmp_path, arrays={"y": [0.0, last]}, parameters={}
-        )["json"]
-        digests.append(json.loads(path.read_text())["arrays"]["y"]["sha256"])
-    assert digests[0] == digests[1] != digests[2]
+def test_sources_are_merged_and_listed_once(tmp_path):
+    source = data.digits("sklearn", limit=1).source
+    figures.record_sources(tmp_path / "new", source, seed=3)
+    model = {"name": "rotated-mnist", "sha256": {"unet/config.json": "cacf"}}
+    path = figures.record_sources(tmp_path / "new", source, model=model)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert path == tmp_path / "new" / "sources.json"
+    assert record["models"] == [model] and record["seed"] == 3
+    assert len(record["data"]) == 1 and record["data"][0]["sha256"] == source.sha256
+    assert record["data"][0]["fallback"] is False
 
 
 def test_equal_content_gives_equal_bytes_in_another_process(tmp_path):
     script = (
-        "import sys; from lib import figures; figures.use_style()\nimport matplotlib.pyplot as plt\n"
+        "import sys; from experiments import figures; figures.use_style()\nimport matplotlib.pyplot as plt\n"
         "f, a = plt.subplots(); a.plot([0, 1], label='σ'); a.legend()\n"
-        "figures.save(f, 'f', folder=sys.argv[1], arrays={'y': [0, 1]}, parameters={})"
+        "figures.save(f, 'f', folder=sys.argv[1], arrays={'y': [0, 1]})"
     )
     for seed in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": seed, "SOURCE_DATE_EPOCH": seed + "00000000"}
@@ -80,7 +62,7 @@ def test_equal_content_gives_equal_bytes_in_another_process(tmp_path):
             env=environment,
             cwd=figures.ROOT,
         )
-    for name in ("f.png", "f.pdf", "f.npz", "f.json"):
+    for name in ("f.png", "f.pdf", "f.npz"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
 
 
@@ -101,7 +83,7 @@ def test_a_folder_that_cannot_be_written_is_named_and_left_alone(
     words = "cannot write f.png to .*choose another"
     with monkeypatch.context() as patch, pytest.raises(OSError, match=words) as caught:
         patch.setattr(owner, stage, refuse)
-        figures.save(drawn(), "f", folder=tmp_path, arrays={"y": [9.0]}, parameters={})
+        figures.save(drawn(), "f", folder=tmp_path, arrays={"y": [9.0]})
     assert caught.value.errno == number
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -124,7 +106,6 @@ def test_an_interrupt_while_writing_leaves_nothing(tmp_path, monkeypatch):
         ({"name": "F 1"}, ValueError, "no file name"),
         ({"arrays": {}}, ValueError, "plotted arrays"),
         ({"arrays": {"y": [object()]}}, ValueError, "'y'"),
-        ({"parameters": {"f": print}}, TypeError, "cannot keep a builtin"),
         ({"figure": "no"}, TypeError, "matplotlib"),
     ],
 )
@@ -137,23 +118,18 @@ def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, change, 
 
 def test_results_as_dict_and_as_table(tmp_path):
     table = pd.DataFrame({"method": ["lerp", "stein"], "error": [0.1, 1 / 3]})
-    files = figures.save_results("table", table, folder=tmp_path, parameters={"n": 2})
+    files = figures.save_results("table", table, folder=tmp_path)
     pd.testing.assert_frame_equal(pd.read_csv(files["csv"]), table)
-    assert json.loads(files["json"].read_text())["columns"] == ["method", "error"]
-    numbers = {"energy": torch.tensor(2.0), "lost": float("nan")}
-    files = figures.save_results("numbers", numbers, folder=tmp_path, parameters={})
-    assert json.loads(files["json"].read_text())["results"] == {"energy": 2.0, "lost": "nan"}
-
-
-def test_a_result_does_not_overwrite_a_figure_of_the_same_name(tmp_path):
-    figures.save(drawn(), "f", folder=tmp_path, **GIVEN)
-    with pytest.raises(ValueError, match="choose another name"):
-        figures.save_results("f", {}, folder=tmp_path, parameters={})
-
-
-def test_provenance_without_git(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    assert figures._commit() == {"commit": None, "modified": None}
+    numbers = {"energy": torch.tensor(2.0), "lost": float("nan"), "levels": (1.0, np.float32(2))}
+    files = figures.save_results("numbers", numbers, folder=tmp_path)
+    assert json.loads(files["json"].read_text()) == {
+        "energy": 2.0,
+        "lost": "nan",
+        "levels": [1.0, 2.0],
+    }
+    with pytest.raises(TypeError, match="builtin"):
+        figures.save_results("numbers", {"f": print}, folder=tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["numbers.json", "table.csv"]
 
 
 def test_an_unknown_method_has_no_colour_but_a_neighbour():

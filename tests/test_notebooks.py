@@ -41,7 +41,7 @@ def test_runs_small_and_writes_its_figures(notebook, tmp_path):
     pictures = [path for path in outcome.files if path.suffix == ".png"]
     assert pictures
     for picture in pictures:
-        assert {picture.with_suffix(end) for end in (".pdf", ".npz", ".json")} <= set(outcome.files)
+        assert {picture.with_suffix(end) for end in (".pdf", ".npz")} <= set(outcome.files)
 
 
 def without_heading(book):

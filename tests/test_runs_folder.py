@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from experiments import data
-from experiments.figures import save, save_results
+from experiments.figures import record_sources, save, save_results
 from lib import runs
 from lib.runs import execution, folder, identity, results
 
@@ -97,10 +97,11 @@ def test_a_run_writes_all_that_was_agreed(notebook, tmp_path):
 
 
 def test_results_hold_tables_records_and_arrays(notebook, tmp_path):
-    more = {"folder": tmp_path / "made" / "figures", "parameters": {"count": 3}}
-    save(plt.figure(), "one", arrays={"line": [1.0, 2.0]}, model={"name": "m"}, **more)
-    save_results("two", {"best": 0.5}, model={"name": "m"}, **more)
-    save_results("three", pd.DataFrame({"a": [1, 2], "b": ["x", None]}), **more)
+    place = tmp_path / "made" / "figures"
+    save(plt.figure(), "one", arrays={"line": [1.0, 2.0]}, folder=place)
+    save_results("two", {"best": 0.5}, folder=place)
+    save_results("three", pd.DataFrame({"a": [1, 2], "b": ["x", None]}), folder=place)
+    record_sources(place, model={"name": "m"})
     cells = [
         books.code("1"),
         books.code("2", "injected-parameters"),

@@ -341,13 +341,15 @@ def _report(run: _Run, classifier: Classifier | None, reference: Reference | Non
         "density_sigma": run.sigma,
         "distances": {name: told(distance) for name, distance in run.distances.items()},
         "fid_and_kid_against": None if reference is None else reference.made_of,
+        "model": run.model,
     }
-    pairs = {
+    about["data"] = {
         "pairs": len(run.pairs),
         "sha256": total([run.images, [*map(named, run.pairs.prompt + run.pairs.end_prompt)]]),
     }
     for name, part in (("table", table), ("summary", pd.concat(means, ignore_index=True))):
-        save_results(name, part, folder=run.out, parameters=about, data=[pairs], model=run.model)
+        save_results(name, part, folder=run.out)
+    save_results("table", about, folder=run.out)
     return table
 
 

@@ -91,9 +91,9 @@ def compare(
         figure,
         f"{notebook[:2]}_comparison",
         folder=out,
-        parameters=about,
         arrays={name: _array(column) for name, column in shown.items()},
     )
+    files |= figures.save_results(f"{notebook[:2]}_comparison", about, folder=out)
     plt.close(figure)
     return files, left if len(panels) > most else []
 

@@ -16,8 +16,6 @@ import papermill
 from nbclient.exceptions import CellExecutionError
 from papermill.exceptions import PapermillExecutionError
 
-from experiments.figures import _commit
-
 from . import identity
 from .folder import Run, State, clear, held, keep, read, stamp, state, synced
 from .results import collected, sources
@@ -204,7 +202,7 @@ def _seal(run: Run, seconds: float) -> None:
         "parameters": run.effective,
         "parts": run.parts,
         **identity.environment(),
-        **_commit(),
+        **identity.commit(),
         "models": models,
         "data": data,
         "inputs": identity.inputs(run.notebook, run.effective),

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import platform
 import re
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from functools import cache, lru_cache
@@ -42,6 +43,26 @@ def identifier(components: Mapping[str, str]) -> str:
 def lib_digest() -> str:
     """sha256 over the sources of lib on this machine, as it goes into every run's parts."""
     return digest(_files(ROOT, ["lib/**/*.py"]))
+
+
+def commit() -> dict[str, Any]:
+    """Commit of this checkout and whether sources differ from it; both None without git or outside a checkout."""
+    done = _git("rev-parse", "HEAD")
+    # what `make figures` itself rewrites is a result, not a source
+    changes = _git("status", "--porcelain", "--", ".", ":!figures")
+    return {"commit": done, "modified": None if changes is None else bool(changes)}
+
+
+def _git(*arguments: str) -> str | None:
+    if not (ROOT / ".git").exists():  # else git would find a surrounding checkout that is not ours
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def cells(notebook: Path) -> list[Any]:

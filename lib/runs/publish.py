@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.figures import writing
+from experiments.figures import SOURCES, writing
 
 from .execution import Outcome, explain
 from .identity import sha256
@@ -20,7 +20,7 @@ def publish(outcome: Outcome, out: Path) -> Outcome:
     if outcome.state == "failed":
         return replace(outcome, files=[])
     figures = outcome.folder / "figures"
-    names = [path.relative_to(figures) for path in outcome.files]
+    names = [path.relative_to(figures) for path in outcome.files if path.name != SOURCES]
     try:
         fresh = [name for name in names if not _same(figures / name, out / name)]
         if fresh:

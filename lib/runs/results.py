@@ -1,22 +1,31 @@
 """What a run says in a form that tables can be made of: checked outputs, result files, checksums of the plotted arrays."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pandas as pd
+
+from experiments.figures import SOURCES
 
 CHECKED = "nbval-check-output"
 
 
 def collected(run: Any, folder: Path) -> dict[str, Any]:
     """The content of results.json for a run whose notebook.ipynb and figures/ lie in `folder`."""
-    records = {path.stem: record(path) for path in sorted((folder / "figures").rglob("*.json"))}
+    records = {
+        path.stem: record(path)
+        for path in sorted((folder / "figures").rglob("*.json"))
+        if path.name != SOURCES
+    }
     tables = {path.stem: _table(path) for path in sorted((folder / "figures").rglob("*.csv"))}
-    said = {name: about["results"] for name, about in records.items() if "results" in about}
+    said = {name: about.get("results", about) for name, about in records.items()}
     arrays = {name: about["arrays"] for name, about in records.items() if "arrays" in about}
+    arrays |= {path.stem: _arrays(path) for path in sorted((folder / "figures").rglob("*.npz"))}
     return {
         "notebook": run.notebook.stem,
         "id": run.id,
@@ -44,7 +53,7 @@ def checked(notebook: Path) -> list[dict[str, Any]]:
 def sources(records: Iterable[Path]) -> tuple[list[Any], list[dict[str, Any]]]:
     """Models and data sources that result files name, each once."""
     found = [record(path) for path in records]
-    models = [about["model"] for about in found if about.get("model")]
+    models = [model for about in found for model in about.get("models") or []]
     data = [
         source for about in found for source in about.get("data") or [] if isinstance(source, dict)
     ]
@@ -58,6 +67,18 @@ def record(path: Path) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    with np.load(path) as arrays:
+        return {
+            name: {
+                "shape": list(array.shape),
+                "dtype": str(array.dtype),
+                "sha256": hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest(),
+            }
+            for name, array in arrays.items()
+        }
 
 
 def _once(items: list[Any]) -> list[Any]:

@@ -18,7 +18,7 @@ FIGURES, NOTEBOOKS, REGISTRY = (
 )
 SAVED = re.compile(r"figures\.save\(\s*\w+,\s*\"([\w-]+)\"|Picture\(.*\"([\w-]+)\.gif\"")
 GALLERY = "<!-- every figure -->"
-FILES = {"png": "picture", "pdf": "PDF", "npz": "plotted arrays", "json": "provenance"}
+FILES = {"png": "picture", "pdf": "PDF", "npz": "plotted arrays"}
 
 
 class Captions(dict):
@@ -96,21 +96,10 @@ def _chapter(path: Path, texts: Mapping[str, str]) -> str:
 
 
 def _results(prefix: str) -> list[str]:
-    """A line with the tables of a notebook and its records that belong to no picture."""
-    tables = [
-        f"{_file(file, file.name)} ({_file(file.with_suffix('.json'), 'provenance')})"
-        for file in sorted(FIGURES.glob(f"{prefix}_*.csv"))
-    ]
-    records = [
-        _file(file, file.name)
-        for file in sorted(FIGURES.glob(f"{prefix}_*.json"))
-        if not any(file.with_suffix(ending).exists() for ending in (".png", ".csv"))
-    ]
-    return (
-        [f"Results of this notebook in numbers: {', '.join(tables + records)}."]
-        if tables + records
-        else []
-    )
+    """A line with the tables (csv) and numbers (json) of a notebook."""
+    found = [*sorted(FIGURES.glob(f"{prefix}_*.csv")), *sorted(FIGURES.glob(f"{prefix}_*.json"))]
+    links = [_file(path, path.name) for path in found]
+    return [f"Results of this notebook in numbers: {', '.join(links)}."] if links else []
 
 
 def _title(notebook: dict) -> str:
