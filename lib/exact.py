@@ -206,7 +206,7 @@ def grid_distance(
         x, step = grid[here].reshape(-1, 2), torch.tensor([[a * h, b * h]], dtype=torch.float64)
         step = step.expand_as(x)
         speed = [
-            metric.inner(x + t * step, step, step).sqrt() for t in (0.5 - 12**-0.5, 0.5 + 12**-0.5)
+            metric.norm_squared(x + t * step, step).sqrt() for t in (0.5 - 12**-0.5, 0.5 + 12**-0.5)
         ]
         (
             rows.append(number[here].ravel()),

@@ -1,4 +1,4 @@
-"""Metrics against dense matrices made by automatic differentiation, against each other, and against closed forms."""
+"""Metrics against dense matrices by automatic differentiation, each other, and closed forms."""
 
 import math
 
@@ -26,7 +26,9 @@ from lib.scores import (
 from lib.solvers import geodesic, shoot
 from lib.solvers.relaxation import Relaxation
 
-double = lambda *values: torch.tensor(values, dtype=torch.float64)
+
+def double(*values: float | list[float]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def mixture(generator: torch.Generator, d: int = 3, sigma: float = 0.0) -> GaussianMixtureScore:
@@ -60,8 +62,9 @@ def test_apply_solve_and_inner_belong_together(index, generator):
     x, u, v = vectors(generator)
     assert torch.allclose(metric.inner(x, u, v), dot(u, metric.apply(x, v)), atol=1e-12)
     assert torch.allclose(metric.inner(x, u, v), metric.inner(x, v, u), atol=1e-12)
+    assert torch.allclose(metric.norm_squared(x, v), metric.inner(x, v, v), atol=1e-12)
     if index != 7:  # random probes need not leave the Fisher metric positive
-        assert bool((metric.inner(x, v, v) > 0).all())
+        assert bool((metric.norm_squared(x, v) > 0).all())
         assert torch.allclose(metric.solve(x, metric.apply(x, v)), v, atol=1e-9)
 
 
@@ -106,7 +109,7 @@ def test_float32(index, generator):
 
 @pytest.mark.parametrize("index", [1, 2, 3, 4, 6])
 def test_energy_and_speed_agree_on_a_fine_path(index, generator):
-    """Discrete energy, quadrature of `speed_squared`, and the inner product of the exact velocity: one number in the limit.
+    """Discrete energy, quadrature of `speed_squared`, the exact velocity: one number in the limit.
 
     The family's own unit (f = 0 on average over the ends) is put back by hand for alpha > 0.
     """
@@ -151,7 +154,10 @@ def test_jacobian_metric_of_a_gaussian_is_flat():
 def test_jacobian_transpose_matters_where_the_field_is_no_gradient(generator):
     matrix = torch.randn(3, 3, dtype=torch.float64, generator=generator)
     x, v = vectors(generator, 2)
-    field = lambda y: y @ matrix.T
+
+    def field(y):
+        return y @ matrix.T
+
     assert torch.allclose(
         JacobianMetric(field, symmetric=False).apply(x, v), v @ (matrix.T @ matrix).T
     )
@@ -161,9 +167,9 @@ def test_jacobian_transpose_matters_where_the_field_is_no_gradient(generator):
 
 
 def test_singular_metric_says_so():
-    """On the sphere the tube's score does not change along the sphere: J is singular and the inverse an error."""
+    """Along the sphere the tube's score does not change: J is singular, its inverse an error."""
     metric, x = JacobianMetric(SphereScore(1.0, 0.1)), double([1, 0, 0])
-    with pytest.raises(ArithmeticError, match="add a multiple of the identity"):
+    with pytest.raises(ArithmeticError, match="identity"):
         metric.solve(x, double([0, 1, 0]))
     assert torch.isfinite(
         JacobianMetric(SphereScore(1.0, 0.1), 1.0).solve(x, double([0, 1, 0]))
@@ -171,7 +177,7 @@ def test_singular_metric_says_so():
 
 
 def posterior(z: torch.Tensor, c: float) -> torch.Tensor:
-    """Mean (n, d) and standard deviation (n, 1) of x_0 given x for data N(0, c² I), as (n, d + 1)."""
+    """Mean and standard deviation of x_0 given x for data N(0, c² I), as (n, d + 1)."""
     variance = (2 * z[:, -1:]).exp()
     return torch.cat(
         [z[:, :-1] * c**2 / (c**2 + variance), (c**2 * variance / (c**2 + variance)).sqrt()], 1
@@ -193,7 +199,7 @@ def test_space_time_is_the_fisher_metric_of_the_posterior(d, generator):
 
 
 def test_space_time_geodesics_of_a_gaussian(generator):
-    """Length against the closed Fisher–Rao distance, of second order in 1/T and better; the exponential arrives at it too."""
+    """Length against the closed Fisher–Rao distance, of second order in 1/T; exp arrives too."""
     metric = SpaceTimeMetric(GaussianScore(torch.zeros(1, dtype=torch.float64), 0.8, sigma=0.1))
     z = metric.lift(double([0.3], [-0.5]), double(0.4, 1.0))
     truth = exact.gaussian_distance(posterior(z[:1], 0.8), posterior(z[1:], 0.8))
@@ -224,7 +230,7 @@ def test_space_time_expectations_are_those_of_the_data(generator):
 
 
 def test_probes_estimate_the_divergence(generator):
-    """Rademacher probes: right on average; exact, even one, where the Jacobian is diagonal; fixed within a metric."""
+    """Rademacher probes: right on average, exact where the Jacobian is diagonal, fixed."""
     score = mixture(generator, d=4, sigma=0.5)
     z = SpaceTimeMetric(score).lift(
         torch.randn(3, 4, dtype=torch.float64, generator=generator), 0.7
@@ -259,28 +265,39 @@ def test_other_noise_levels(generator):
     )
     x, v = (torch.randn(2, 2, dtype=torch.float64, generator=generator) for _ in range(2))
     assert torch.allclose(metric.at(1.0).apply(x, v), metric.apply(x, v) / 16)
-    with pytest.raises(ValueError, match="leave noise_levels= out"):
+    with pytest.raises(ValueError, match="noise_levels"):
         SpaceTimeMetric(metric.score).at(1.0)
 
 
-def test_bad_input(generator):
-    score = mixture(generator, sigma=0.5)
-    with pytest.raises(ValueError, match="regularisation must be"):
-        JacobianMetric(score, -1.0)
-    with pytest.raises(TypeError, match="a score is a callable"):
-        JacobianMetric(3.0)
-    with pytest.raises(TypeError, match="knows noise levels"):
-        SpaceTimeMetric(FunctionScore(lambda x: -x))
-    with pytest.raises(ValueError, match="event_shape"):
-        SpaceTimeMetric(FunctionScore(lambda x, sigma: -x, sigma=1.0))
-    with pytest.raises(ValueError, match="probes must be"):
-        SpaceTimeMetric(score, probes=0)
-    with pytest.raises(ValueError, match="sigma must be"):
-        SpaceTimeMetric(score).lift(torch.zeros(2, 3), 0.0)
-    with pytest.raises(ValueError, match="x must have shape"):
-        SpaceTimeMetric(score).lift(torch.zeros(2, 4), 1.0)
-    with pytest.raises(ValueError, match="the score takes"):
-        shoot(SpaceTimeMetric(score), torch.zeros(2, 3), torch.ones(2, 3))
+@pytest.mark.parametrize(
+    "make, error, culprit",
+    [
+        (lambda score: JacobianMetric(score, -1.0), ValueError, "regularisation"),
+        (lambda score: JacobianMetric(3.0), TypeError, "score"),
+        (lambda score: SpaceTimeMetric(FunctionScore(lambda x: -x)), TypeError, "noise levels"),
+        (
+            lambda score: SpaceTimeMetric(FunctionScore(lambda x, sigma: -x, sigma=1.0)),
+            ValueError,
+            "event_shape",
+        ),
+        (lambda score: SpaceTimeMetric(score, probes=0), ValueError, "probes"),
+        (lambda score: SpaceTimeMetric(score).lift(torch.zeros(2, 3), 0.0), ValueError, "sigma"),
+        (lambda score: SpaceTimeMetric(score).lift(torch.zeros(2, 4), 1.0), ValueError, "shape"),
+        (
+            lambda score: shoot(SpaceTimeMetric(score), torch.zeros(2, 3), torch.ones(2, 3)),
+            ValueError,
+            "the score takes",
+        ),
+        (
+            lambda score: DensityMetric(lambda x: -x).inner(*torch.ones(3, 1, 2)),
+            ValueError,
+            "log_density=",
+        ),
+    ],
+)
+def test_bad_input_is_named(make, error, culprit, generator):
+    with pytest.raises(error, match=culprit):
+        make(mixture(generator, sigma=0.5))
 
 
 def test_conjugate_gradients_solve_every_row_on_its_own(generator):

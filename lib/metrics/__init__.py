@@ -1,7 +1,6 @@
 """Riemannian metrics made from a score."""
 
-from .base import Metric
-from .euclidean import EuclideanMetric
+from .base import EuclideanMetric, Metric
 from .jacobian import JacobianMetric
 from .score_metric import DensityMetric, ScoreMetric, SteinMetric
 from .spacetime import SpaceTimeMetric

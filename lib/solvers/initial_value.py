@@ -186,7 +186,7 @@ def _log_speed(
         return velocities.flatten(2).norm(dim=2).log()
     if scores is None:
         return (
-            metric.inner(points.flatten(0, 1), velocities.flatten(0, 1), velocities.flatten(0, 1))
+            metric.norm_squared(points.flatten(0, 1), velocities.flatten(0, 1))
             .reshape(f.shape)
             .log()
             / 2
