@@ -1,9 +1,11 @@
 """What a score is: s(x) = grad log p(x) on a batch of points, at one noise level, counted."""
 
+from __future__ import annotations
+
 import copy
 import warnings
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -146,7 +148,7 @@ class Score:
         # Forward mode takes no expanded view.
         return torch.func.jvp(self.evaluate, (x.contiguous(),), (v.contiguous(),))[1]
 
-    def at(self, sigma: float | Tensor) -> Self:
+    def at(self, sigma: float | Tensor) -> Score:
         """The score of p_sigma, the density at another noise level, on the same counter.
 
         Args:
@@ -160,7 +162,7 @@ class Score:
         other.sigma = checks.noise_level(sigma)
         return other
 
-    def pick(self, rows: Tensor) -> Self:
+    def pick(self, rows: Tensor) -> Score:
         """The score for some paths of the batch of paths this one is for.
 
         Args:
@@ -168,7 +170,7 @@ class Score:
         """
         return self
 
-    def along(self, times: Tensor) -> Self:
+    def along(self, times: Tensor) -> Score:
         """The score of points (batch·m, *event), path by path, at these places of their paths.
 
         Solvers and metrics reach every point of a path through `pick` and `along`; only a score
@@ -232,19 +234,19 @@ class WrappedScore(Score):
     def settings(self) -> dict[str, Any]:
         return self.score.settings
 
-    def wrap(self, score: Score) -> Self:
+    def wrap(self, score: Score) -> WrappedScore:
         """The same wrapper about another score."""
         other = copy.copy(self)
         other.score = score
         return other
 
-    def at(self, sigma: float | Tensor) -> Self:
+    def at(self, sigma: float | Tensor) -> WrappedScore:
         return self.wrap(self.score.at(sigma))
 
-    def pick(self, rows: Tensor) -> Self:
+    def pick(self, rows: Tensor) -> WrappedScore:
         return self.wrap(self.score.pick(rows))
 
-    def along(self, times: Tensor) -> Self:
+    def along(self, times: Tensor) -> WrappedScore:
         return self.wrap(self.score.along(times))
 
     def count(self, x: Float[Tensor, "n *event"]) -> None:

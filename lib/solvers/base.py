@@ -1,8 +1,10 @@
 """What a boundary value solver is, and the bookkeeping that all of them share."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -156,14 +158,14 @@ class Progress:
 class Rows:
     """Mixin for a dataclass of tensors with one path a row; a solver handles the active ones."""
 
-    def rows(self, index: Int[Tensor, "rows"]) -> Self:
+    def rows(self, index: Int[Tensor, "rows"]) -> Rows:
         """Some of the paths, by rising index; the object itself, not a copy, if these are all."""
         tensors = [getattr(self, f.name) for f in fields(self)]
         if len(index) == len(tensors[0]):
             return self
         return type(self)(*(tensor[index] for tensor in tensors))
 
-    def replace(self, index: Int[Tensor, "rows"], other: Self) -> Self:
+    def replace(self, index: Int[Tensor, "rows"], other: Rows) -> Rows:
         """The object with these paths replaced: `other` itself if these are all, else in place."""
         if len(index) == len(getattr(self, fields(self)[0].name)):
             return other
