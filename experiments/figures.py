@@ -1,4 +1,4 @@
-"""One style for all figures, and one way to keep them: the picture and the numbers it plots side by side."""
+"""One style for all figures, and one way to store them: a picture, and the numbers it plots."""
 
 import io
 import json
@@ -6,25 +6,25 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
+import matplotlib.style
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 
+from lib import checks
 from lib.files import replacing
-from lib.files import writing as writing
 
 ROOT = Path(__file__).resolve().parent.parent
+STYLE = Path(__file__).with_name("paper.mplstyle")
 SOURCES = "sources.json"  # which data and which model the figures beside it were made from
 
-# Hues after Okabe and Ito (2008), with darker and lighter kin. Colour-blind readers tell them apart; where one hue
-# serves two names, the names never share a figure or their lines differ in dashes (LINES).
+# Hues after Okabe and Ito (2008), with darker and lighter kin. Colour-blind readers tell them
+# apart; where one hue serves two names, the names never share a figure or their lines differ in
+# dashes (LINES).
 PALETTE: dict[str, str] = {
     "exact": "#000000",
     "euclidean": "#8C8C8C",
@@ -51,74 +51,52 @@ PALETTE: dict[str, str] = {
     "georce": "#56B4E9",
     "shooting": "#0072B2",
 }
-BASELINES = frozenset(
-    [
-        "euclidean",
-        "lerp",
-        "slerp",
-        "shared_noise_lerp",
-        "shared_noise_slerp",
-        "ddim_slerp",
-        "noisediffusion",
-        "guided_walk",
-    ]
+BASELINES = (
+    "euclidean",
+    "lerp",
+    "slerp",
+    "shared_noise_lerp",
+    "shared_noise_slerp",
+    "ddim_slerp",
+    "noisediffusion",
+    "guided_walk",
 )
-LINES: dict[str, str] = {name: "--" if name in BASELINES else "-" for name in PALETTE} | {
-    "exact": ":"
-}
-
-RC = {
-    "figure.figsize": (6.4, 4.0),
-    "figure.dpi": 100,
-    "figure.facecolor": "white",
-    "figure.constrained_layout.use": True,
-    "savefig.dpi": 200,
-    "savefig.bbox": "tight",
-    "savefig.facecolor": "white",
-    # 12 points on 6.4 inches is still 6 points when the figure fills one column of two
-    "font.size": 12,
-    "axes.titlesize": 13,
-    "axes.labelsize": 12,
-    "legend.fontsize": 11,
-    "legend.frameon": False,
-    "lines.linewidth": 2.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.usetex": False,
-    "image.cmap": "viridis",
-    "pdf.fonttype": 42,
-    "axes.prop_cycle": mpl.cycler(
-        color=["#D55E00", "#0072B2", "#009E73", "#E69F00", "#B5519A", "#56B4E9", "#000000"]
-    ),
-}
+LINES: dict[str, str] = dict.fromkeys(PALETTE, "-") | dict.fromkeys(BASELINES, "--")
+LINES["exact"] = ":"
 
 
 def use_style() -> None:
-    """Set the style of every figure drawn from here on: white, light grid, readable at half width, no TeX."""
-    sns.set_theme(context="notebook", style="whitegrid", rc=RC)
+    """Draw every figure from here on in the style of paper.mplstyle."""
+    matplotlib.style.use(STYLE)
 
 
 def colour(method: str) -> str:
-    """The fixed colour of a method, metric or solver, as "#RRGGBB". ValueError for a name without one."""
-    if method not in PALETTE:
-        near = get_close_matches(method, PALETTE, n=1, cutoff=0)[0]
-        raise ValueError(f"no colour for {method!r}; did you mean {near!r}?")
-    return PALETTE[method]
+    """The fixed colour of a method, metric or solver.
+
+    Args:
+        method: a name of `PALETTE`.
+
+    Returns:
+        The colour as "#RRGGBB".
+
+    Raises:
+        ValueError: a name without a colour; the message has the nearest one.
+    """
+    return PALETTE[checks.choice("method with a colour", method, PALETTE)]
 
 
 def line(method: str) -> dict[str, str]:
-    """Keywords for `Axes.plot`: colour, dashes (baselines dashed, the exact answer dotted) and label of a method."""
+    """Keywords for `Axes.plot`: colour, dashes and label of a method.
+
+    Baselines are dashed, the exact answer is dotted.
+    """
     return {"color": colour(method), "linestyle": LINES[method], "label": method.replace("_", " ")}
 
 
 def save(
-    figure: Figure,
-    name: str,
-    *,
-    folder: str | Path,
-    arrays: Mapping[str, Any],
+    figure: Figure, name: str, *, folder: str | Path, arrays: Mapping[str, Any]
 ) -> dict[str, Path]:
-    """Write a figure as `name`.png and `name`.pdf, and what it plots as `name`.npz: all three or none.
+    """Write a figure as `name`.png and .pdf, and what it plots as `name`.npz: all three or none.
 
     Equal content gives equal bytes, for no file holds a date.
 
@@ -137,7 +115,9 @@ def save(
         OSError: the folder cannot be written; what stood there is untouched.
     """
     picture = _figure(figure)
-    numbers = _arrays(arrays)
+    if not arrays:
+        raise ValueError("save() wants the plotted arrays, so that a reader can redraw the figure")
+    numbers = {key: _array(key, value) for key, value in arrays.items()}
     files = _targets(folder, name, ("png", "pdf", "npz"))
     undated = dict.fromkeys(("CreationDate", "Creator", "Producer"))
     contents = [
@@ -156,7 +136,7 @@ def save_results(
 ) -> dict[str, Path]:
     """Write results: a dict into `name`.json, a table into `name`.csv.
 
-    In JSON, NaN and infinite numbers become the strings "nan", "inf", "-inf", which float() reads back.
+    In JSON, NaN and infinite numbers become the texts "nan", "inf", "-inf"; float() reads them.
 
     Args:
         name: lower-case letters, digits, "_" and "-".
@@ -216,7 +196,14 @@ def record_sources(
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON knows it: tensors, arrays, paths, dataclasses and numpy's numbers turned into plain ones."""
+    """A value as JSON knows it.
+
+    Tensors, arrays, paths, dataclasses and numpy's numbers become plain ones; NaN and infinite
+    numbers become text.
+
+    Raises:
+        TypeError: something that is neither numbers nor text.
+    """
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, (float, np.floating)):
@@ -234,12 +221,15 @@ def plain(value: Any) -> Any:
     if isinstance(value, (Path, torch.dtype, torch.device)):
         return str(value)
     raise TypeError(
-        f"cannot keep a {type(value).__name__} in a result file; convert it to numbers or text first"
+        f"cannot keep a {type(value).__name__} in a result file; turn it into numbers or text first"
     )
 
 
 def _in_memory(write: Callable[..., None], **settings: Any) -> bytes:
-    """What `write` would put into a file; matplotlib's PDF writer answers a full disk with an unrelated error."""
+    """What `write` would put into a file.
+
+    matplotlib's PDF writer answers a full disk with an unrelated error; bytes in memory do not.
+    """
     buffer = io.BytesIO()
     write(buffer, **settings)
     return buffer.getvalue()
@@ -252,21 +242,15 @@ def _figure(figure: Any) -> Figure:
     return found
 
 
-def _arrays(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    if not arrays:
-        raise ValueError(
-            "save() wants the plotted arrays, so that a reader can check or redraw the figure"
-        )
-    return {name: _array(name, value) for name, value in arrays.items()}
-
-
 def _array(name: str, value: Any) -> np.ndarray:
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
-        value = value.float() if value.dtype == torch.bfloat16 else value  # numpy has no bfloat16
+        # numpy has no bfloat16
+        value = value.float() if value.dtype == torch.bfloat16 else value
     try:
         array = np.asarray(value)
-    except ValueError:  # lists of different lengths
+    except ValueError:
+        # lists of different lengths
         array = np.empty(0, object)
     if array.dtype == object:
         raise ValueError(f"array {name!r} is ragged or holds objects; give it numbers of one shape")

@@ -16,11 +16,11 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from lib import checks, flow
+from lib.files import writing
 from lib.scores.denoiser import DenoiserScore
 
 from .. import data, images
 from ..classifiers.digits import turned
-from ..figures import writing
 from .loop import Settings, State, denoising_error, denoising_loss, fit, made_how
 from .networks import NO_CLASS, rotated_mnist_network
 

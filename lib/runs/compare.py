@@ -227,7 +227,10 @@ def _panel(
 
 def _palette(values: Iterable[object]) -> dict[str, object]:
     """A colour for every value, the same in all panels: the style's, or evenly spaced hues where these are too few."""
-    names, cycle = [str(value) for value in values], figures.RC["axes.prop_cycle"].by_key()["color"]
+    names, cycle = (
+        [str(value) for value in values],
+        mpl.rcParams["axes.prop_cycle"].by_key()["color"],
+    )
     return dict(
         zip(
             names, cycle if len(names) <= len(cycle) else sns.husl_palette(len(names)), strict=False

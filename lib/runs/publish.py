@@ -6,7 +6,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.figures import SOURCES, writing
+from experiments.figures import SOURCES
+from lib.files import writing
 
 from .execution import Outcome, explain
 from .identity import sha256
