@@ -17,9 +17,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lib.files import replacing, writing
 from lib.scores.stable_diffusion import StableDiffusionScore
 
-from ..figures import plain, replacing, writing
+from ..figures import plain
 
 FRAMES, ANIMATIONS, RECORD = "frames", "animations", "record.json"
 WRITTEN = {
