@@ -225,3 +225,8 @@ def _blocks(degrees: list[int]) -> tuple[Block, ...]:
         )
         for p, places in nodes.items()
     )
+
+
+def working_dtype(x: Tensor) -> torch.dtype:
+    """What small differences of energies are computed in: float64, unless x's device has none."""
+    return torch.float32 if x.device.type == "mps" else torch.float64

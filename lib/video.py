@@ -23,7 +23,7 @@ from . import checks, paths
 from .elements import elements
 from .metrics import ScoreMetric
 from .solvers.functional_gradient import project_out
-from .solvers.gauss_newton import _State, _state, _step
+from .solvers.gauss_newton import DiscreteEnergy, PathState, starting_curvature
 
 
 def read_frames(
@@ -198,23 +198,20 @@ def smooth(
 def _flow(
     metric: ScoreMetric, frames: Tensor, distance: float, damping: float, max_iter: int, tol: float
 ) -> Smoothed:
-    e, given, active = (
-        elements(frames.shape[1]),
-        frames.flatten(2).double(),
-        torch.arange(len(frames)),
-    )
+    given = frames.flatten(2).double()
+    active = torch.arange(len(frames))
+    energy = DiscreteEnergy(metric, given)
 
-    def state(x: Tensor, rows: Tensor) -> _State:
+    def state(x: Tensor, rows: Tensor) -> PathState:
         scores = metric.pick(rows).scores_along(x.reshape(-1, *frames.shape[1:]).to(frames))
-        return _state(metric, e, x, scores.flatten(2).double())
+        return energy.state(x, scores.flatten(2).double())
 
     now, mu = state(given, active), torch.full((len(frames),), damping, dtype=torch.float64)
-    known = isinstance(metric.sigma, float) and metric.sigma > 0
-    kappa = torch.full_like(given[:, 1:-1, 0], 1 / metric.sigma**2 if known else 0.0)
+    kappa = starting_curvature(metric, given)
     steps, reason = torch.zeros_like(active), ["max_iter reached"] * len(frames)
     for _ in range(max_iter):
         old = now.rows(active)
-        delta, _ = _step(metric, e, old, mu[active], kappa[active])
+        delta, _ = energy.step(old, mu[active], kappa[active])
         share = _until(old.x[:, 1:-1] - given[active, 1:-1], delta, distance)
         x = old.x.clone()
         x[:, 1:-1] += share[:, None, None] * delta

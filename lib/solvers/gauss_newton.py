@@ -1,45 +1,52 @@
 """Gauss–Newton for the discrete energy: the whole score metric family, forward passes only.
 
-On the elements of elements.py (matrices D, M, weights ω at the quadrature points), with F the line integral of the score,
+On the elements of elements.py (matrices D, M, weights ω at the quadrature points), with F the line
+integral of the score, zero on average over both ends,
 
     E = Σ_q w_q (‖u_q‖² + lam d_q²),    u = D x,  d = D F,  w = ω exp(−2 alpha M F),
 
-is a nonlinear least-squares problem whose Jacobian needs only the scores, since dF_i/dx_i = s_i: no back-propagation.
-For a step Δ of the interior points let y = rowsum(S∘Δ), z = rowsum(U∘DΔ), W = diag(w), q = ‖u‖² + lam d². Then
+is a nonlinear least-squares problem whose Jacobian needs only the scores, since dF_i/dx_i = s_i:
+no back-propagation. For a step Δ of the free points let y = rowsum(S∘Δ), z = rowsum(U∘DΔ),
+W = diag(w), q = ‖u‖² + lam d². Then
 
     half gradient   g = D^T W U + S∘[lam D^T(w d) − alpha M^T(w q)]
-    normal matrix   A⊗I + B^T C B,  A = D^T W D + mu·diag,  B: Δ ↦ (y, z),
+    normal matrix   A⊗I + B^T C B,   A = D^T W D + mu·diag,   B: Δ ↦ (y, z),
 
-    C_yy = lam D^T W D − alpha lam (M^T diag(wd) D + D^T diag(wd) M) + alpha² M^T diag(wq) M,   C_yz = −alpha M^T W,
-    K = B (A⊗I)^-1 B^T:  K_yy = A^-1∘SS^T,  K_yz = (A^-1 D^T)∘SU^T,  K_zz = (D A^-1 D^T)∘UU^T,
-    Δ = −[A^-1 g − A^-1 (S∘ζ_y + D^T(U∘ζ_z))],   ζ = (I + C K)^-1 C B(A^-1 g)          (Woodbury).
+    C_yy = lam D^T W D − alpha lam (M^T diag(wd) D + D^T diag(wd) M) + alpha² M^T diag(wq) M,
+    C_yz = −alpha M^T W,   C_zz = 0,
+    K = B (A⊗I)^-1 B^T:   K_yy = A^-1∘SS^T,   K_yz = (A^-1 D^T)∘SU^T,   K_zz = (D A^-1 D^T)∘UU^T,
+    Δ = −[A^-1 g − A^-1 (S∘ζ_y + D^T(U∘ζ_z))],   ζ = (I + C K)^-1 C B(A^-1 g)       (Woodbury).
 
-Cost O(T² d + T³) a pair beside the T − 1 scores of one batch. Levenberg–Marquardt damping mu makes the energy fall.
+Cost O(T² d + T³) a pair beside the T − 1 scores of one batch. The damping mu of Levenberg and
+Marquardt makes the energy fall.
 
-A score that moves, s(x, t) with t the place on the path (a prompt that changes along it), is no gradient along the path:
-δ∫_0^τ s(γ, t)·γ' dt = s·δγ|_τ − ∫_0^τ ∂_t s·δγ dt. So dF_i = s_i·Δ_i − Σ_j L_ij ∂_t s_j·Δ_j, L the quadrature of ∫_0^{t_i},
-and with b = dE/2dF (the centring of F included) the half gradient gains −∂_t s_j (L^T b)_j. This costs a second score batch after
-each accepted step, for the forward difference ∂_t s_j ≈ (s(x_j, t_j + h) − s(x_j, t_j))/h, h = 1/T; the normal matrix stays.
+A score that moves, s(x, t) with t the place on the path (a prompt that changes along it), is no
+gradient along the path: δ∫_0^τ s(γ, t)·γ' dt = s·δγ|_τ − ∫_0^τ ∂_t s·δγ dt. So
+dF_i = s_i·Δ_i − Σ_j L_ij ∂_t s_j·Δ_j, L the quadrature of ∫_0^{t_i}, and with b = dE/2dF (the
+centring of F included) the half gradient gains −∂_t s_j (L^T b)_j. This costs a second batch of
+scores after each accepted step, for the forward difference
+∂_t s_j ≈ (s(x_j, t_j + h) − s(x_j, t_j))/h, h = 1/T; the normal matrix stays.
 
 Two things beyond plain Gauss–Newton make the density metric (alpha > 0) several times cheaper
 (`python -m benchmarks.run --only ablation`):
-* curvature: the Hessian of E also holds −alpha (M^T wq)_k Δ_k·H Δ_k with H = Hess log p. For any density convolved with
-  noise sigma, H ⪰ −I/sigma², with equality across a thin manifold; so kappa = 1/sigma² times the square of the step along
-  s/‖s‖ is added to C_yy. Where sigma is unknown kappa is the secant of the last step.
-* floor: where the path crosses a desert of p, w spans many orders of magnitude and A = D^T W D is singular to rounding;
-  A (not the gradient) uses w of at least WEIGHT_FLOOR of its maximum.
-"""
 
-from __future__ import annotations
+* curvature: the Hessian of E also holds −alpha (M^T wq)_k Δ_k·H Δ_k with H = Hess log p. For any
+  density convolved with noise sigma, H ⪰ −I/sigma², with equality across a thin manifold; so
+  kappa = 1/sigma² times the square of the step along s/‖s‖ is added to C_yy. Where sigma is
+  unknown kappa is the secant of the last step.
+* floor: where the path crosses a desert of p, w spans many orders of magnitude and A = D^T W D is
+  singular to rounding; A (not the gradient) uses w of at least WEIGHT_FLOOR of its maximum.
+"""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .. import checks, paths
-from ..elements import Elements, elements
+from ..elements import elements, working_dtype
 from ..metrics.base import Metric
 from ..metrics.score_metric import ScoreMetric
 from .base import (
@@ -56,108 +63,241 @@ from .base import (
     check_start,
 )
 
-WEIGHT_FLOOR = 1e-2  # smallest weight in the stiffness matrix, relative to the largest
-TRUSTED = 0.2  # largest relative difference of the energies of two quadratures that still counts as resolved
+# smallest weight in the stiffness matrix A, relative to the largest
+WEIGHT_FLOOR = 1e-2
+
+# factor by which the damping falls after an accepted step and rises after a rejected one
+DAMPING_FACTOR = 4
+
+# largest relative difference of the energies of two quadratures that counts as resolved
+RESOLVED = 0.2
 
 
 @dataclass
-class _State(Rows):
-    """One path a row: points x, scores s (batch, N, d); F (batch, N); the rest at the quadrature points; log of the energy.
+class PathState(Rows):
+    """Paths and the terms of their energy, one path a row, named as in the equations above.
 
-    The weights w are divided by exp(shift), their largest density factor, so that a steep density cannot overflow.
+    The weights are divided by the largest density factor of their path, so that a steep density
+    cannot overflow.
+
+    Attributes:
+        x: Points.
+        s: Scores at the points.
+        u: Velocities at the quadrature points.
+        d: Rates of change of log p at the quadrature points.
+        w: Weights of the quadrature points over the largest density factor.
+        q: ‖u‖² + lam d² at the quadrature points.
+        log_energy: log E.
+        scaled_energy: E over the largest density factor, Σ w q.
     """
 
-    x: Tensor
-    s: Tensor
-    u: Tensor
-    d: Tensor
-    w: Tensor
-    q: Tensor
-    log_energy: Tensor
-    scaled_energy: Tensor
+    x: Float[Tensor, "batch points d"]
+    s: Float[Tensor, "batch points d"]
+    u: Float[Tensor, "batch segments d"]
+    d: Float[Tensor, "batch segments"]
+    w: Float[Tensor, "batch segments"]
+    q: Float[Tensor, "batch segments"]
+    log_energy: Float[Tensor, "batch"]
+    scaled_energy: Float[Tensor, "batch"]
 
 
-def _state(metric: ScoreMetric, e: Elements, x: Tensor, s: Tensor) -> _State:
-    D, M = e.D.to(x), e.M.to(x)
-    F = e.line_integral(x, s)
-    F = F - (F[:, :1] + F[:, -1:]) / 2
-    u, d, exponent = D @ x, F @ D.T, -2 * metric.alpha * F @ M.T
-    shift = exponent.amax(1, keepdim=True)
-    w, q = e.w.to(x) * (exponent - shift).exp(), u.pow(2).sum(-1) + metric.lam * d**2
-    scaled = (w * q).sum(1)
-    return _State(x, s, u, d, w, q, scaled.log() + shift[:, 0], scaled)
+class DiscreteEnergy:
+    """The energy of discrete paths under a metric of the score family, and its Gauss–Newton step.
+
+    Points are flat, (batch, points, d); the first and the last are fixed, the others are free.
+
+    Args:
+        metric: Gives lam and alpha.
+        like: Paths of the number of points, dtype and device that are wanted.
+        degree: Degree of the elements.
+    """
+
+    def __init__(
+        self, metric: ScoreMetric, like: Float[Tensor, "batch points d"], degree: int = 2
+    ) -> None:
+        self.lam = metric.lam
+        self.alpha = metric.alpha
+        self.elements = elements(like.shape[1], degree)
+        self.D = self.elements.D.to(like)
+        self.M = self.elements.M.to(like)
+        self.omega = self.elements.w.to(like)
+
+    def state(
+        self, x: Float[Tensor, "batch points d"], s: Float[Tensor, "batch points d"]
+    ) -> PathState:
+        """The terms of the energy of paths from their points and the scores there."""
+        F = self.elements.line_integral(x, s)
+        F = F - (F[:, :1] + F[:, -1:]) / 2
+        u = self.D @ x
+        d = F @ self.D.T
+        exponent = -2 * self.alpha * F @ self.M.T
+        largest = exponent.amax(1, keepdim=True)
+        w = self.omega * (exponent - largest).exp()
+        q = u.pow(2).sum(-1) + self.lam * d**2
+        scaled_energy = (w * q).sum(1)
+        log_energy = scaled_energy.log() + largest[:, 0]
+        return PathState(x, s, u, d, w, q, log_energy, scaled_energy)
+
+    def half_gradient(
+        self, state: PathState, drift: Float[Tensor, "batch free d"] | None = None
+    ) -> Float[Tensor, "batch free d"]:
+        """Half the gradient of the energy by the free points, in the units of `scaled_energy`.
+
+        Args:
+            state: The paths.
+            drift: ∂_t s at the free points, for a score that moves.
+        """
+        w, u, s = state.w, state.u, state.s[:, 1:-1]
+        # b = dE/2dF at each point
+        b = self.lam * (w * state.d) @ self.D - self.alpha * (w * state.q) @ self.M
+        g = self.D[:, 1:-1].T @ (w[..., None] * u) + s * b[:, 1:-1, None]
+        if drift is None:
+            return g
+        # F is centred: half of what its shift changes is taken off at each end
+        half = b.sum(1, keepdim=True) / 2
+        b = torch.cat([b[:, :1] - half, b[:, 1:-1], b[:, -1:] - half], 1)
+        return g - drift * (b @ self._integral_matrix().to(b))[:, 1:-1, None]
+
+    def _integral_matrix(self) -> Tensor:
+        """L of the equations: values at the nodes to their integral from 0 to each node, (N, N)."""
+        times = self.elements.times
+        unit_values = torch.eye(len(times), dtype=times.dtype)[..., None]
+        nodes = times.expand(len(times), -1)[..., None]
+        return self.elements.line_integral(nodes, unit_values).T
+
+    def step(
+        self,
+        state: PathState,
+        damping: Float[Tensor, "batch"],
+        curvature: Float[Tensor, "batch free"],
+        drift: Float[Tensor, "batch free d"] | None = None,
+    ) -> tuple[Float[Tensor, "batch free d"], Float[Tensor, "batch"]]:
+        """The damped Gauss–Newton step Δ of the free points, by Woodbury's identity.
+
+        Args:
+            state: The paths.
+            damping: Levenberg–Marquardt's mu.
+            curvature: kappa of the equations, at the free points.
+            drift: ∂_t s at the free points, for a score that moves.
+
+        Returns:
+            The step, and the relative fall of the energy that it promises.
+        """
+        D = self.D[:, 1:-1]
+        S = state.s[:, 1:-1]
+        U = state.u
+        free = S.shape[1]
+        with_density = self.alpha > 0
+        g = self.half_gradient(state, drift)
+
+        A_inverse = self._inverse_stiffness(state, damping)
+        C = self._C(state, curvature)
+        K = self._K(state, A_inverse)
+
+        flat_step = A_inverse @ g
+        B_flat_step = (S * flat_step).sum(-1)
+        if with_density:
+            z = (U * (D @ flat_step)).sum(-1)
+            B_flat_step = torch.cat([B_flat_step, z], 1)
+        identity = torch.eye(C.shape[1], dtype=C.dtype, device=C.device)
+        zeta, _ = torch.linalg.solve_ex(identity + C @ K, C @ B_flat_step[..., None])
+        correction = S * zeta[:, :free]
+        if with_density:
+            correction = correction + D.T @ (U * zeta[:, free:])
+
+        delta = A_inverse @ correction - flat_step
+        promised_fall = -(g * delta).flatten(1).sum(1) / state.scaled_energy
+        return delta, promised_fall
+
+    def _inverse_stiffness(self, state: PathState, damping: Tensor) -> Tensor:
+        """A^-1 with the floor of the weights and the damping, (batch, n, n)."""
+        D = self.D[:, 1:-1]
+        w = torch.maximum(state.w, WEIGHT_FLOOR * state.w.amax(1, keepdim=True))
+        A = D.T @ (w[..., None] * D)
+        diagonal = A.diagonal(dim1=1, dim2=2)
+        return torch.linalg.inv(A + torch.diag_embed(damping[:, None] * diagonal))
+
+    def _C(self, state: PathState, curvature: Tensor) -> Tensor:
+        """C of the equations: the block yy alone for alpha = 0, where nothing depends on z."""
+        D = self.D[:, 1:-1]
+        M = self.M[:, 1:-1]
+        S = state.s[:, 1:-1]
+        lam, alpha = self.lam, self.alpha
+        w, wd, wq = state.w, state.w * state.d, state.w * state.q
+        C_yy = lam * D.T @ (w[..., None] * D)
+        if alpha == 0:
+            return C_yy
+        cross = M.T @ (wd[..., None] * D)
+        C_yy = C_yy - alpha * lam * (cross + cross.mT) + alpha**2 * M.T @ (wq[..., None] * M)
+        # what plain Gauss–Newton leaves out: curvature of log p along s/‖s‖
+        along_score = alpha * (wq @ M) * curvature / S.pow(2).sum(-1).clamp_min(1e-12)
+        C_yy = C_yy + torch.diag_embed(along_score)
+        C_yz = -alpha * M.T * w[:, None]
+        C_zz = w.new_zeros(len(w), w.shape[1], w.shape[1])
+        return _symmetric_blocks(C_yy, C_yz, C_zz)
+
+    def _K(self, state: PathState, A_inverse: Tensor) -> Tensor:
+        """K = B (A⊗I)^-1 B^T of the equations; the block yy alone for alpha = 0."""
+        D = self.D[:, 1:-1]
+        S = state.s[:, 1:-1]
+        U = state.u
+        K_yy = A_inverse * (S @ S.mT)
+        if self.alpha == 0:
+            return K_yy
+        K_yz = (A_inverse @ D.T) * (S @ U.mT)
+        K_zz = (D @ A_inverse @ D.T) * (U @ U.mT)
+        return _symmetric_blocks(K_yy, K_yz, K_zz)
 
 
-def _gradient(metric: ScoreMetric, e: Elements, a: _State, drift: Tensor | None = None) -> Tensor:
-    """Half gradient of the energy in the units of a.w (batch, n, d). drift: ∂_t s of a score that moves, (batch, n, d)."""
-    D, M = e.D.to(a.x), e.M.to(a.x)
-    b = metric.lam * (a.w * a.d) @ D - metric.alpha * (a.w * a.q) @ M
-    g = D[:, 1:-1].T @ (a.w[..., None] * a.u) + a.s[:, 1:-1] * b[:, 1:-1, None]
-    if drift is None:
-        return g
-    N, half = (
-        len(e.times),
-        b.sum(1, keepdim=True) / 2,
-    )  # F is centred: half of each end's is taken off
-    b = torch.cat([b[:, :1] - half, b[:, 1:-1], b[:, -1:] - half], 1)
-    L = e.line_integral(
-        e.times.expand(N, N)[..., None], torch.eye(N, dtype=torch.float64)[..., None]
-    ).T.to(a.x)
-    return g - drift * (b @ L)[:, 1:-1, None]
+def _symmetric_blocks(yy: Tensor, yz: Tensor, zz: Tensor) -> Tensor:
+    """The matrices [[yy, yz], [yz^T, zz]]."""
+    upper = torch.cat([yy, yz], 2)
+    lower = torch.cat([yz.mT, zz], 2)
+    return torch.cat([upper, lower], 1)
 
 
-def _step(
-    metric: ScoreMetric,
-    e: Elements,
-    a: _State,
-    mu: Tensor,
-    kappa: Tensor,
-    drift: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Damped step of the interior points (batch, n, d) and the relative fall of the energy it predicts (batch,)."""
-    D, M, S = e.D.to(a.x)[:, 1:-1], e.M.to(a.x)[:, 1:-1], a.s[:, 1:-1]
-    n, alpha, g = S.shape[1], metric.alpha, _gradient(metric, e, a, drift)
+def starting_curvature(metric: ScoreMetric, x: Float[Tensor, "batch points d"]) -> Tensor:
+    """kappa at the free points before the first step: 1/sigma², or 0 where sigma is not known.
 
-    floor = torch.maximum(a.w, WEIGHT_FLOOR * a.w.amax(1, keepdim=True))
-    A = D.T @ (floor[..., None] * D)
-    inverse = torch.linalg.inv(A + torch.diag_embed(mu[:, None] * A.diagonal(dim1=1, dim2=2)))
-    C, K = _small_matrices(metric, D, M, S, a, inverse, kappa)
+    Args:
+        metric: Its score may have a noise level.
+        x: The paths, flat.
 
-    flat = inverse @ g  # A^-1 g, the step in flat space
-    b = (S * flat).sum(-1)
-    b = torch.cat([b, (a.u * (D @ flat)).sum(-1)], 1) if alpha > 0 else b
-    identity = torch.eye(C.shape[1], dtype=C.dtype, device=C.device)
-    zeta, _ = torch.linalg.solve_ex(identity + C @ K, C @ b[..., None])
-    push = S * zeta[:, :n] + (D.T @ (a.u * zeta[:, n:]) if alpha > 0 else 0)
-    delta = inverse @ push - flat
-    return delta, -(g * delta).flatten(1).sum(1) / a.scaled_energy
+    Returns:
+        One number a free point, (batch, points − 2).
+    """
+    kappa = 1 / metric.sigma**2 if knows_sigma(metric) else 0.0
+    return x.new_full((len(x), x.shape[1] - 2), kappa)
 
 
-def _small_matrices(
-    metric: ScoreMetric, D: Tensor, M: Tensor, S: Tensor, a: _State, inverse: Tensor, kappa: Tensor
-) -> tuple[Tensor, Tensor]:
-    """C and K of the Woodbury identity: (batch, n, n) for alpha = 0, (batch, n + Q, n + Q) with the block of z otherwise."""
-    lam, alpha, wd, wq = metric.lam, metric.alpha, a.w * a.d, a.w * a.q
-    C, K = lam * D.T @ (a.w[..., None] * D), inverse * (S @ S.mT)
-    if alpha == 0:
-        return C, K
-    cross = M.T @ (wd[..., None] * D)
-    C = C - alpha * lam * (cross + cross.mT) + alpha**2 * M.T @ (wq[..., None] * M)
-    C = C + torch.diag_embed(alpha * (wq @ M) * kappa / S.pow(2).sum(-1).clamp_min(1e-12))
-    C_yz, K_yz = -alpha * M.T * a.w[:, None], (inverse @ D.T) * (S @ a.u.mT)
-    K_zz = (D @ inverse @ D.T) * (a.u @ a.u.mT)
-    blocks = lambda yy, yz, zz: torch.cat([torch.cat([yy, yz], 2), torch.cat([yz.mT, zz], 2)], 1)
-    return blocks(C, C_yz, torch.zeros_like(K_zz)), blocks(K, K_yz, K_zz)
+def knows_sigma(metric: ScoreMetric) -> bool:
+    """Whether the metric's score has one positive noise level."""
+    return isinstance(metric.sigma, float) and metric.sigma > 0
 
 
 @dataclass(frozen=True)
 class GaussNewton(Solver):
-    """Gauss–Newton with Levenberg–Marquardt damping; every pair of the batch has its own damping and stops on its own.
+    """Gauss–Newton with Levenberg–Marquardt damping; every pair has its own and stops on its own.
 
-    tol: stop when a step makes, or an undamped one promises, a relative fall of the energy below it. max_iter: score
-    batches after the first. degree: polynomial degree of the elements; order of the energy is 2·degree in the segment length
-    (2 is the default that notebook 09 finds best, 1 is the chain of straight segments). coarse: numbers of points to solve on
-    first.
+    Attributes:
+        tol: A pair has converged when a step makes, or an undamped one promises, a relative fall
+            of the energy below it.
+        max_iter: Batches of scores after the first.
+        level_tol: The looser tolerance at the noise levels before the last and on coarse paths.
+        degree: Degree of the elements, 1 to 4; the energy is of order 2·degree in the length of a
+            segment. 2 is the best by notebook 09, 1 is the chain of straight segments.
+        coarse: Numbers of points to solve on first.
+        damping: First damping after a rejected step.
+        max_rejections: Rejected steps in a row after which a pair is given up.
+
+    Example:
+        >>> import torch
+        >>> from lib import SphereScore, SteinMetric, geodesic
+        >>> ends = torch.eye(3, dtype=torch.float64)
+        >>> solver = GaussNewton(tol=1e-8, coarse=(9, 17))
+        >>> path = geodesic(SteinMetric(SphereScore()), ends[:1], ends[1:2], solver=solver)
+        >>> path.reason
+        ['converged']
     """
 
     name: ClassVar[str] = "gauss_newton"
@@ -166,7 +306,7 @@ class GaussNewton(Solver):
     level_tol: float = 1e-3
     degree: int = 2
     coarse: tuple[int, ...] = ()
-    damping: float = 1e-3  # first Levenberg–Marquardt parameter after a rejected step
+    damping: float = 1e-3
     max_rejections: int = 12
 
     def __post_init__(self) -> None:
@@ -175,165 +315,192 @@ class GaussNewton(Solver):
         for name in ("max_iter", "max_rejections"):
             checks.count(name, getattr(self, name))
 
-    def solve(self, metric: Metric, path: Tensor, callback: Callback | None = None) -> Solution:
-        """See `Solver.solve`. Raises TypeError for a metric outside the family exp(−2 alpha f)(I + lam s s^T)."""
+    def solve(
+        self,
+        metric: Metric,
+        path: Float[Tensor, "batch points *event"],
+        callback: Callback | None = None,
+    ) -> Solution:
+        """See `Solver.solve`.
+
+        Raises:
+            TypeError: The metric is not of the family exp(−2 alpha f)(I + lam s s^T).
+            ValueError: The score is not finite on the starting path.
+        """
         if not isinstance(metric, ScoreMetric):
             raise TypeError(
-                f"gauss_newton solves the score metric family; for {metric.name} use solver='relaxation'"
+                f"gauss_newton solves the score metric family; for {metric.name} "
+                "use solver='relaxation'"
             )
         points = path.shape[1]
-        for n in self.coarse:
-            if n < points:
-                path = paths.evaluate(path, torch.linspace(0, 1, n), self.degree)
-                path = (
-                    replace(self, tol=max(self.tol, self.level_tol))
-                    ._iterate(metric, path, callback)
-                    .points
-                )
-        if path.shape[1] != points:
-            path = paths.evaluate(path, torch.linspace(0, 1, points), self.degree)
-        return self._iterate(metric, path, callback)
-
-    def _iterate(self, metric: ScoreMetric, path: Tensor, callback: Callback | None) -> Solution:
+        looser = replace(self, tol=max(self.tol, self.level_tol))
         with torch.no_grad():
-            return _Run(self, metric, path, callback).solve()
+            for count in self.coarse:
+                if count < points:
+                    path = paths.evaluate(path, torch.linspace(0, 1, count), self.degree)
+                    path = _Iteration(looser, metric, path, callback).run().points
+            if path.shape[1] != points:
+                path = paths.evaluate(path, torch.linspace(0, 1, points), self.degree)
+            return _Iteration(self, metric, path, callback).run()
 
 
-class _Run:
-    """A batch of paths on its way: which pairs are still active, their damping, and why the others stopped."""
+class _Iteration:
+    """A batch of paths on the way to their geodesics.
+
+    Attributes:
+        path: The starting paths, in the caller's shape, dtype and device.
+        energy: What is minimised.
+        state: The best paths so far, flat and in the working precision.
+        progress: Which pairs are still at work.
+        damping: Levenberg–Marquardt's mu of each pair, (batch,).
+        rejections: Rejected steps in a row of each pair, (batch,).
+        curvature: kappa at the free points, (batch, free).
+        drift: ∂_t s at the free points where they last were evaluated, (batch, free, d).
+        drift_is_old: Pairs that have moved since, (batch,).
+    """
 
     def __init__(
-        self,
-        settings: GaussNewton,
-        metric: ScoreMetric,
-        path: Tensor,
-        callback: Callback | None = None,
+        self, settings: GaussNewton, metric: ScoreMetric, path: Tensor, callback: Callback | None
     ) -> None:
-        self.settings, self.metric, self.path = settings, metric, path
-        self.elements, batch = elements(path.shape[1], settings.degree), len(path)
-        x = path.flatten(2).to(torch.float32 if path.device.type == "mps" else torch.float64)
+        self.settings = settings
+        self.metric = metric
+        self.path = path
+        x = path.flatten(2).to(working_dtype(path))
+        batch = len(x)
+        self.energy = DiscreteEnergy(metric, x, settings.degree)
+        self.times = self.energy.elements.times
         self.progress = Progress(batch, callback)
-        s = self._scores(x, self.elements.times)
+        s = self.scores(x, self.times, self.progress.active)
         check_start(metric, s)
-        self.state = _state(metric, self.elements, x, s)
-        self.known = isinstance(metric.sigma, float) and metric.sigma > 0
-        self.kappa = x.new_full((batch, x.shape[1] - 2), 1 / metric.sigma**2 if self.known else 0.0)
-        self.mu, self.rejected = x.new_zeros(batch), torch.zeros(batch, dtype=torch.long)
-        self.drift, self.stale = torch.zeros_like(x[:, 1:-1]), torch.ones(batch, dtype=torch.bool)
+        self.state = self.energy.state(x, s)
+        self.damping = x.new_zeros(batch)
+        self.rejections = torch.zeros(batch, dtype=torch.long)
+        self.curvature = starting_curvature(metric, x)
+        self.drift = torch.zeros_like(x[:, 1:-1])
+        self.drift_is_old = torch.ones(batch, dtype=torch.bool)
 
-    @property
-    def active(self) -> Tensor:
-        return self.progress.active
-
-    def solve(self) -> Solution:
+    def run(self) -> Solution:
         for iteration in range(1, self.settings.max_iter + 1):
-            delta, fall = self._propose()
-            if len(self.active) == 0:
+            step, promised_fall = self.propose()
+            if len(self.progress.active) == 0:
                 break
-            self._try(delta, fall)
+            self.attempt(step, promised_fall)
             energy = self.state.log_energy.exp()
             self.progress.record(iteration=iteration, energy=energy.tolist())
-            if self.progress.stopped(iteration, self._points(), energy):
+            if self.progress.stopped(iteration, self.points(), energy):
                 break
-        self._distrust()
+        self.reject_unresolved()
         scores = self.state.s.reshape(self.path.shape).to(self.path)
-        return self.progress.solution(self._points(), scores)
+        return self.progress.solution(self.points(), scores)
 
-    def _propose(self) -> tuple[Tensor, Tensor]:
-        """Steps of the active pairs and the falls they promise; pairs whose undamped step promises too little are done."""
-        mu, drift = self.mu[self.active], self._moved() if self.metric.score.moves else None
-        delta, fall = _step(
-            self.metric,
-            self.elements,
-            self.state.rows(self.active),
-            mu,
-            self.kappa[self.active],
-            drift,
-        )
-        met = ((fall <= self.settings.tol) & (mu <= self.settings.damping)).cpu()
-        self.progress.end(self.active[met], CONVERGED)
-        return delta[~met], fall[~met]
+    def propose(self) -> tuple[Tensor, Tensor]:
+        """Steps of the active pairs and the falls they promise.
 
-    def _try(self, delta: Tensor, fall: Tensor) -> None:
-        """One score batch: take the step where the energy falls, damp the next one where it does not."""
-        active = self.active
-        now = self.state.rows(active)
-        x, s = now.x.clone(), now.s.clone()
-        x[:, 1:-1] += delta
-        s[:, 1:-1] = self._scores(
-            x[:, 1:-1], self.elements.times[1:-1]
-        )  # the ends keep their scores
-        new = _state(self.metric, self.elements, x, s)
-        gain = (now.log_energy - new.log_energy).expm1().cpu()  # relative fall of the energy
-        better = gain >= 0  # False for NaN
-        if self.metric.alpha > 0 and not self.known:
-            self._secant((new.s - now.s)[:, 1:-1], delta)
-        self.state = self.state.replace(self.active[better], new.rows(better.nonzero().flatten()))
-        self._damp(better)
-        done = better & (gain <= self.settings.tol)
-        stuck = self.rejected[self.active] >= self.settings.max_rejections
-        if bool(stuck.any()):
-            self._give_up(stuck, torch.isfinite(new.log_energy).cpu(), fall)
-        self.progress.end(active[done], CONVERGED)
-
-    def _damp(self, better: Tensor) -> None:
-        """Levenberg–Marquardt: mu falls by 4 (to zero at last) after success and rises by 4 after failure."""
-        good, poor, least = self.active[better], self.active[~better], self.settings.damping
-        self.mu[good] = torch.where(self.mu[good] > least, self.mu[good] / 4, 0.0)
-        self.mu[poor] = (4 * self.mu[poor]).clamp_min(least)
-        self.rejected[good], self.rejected[poor] = 0, self.rejected[poor] + 1
-        self.stale[good] = True
-
-    def _moved(self) -> Tensor:
-        """∂_t s at the interior points of the active pairs, renewed where they have moved: (active, n, d)."""
-        rows, t = self.active[self.stale[self.active]], self.elements.times[1:-1]
-        if len(rows):
-            now = self.state.rows(rows)
-            self.drift[rows] = (self._scores(now.x[:, 1:-1], t + t[0], rows) - now.s[:, 1:-1]) / t[
-                0
-            ]
-            self.stale[rows] = False
-        return self.drift[self.active]
-
-    def _secant(self, change: Tensor, delta: Tensor) -> None:
-        """kappa = −Δ·(s_new − s)/‖Δ‖², the curvature of −log p along the step."""
-        kappa = -(change * delta).sum(-1) / delta.pow(2).sum(-1)
-        self.kappa[self.active] = kappa.clamp_min(0).where(
-            torch.isfinite(kappa), self.kappa[self.active]
-        )
-
-    def _give_up(self, stuck: Tensor, finite: Tensor, fall: Tensor) -> None:
-        """A pair that no damping helps has converged if the fall its step promised is below the quadrature's error."""
-        active = self.active
-        blind = (fall <= self._resolution(self.state.rows(active))).cpu()
-        self.progress.end(active[stuck & ~finite], NOT_FINITE)
-        self.progress.end(active[stuck & finite & blind], AT_RESOLUTION)
-        self.progress.end(active[stuck & finite & ~blind], NO_FALL)
-
-    def _distrust(self) -> None:
-        """Nothing has converged whose energy depends on the quadrature."""
-        coarse = self.progress.converged & (self._resolution(self.state) > TRUSTED).cpu()
-        self.progress.end(coarse.nonzero().flatten(), UNRESOLVED)
-
-    def _resolution(self, state: _State) -> Tensor:
-        """Relative difference of the energy between this degree and the chain of segments: its quadrature error, (batch,)."""
-        other = elements(state.x.shape[1], 1 if self.settings.degree > 1 else 2)
-        return (
-            (_state(self.metric, other, state.x, state.s).log_energy - state.log_energy)
-            .expm1()
-            .abs()
-        )
-
-    def _scores(self, x: Tensor, times: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Scores at points (rows, n, d) of the pairs `rows`, the active ones if None, at times (n,) of their paths.
-
-        Asked in the caller's dtype, returned in the solver's.
+        A pair has converged if its step, undamped or nearly so, promises too little.
         """
-        score = self.metric.score.pick(self.active if rows is None else rows).along(times)
-        return score(x.reshape(-1, *self.path.shape[2:]).to(self.path)).reshape(x.shape).to(x)
+        active = self.progress.active
+        damping = self.damping[active]
+        drift = None
+        if self.metric.score.moves:
+            drift = self.current_drift()
+        step, promised_fall = self.energy.step(
+            self.state.rows(active), damping, self.curvature[active], drift
+        )
+        small = promised_fall <= self.settings.tol
+        converged = (small & (damping <= self.settings.damping)).cpu()
+        self.progress.end(active[converged], CONVERGED)
+        return step[~converged], promised_fall[~converged]
 
-    def _points(self) -> Tensor:
+    def attempt(self, step: Tensor, promised_fall: Tensor) -> None:
+        """One batch of scores: take the steps that make the energy fall, damp the others' next."""
+        active = self.progress.active
+        old = self.state.rows(active)
+        x = old.x.clone()
+        x[:, 1:-1] += step
+        # the ends keep their scores
+        s = old.s.clone()
+        s[:, 1:-1] = self.scores(x[:, 1:-1], self.times[1:-1], active)
+        new = self.energy.state(x, s)
+        fall = (old.log_energy - new.log_energy).expm1().cpu()
+        # False where the new energy is NaN
+        better = fall >= 0
+
+        if self.metric.alpha > 0 and not knows_sigma(self.metric):
+            self.update_curvature((new.s - old.s)[:, 1:-1], step)
+        accepted = new.rows(better.nonzero().flatten())
+        self.state = self.state.replace(active[better], accepted)
+        self.update_damping(active[better], active[~better])
+        self.drift_is_old[active[better]] = True
+
+        stuck = self.rejections[active] >= self.settings.max_rejections
+        if bool(stuck.any()):
+            finite = torch.isfinite(new.log_energy).cpu()
+            self.give_up(stuck, finite, promised_fall)
+        self.progress.end(active[better & (fall <= self.settings.tol)], CONVERGED)
+
+    def update_damping(self, accepted: Tensor, rejected: Tensor) -> None:
+        """The damping falls after success, at last to zero, and rises after failure."""
+        least = self.settings.damping
+        mu = self.damping[accepted]
+        self.damping[accepted] = torch.where(mu > least, mu / DAMPING_FACTOR, 0.0)
+        self.damping[rejected] = (DAMPING_FACTOR * self.damping[rejected]).clamp_min(least)
+        self.rejections[accepted] = 0
+        self.rejections[rejected] += 1
+
+    def update_curvature(self, score_change: Tensor, step: Tensor) -> None:
+        """The secant kappa = −Δ·(s_new − s)/‖Δ‖², the curvature of −log p along the step."""
+        active = self.progress.active
+        kappa = -(score_change * step).sum(-1) / step.pow(2).sum(-1)
+        old = self.curvature[active]
+        self.curvature[active] = torch.where(torch.isfinite(kappa), kappa.clamp_min(0), old)
+
+    def current_drift(self) -> Tensor:
+        """∂_t s at the free points of the active pairs, evaluated anew where they have moved."""
+        active = self.progress.active
+        moved = active[self.drift_is_old[active]]
+        if len(moved) > 0:
+            t = self.times[1:-1]
+            h = self.times[1]
+            here = self.state.rows(moved)
+            later = self.scores(here.x[:, 1:-1], t + h, moved)
+            self.drift[moved] = (later - here.s[:, 1:-1]) / h
+            self.drift_is_old[moved] = False
+        return self.drift[active]
+
+    def give_up(self, stuck: Tensor, finite: Tensor, promised_fall: Tensor) -> None:
+        """End the active pairs that no damping helps.
+
+        One has converged if the fall that its step promised is below the quadrature's error.
+        """
+        active = self.progress.active
+        error = self.quadrature_error(self.state.rows(active))
+        negligible = (promised_fall <= error).cpu()
+        self.progress.end(active[stuck & ~finite], NOT_FINITE)
+        self.progress.end(active[stuck & finite & negligible], AT_RESOLUTION)
+        self.progress.end(active[stuck & finite & ~negligible], NO_FALL)
+
+    def reject_unresolved(self) -> None:
+        """Nothing has converged whose energy depends on the quadrature."""
+        unresolved = (self.quadrature_error(self.state) > RESOLVED).cpu()
+        rows = (self.progress.converged & unresolved).nonzero().flatten()
+        self.progress.end(rows, UNRESOLVED)
+
+    def quadrature_error(self, state: PathState) -> Tensor:
+        """Relative difference of the energy from that of another degree, (batch,)."""
+        other_degree = 1 if self.settings.degree > 1 else 2
+        other = DiscreteEnergy(self.metric, state.x, other_degree).state(state.x, state.s)
+        return (other.log_energy - state.log_energy).expm1().abs()
+
+    def scores(self, x: Tensor, times: Tensor, rows: Tensor) -> Tensor:
+        """Scores at points (rows, n, d) of some pairs, at times (n,) of their paths.
+
+        The score sees the caller's dtype and the solver the working precision.
+        """
+        score = self.metric.score.pick(rows).along(times)
+        points = x.reshape(-1, *self.path.shape[2:]).to(self.path)
+        return score(points).reshape(x.shape).to(x)
+
+    def points(self) -> Tensor:
+        """The paths as the caller gave them; their ends are the same numbers."""
         points = self.state.x.reshape(self.path.shape).to(self.path)
-        return torch.cat(
-            [self.path[:, :1], points[:, 1:-1], self.path[:, -1:]], 1
-        )  # the ends as they came
+        return torch.cat([self.path[:, :1], points[:, 1:-1], self.path[:, -1:]], 1)
