@@ -11,7 +11,7 @@ from lib.metrics import DensityMetric, ScoreMetric, SteinMetric
 from lib.scores import Score
 from lib.scores.variance_preserving import VariancePreservingScore
 from lib.solvers import FunctionalGradient, GaussNewton, Portfolio, Relaxation, geodesic
-from lib.solvers.gauss_newton import _gradient, _Run, _state
+from lib.solvers.gauss_newton import DiscreteEnergy
 from lib.solvers.solve import distance
 
 
@@ -60,21 +60,26 @@ def moving(pairs, d, seed=0):
 @pytest.mark.parametrize("lam, alpha", [(2.0, 0.0), (0.0, 0.4), (1.5, 0.3)])
 @pytest.mark.parametrize("degree, tolerance", [(1, 1e-6), (2, 0.02)])
 def test_gradient_of_the_energy_when_the_score_moves(lam, alpha, degree, tolerance):
-    """By central differences; exact for straight elements, else to the order of the quadrature. Without the drift it is wrong."""
+    """By central differences: exact for straight elements, else to the order of the quadrature.
+
+    Without the drift it is wrong.
+    """
     score, start, end = moving(3, 2)
-    metric, path = ScoreMetric(score, lam=lam, alpha=alpha), paths.slerp(start, end, 17)
-    run = _Run(GaussNewton(degree=degree), metric, path)
-    drift, e = run._moved(), run.elements
-    exact = (score.last - score.first)[:, None] / (score.spread**2 + score.sigma**2)
-    torch.testing.assert_close(drift, exact.expand_as(drift), rtol=1e-9, atol=1e-9)
-    scale = (run.state.log_energy.exp() / run.state.scaled_energy)[:, None, None]
-    made = scale * _gradient(metric, e, run.state, drift)
-    without = scale * _gradient(metric, e, run.state)
+    metric = ScoreMetric(score, lam=lam, alpha=alpha)
+    x = paths.slerp(start, end, 17)
+    discrete = DiscreteEnergy(metric, x, degree)
+    state = discrete.state(x, metric.scores_along(x))
+    rate = (score.last - score.first)[:, None] / (score.spread**2 + score.sigma**2)
+    drift = rate.expand_as(x[:, 1:-1])
+    scale = (state.log_energy.exp() / state.scaled_energy)[:, None, None]
+    made = scale * discrete.half_gradient(state, drift)
+    without = scale * discrete.half_gradient(state)
 
     def energy(x):
-        return _state(metric, e, x, run._scores(x, e.times)).log_energy.exp()
+        return discrete.state(x, metric.scores_along(x)).log_energy.exp()
 
-    x, h, wanted = run.state.x, 1e-5, torch.zeros_like(made)
+    h = 1e-5
+    wanted = torch.zeros_like(made)
     for j in range(1, 16):
         for k in range(2):
             step = torch.zeros_like(x)
