@@ -1,9 +1,4 @@
-"""The density metric: the sphere against its exact geodesic, mixtures against a grid, and what the two additions buy."""
-
-from __future__ import annotations
-
-from contextlib import ExitStack
-from unittest import mock
+"""The density metric: the sphere against its exact geodesic, and mixtures against a grid."""
 
 import torch
 
@@ -11,11 +6,13 @@ from lib import exact
 from lib.exact import grid_distance
 from lib.metrics import DensityMetric
 from lib.scores import GaussianMixtureScore, SphereScore
-from lib.solvers import Geodesic, gauss_newton, geodesic
+from lib.solvers import Geodesic, geodesic
 
-from . import ANGLE, Result, Target, percent, spent, sphere_ends, table
+from . import ANGLE, Result, Target, cost, percent, sphere_ends, table
 
-MIXTURES = {  # means, standard deviations, ends: a valley between two hills, hills on a ring, a detour of unequal hills
+# Means, standard deviations, ends: a valley between two hills, hills on a ring, a detour over
+# unequal hills.
+MIXTURES = {
     "two hills": ([[-1.0, 0.0], [1.0, 0.0]], [0.45, 0.45], ([-1.0, 0.5], [1.0, -0.5])),
     "ring": (
         [[1.2, 0.0], [0.6, 1.04], [-0.6, 1.04], [-1.2, 0.0]],
@@ -48,7 +45,7 @@ def on_sphere(quick: bool = False) -> Result:
                     "sigma": sigma,
                     "alpha": alpha,
                     "start": "straight" if levels is None else "annealed",
-                    **spent(g),
+                    **cost(g),
                     "energy / exact − 1": g.energy.item() / truth.energy - 1,
                     "dip": 1 - g.points[0].norm(dim=1).min().item(),
                     "exact dip": truth.dip,
@@ -80,11 +77,13 @@ def mixtures(quick: bool = False) -> Result:
     """Length against Dijkstra's on a grid, whose own length is at most 0.2 % too long (reach 8)."""
     rows = []
     for name, (means, widths, ends) in MIXTURES.items():
-        means, widths, start, end = (
-            torch.tensor(x, dtype=torch.float64) for x in (means, widths, *ends)
+        start, end = torch.tensor(ends, dtype=torch.float64)
+        score = GaussianMixtureScore(
+            torch.tensor(means, dtype=torch.float64), torch.tensor(widths, dtype=torch.float64)
         )
-        metric = DensityMetric(GaussianMixtureScore(means, widths), alpha=1.0)
-        cells, reach = (48, 5) if quick else (192, 8)
+        metric = DensityMetric(score, alpha=1.0)
+        cells = 48 if quick else 192
+        reach = 5 if quick else 8
         shortest = grid_distance(metric, start, lower=-2.4, upper=2.4, cells=cells, reach=reach).to(
             end
         )
@@ -95,7 +94,7 @@ def mixtures(quick: bool = False) -> Result:
                 {
                     "mixture": name,
                     "start": init,
-                    **spent(g),
+                    **cost(g),
                     "length": length(metric, g),
                     "grid": shortest,
                     "length / grid − 1": length(metric, g) / shortest - 1,
@@ -122,60 +121,3 @@ def length(metric: DensityMetric, g: Geodesic) -> float:
     """Length in the units of p itself: a solver counts from f = 0 on average over both ends."""
     f = metric.score.log_density(g.points[0, [0, -1]]).mean()
     return float(g.length[0] * (-metric.alpha * f).exp())
-
-
-def ablation(quick: bool = False) -> Result:
-    """Gauss–Newton without the curvature term kappa, without the weight floor, without both."""
-    small = gauss_newton._small_matrices
-    no_curvature = mock.patch.object(
-        gauss_newton, "_small_matrices", lambda *a: small(*a[:-1], torch.zeros_like(a[-1]))
-    )
-    no_floor = mock.patch.object(gauss_newton, "WEIGHT_FLOOR", 0.0)
-    variants = {
-        "both": (),
-        "no floor": (no_floor,),
-        "no curvature": (no_curvature,),
-        "neither": (no_floor, no_curvature),
-    }
-    rows = []
-    for sigma, alpha in ((0.1, 0.5), (0.1, 1.0), (0.05, 0.5), (0.05, 1.0)):
-        truth, metric = (
-            exact.sphere_geodesic(ANGLE, alpha=alpha, sigma=sigma),
-            DensityMetric(SphereScore(sigma=sigma), alpha),
-        )
-        for name, patches in variants.items():
-            with ExitStack() as stack:
-                for patch in patches:
-                    stack.enter_context(patch)
-                g = geodesic(metric, *sphere_ends(50), points=51, max_iter=50 if quick else 400)
-            rows.append(
-                {
-                    "sigma": sigma,
-                    "alpha": alpha,
-                    "variant": name,
-                    **spent(g),
-                    "energy / exact − 1": (error := g.energy.item() / truth.energy - 1),
-                    "solved": abs(error) <= 1e-3,
-                }
-            )
-    frame = table(rows)
-    wide, solved = (
-        frame.pivot(index=["sigma", "alpha"], columns="variant", values=v)
-        for v in ("batches", "solved")
-    )
-    gain = (wide["neither"] / wide["both"])[solved["neither"]]
-    return Result(
-        "ablation",
-        "What the curvature term and the weight floor buy (straight start)",
-        frame,
-        [],
-        [
-            f"solved, of 4: {', '.join(f'{name} {int(solved[name].sum())}' for name in variants)}"
-            + (
-                f"; where it solves without, both save {gain.min():.2g} to {gain.max():.2g}"
-                if len(gain)
-                else ""
-            ),
-            "converged but not solved: without the floor a singular matrix promises no fall of the energy",
-        ],
-    )

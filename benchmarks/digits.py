@@ -1,6 +1,4 @@
-"""Handwritten digits: ten turns by 90° from the score alone, and MNIST among 9,600 images with the graph start."""
-
-from __future__ import annotations
+"""Handwritten digits: ten turns by 90° from the score alone, and MNIST among 9,600 images."""
 
 import pandas as pd
 import torch
@@ -12,10 +10,15 @@ from lib.metrics import SteinMetric
 from lib.scores import EmpiricalScore
 from lib.solvers import GaussNewton, Portfolio, geodesic
 
-from . import Result, Target, spent, table
+from . import Result, Target, cost, table
 
-POINTS, TURN, STRENGTH = 25, 90.0, 1000.0
+POINTS = 25
+# degrees
+TURN = 90.0
+# lam of the Stein metric, in units of sigma²
+STRENGTH = 1000.0
 LEVELS = (3.0, 2.0, 1.5, 1.0, 0.7, 0.5)
+# errors of the prototype
 REFERENCE = {
     0: 0.0003,
     1: 0.011,
@@ -25,7 +28,7 @@ REFERENCE = {
     5: 0.0005,
     7: 0.016,
     8: 0.0003,
-}  # the prototype's
+}
 
 
 def turns(image: Tensor) -> Tensor:
@@ -38,15 +41,17 @@ def errors(path: Tensor, truth: Tensor) -> Tensor:
 
 
 def alone(quick: bool = False) -> Result:
-    """Each digit in a world of its own turns: annealing and a portfolio of starts drawn from the score (notebook 03)."""
-    source, sigma = data.digits("sklearn", limit=200), 0.5
+    """Each digit in a world of its own turns: annealing and a portfolio of starts (notebook 03)."""
+    source = data.digits("sklearn", limit=200)
+    sigma = 0.5
     rows = []
     for k in range(2 if quick else 10):
         image = source.images[[int((source.labels == k).nonzero()[0, 0])]].double()
         score = EmpiricalScore(
             data.turns(image[0], step=12.0 if quick else 2.0).double(), sigma=sigma
         )
-        metric, truth = SteinMetric(score, lam=STRENGTH * sigma**2), turns(image)
+        metric = SteinMetric(score, lam=STRENGTH * sigma**2)
+        truth = turns(image)
         g = geodesic(
             metric,
             truth[:, 0],
@@ -56,13 +61,14 @@ def alone(quick: bool = False) -> Result:
             solver=Portfolio(starts=8, tol=1e-4),
         )
         line = errors(paths.lerp(truth[:, 0], truth[:, -1], POINTS), truth).item()
+        error = errors(g.points, truth).item()
         rows.append(
             {
                 "digit": k,
                 "line": line,
-                "geodesic": (error := errors(g.points, truth).item()),
+                "geodesic": error,
                 "line / geodesic": line / error,
-                **spent(g),
+                **cost(g),
             }
         )
     frame = table(rows)
@@ -79,7 +85,10 @@ def alone(quick: bool = False) -> Result:
 
 
 def mnist(quick: bool = False) -> Result:
-    """200 MNIST test digits in 48 orientations as one distribution, graph start; left out where MNIST is not on the machine."""
+    """200 MNIST test digits in 48 orientations as one distribution, graph start.
+
+    Left out where MNIST is not on the machine.
+    """
     if quick:
         source = data.digits("sklearn", limit=30)
     else:
@@ -89,8 +98,8 @@ def mnist(quick: bool = False) -> Result:
             return Result(
                 "mnist", "MNIST among 9,600 images", table([]), [], [f"left out: {error}"]
             )
-    people = torch.cat([data.rotate(source.images, 360.0 * k / 48) for k in range(48)])
-    metric = SteinMetric(EmpiricalScore(people, sigma=0.6), lam=STRENGTH * 0.6**2)
+    crowd = torch.cat([data.rotate(source.images, 360.0 * k / 48) for k in range(48)])
+    metric = SteinMetric(EmpiricalScore(crowd, sigma=0.6), lam=STRENGTH * 0.6**2)
     first = [
         int((source.labels == k).nonzero()[0, 0])
         for k in range(10)
@@ -106,7 +115,7 @@ def mnist(quick: bool = False) -> Result:
             points=POINTS,
             noise_levels=levels,
             init="graph",
-            samples=people,
+            samples=crowd,
             solver=GaussNewton(tol=1e-3, max_iter=40),
         )
         for name, levels in schedules.items()
@@ -124,18 +133,19 @@ def mnist(quick: bool = False) -> Result:
     batches = ", ".join(f"{g.score_batches} score batches ({name})" for name, g in found.items())
     return Result(
         "mnist",
-        f"{len(people)} images of {source.source.name}, turned by 90°: error to the true turn",
+        f"{len(crowd)} images of {source.source.name}, turned by 90°: error to the true turn",
         frame,
         [
             Target(
-                "the reference errors for 0, 2, 3, 4, 5, 8 to a factor of two, from the graph (either schedule)",
+                "the reference errors for 0, 2, 3, 4, 5, 8 to a factor of two, from the graph "
+                "(either schedule)",
                 reached,
                 max(near.values()) == len(turned) > 0,
             )
         ],
         [
-            f"all pairs at once: {batches}; converged: {converged} of {2 * len(first)}, since orientations 7.5° apart are "
-            "not bridged at sigma 0.6",
+            f"all pairs at once: {batches}; converged: {converged} of {2 * len(first)}, since "
+            "orientations 7.5° apart are not bridged at sigma 0.6",
             "1, 7 and 9 go by way of other digits",
         ],
         [source.source],

@@ -1,14 +1,15 @@
-"""Stable Diffusion 2.1-base at its true size, random weights: a geodesic of 17 frames against plain sampling of 17 images.
+"""Stable Diffusion 2.1-base at its true size, random weights: a geodesic against plain sampling.
 
-    python -m benchmarks.run --only latent                                  64 pixels, what one CPU thread does in minutes
-    python -m benchmarks.latent --size 512 --device cuda --dtype float16    the true size, everything run to its end
+    python -m benchmarks.run --only latent
+        64 pixels, what one CPU thread does in minutes
+    python -m benchmarks.latent --size 512 --device cuda --dtype float16
+        the true size, everything run to its end
 
-Both sides ask the same `StableDiffusionScore`, each in a fresh process. Random weights cost what trained ones cost, but what
-a solver needs to converge on them says nothing of a trained model; so the geodesic runs for a set number of steps, and its
-count is exact for that number: points + (points − 2) a step.
+A geodesic of 17 frames and a sampling of 17 images call the same `StableDiffusionScore`, each in a
+fresh process. Random weights cost what trained ones cost, but what a solver needs to converge on
+them says nothing of a trained model. So the geodesic runs for a set number of steps, and its count
+is exact for that number: points + (points − 2) a step.
 """
-
-from __future__ import annotations
 
 import json
 import math
@@ -29,22 +30,51 @@ import torch
 import typer
 from torch import Tensor
 
-from experiments.figures import ROOT
 from lib import checks, flow, interpolate, latents
 from lib.scores import StableDiffusionScore
 from lib.solvers import ConvergenceWarning
 
-from . import Result, sphere, table
+from . import Result, reporting, sphere, table
 
-FRAMES, STEPS, GUIDANCE, CALLS = 17, 50, 7.5, (1, 4, 8, 17)
+ROOT = Path(__file__).resolve().parent.parent
+FRAMES = 17
+# DDIM steps of a sampling
+STEPS = 50
+GUIDANCE = 7.5
+# points a call
+CALLS = (1, 4, 8, 17)
 TIMES = ("seconds", "CPU seconds")
 DTYPES = ("float32", "float16", "bfloat16")
+COLUMNS = (
+    "side",
+    "evaluations",
+    "measured",
+    *TIMES,
+    "CPU s / evaluation",
+    "before, GB",
+    "peak, GB",
+    "weights, GB",
+    "converged",
+)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """size: pixels a side. narrow: divides all widths (1: true size). iterations: Gauss–Newton steps at most, each one batch of
-    15 points. measured: DDIM steps truly taken of STEPS, which all cost the same; the rest is extrapolated."""
+    """What is measured, and on what.
+
+    Args:
+        size: pixels a side.
+        dtype: of the networks, a name of DTYPES.
+        device: of torch.
+        micro_batch: points a call of the network.
+        iterations: most Gauss–Newton steps, each one batch of 15 points.
+        measured: DDIM steps that are taken of STEPS. All cost the same; the rest is extrapolated.
+        sigma: noise level of the geodesic.
+        method: of `interpolate`.
+        version: of Stable Diffusion.
+        narrow: divides all widths (1: true size).
+        threads: of torch.
+    """
 
     size: int = 64
     dtype: str = "float32"
@@ -64,33 +94,46 @@ class Setting:
 
 
 def reset_peak(setting: Setting) -> None:
-    """Let the peak start anew from what is in use now; where the system cannot, it goes on from the largest so far."""
+    """Let the peak start anew from what is in use now; where the system cannot, it goes on."""
     if setting.cuda:
         torch.cuda.reset_peak_memory_stats(setting.device)
-    else:
-        with suppress(OSError):  # Linux alone: Documentation/filesystems/proc.rst, clear_refs
-            Path("/proc/self/clear_refs").write_text("5")
+        return
+    # Linux alone: Documentation/filesystems/proc.rst, clear_refs
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory(setting: Setting) -> int:
-    """Bytes: torch.cuda.max_memory_allocated on a GPU, else the largest resident memory of this process."""
-    return torch.cuda.max_memory_allocated(setting.device) if setting.cuda else sphere.peak_memory()
+    """Bytes: torch.cuda.max_memory_allocated on a GPU, else the peak resident memory."""
+    if setting.cuda:
+        return torch.cuda.max_memory_allocated(setting.device)
+    return sphere.peak_memory()
+
+
+def synchronise(setting: Setting) -> None:
+    if setting.cuda:
+        torch.cuda.synchronize()
 
 
 def measured(setting: Setting, run: Callable[[], object]) -> dict[str, float]:
-    """Seconds of one run, by the clock and of this process's threads together, and memory before it and at most during it."""
-    wait = torch.cuda.synchronize if setting.cuda else lambda: None
-    wait()
+    """Seconds of one run by the clock and of this process's threads, memory before and at most."""
+    synchronise(setting)
     reset_peak(setting)
-    before, began, busy = peak_memory(setting), time.perf_counter(), time.process_time()
+    before = peak_memory(setting)
+    began = time.perf_counter()
+    busy = time.process_time()
     run()
-    wait()
+    synchronise(setting)
     return {
         "seconds": time.perf_counter() - began,
         "CPU seconds": time.process_time() - busy,
         "before, GB": before / 1e9,
         "peak, GB": peak_memory(setting) / 1e9,
     }
+
+
+def networks(score: StableDiffusionScore) -> tuple[torch.nn.Module, ...]:
+    return score.pipe.unet, score.pipe.vae, score.pipe.text_encoder
 
 
 def load(setting: Setting) -> StableDiffusionScore:
@@ -104,56 +147,53 @@ def load(setting: Setting) -> StableDiffusionScore:
     score = StableDiffusionScore(
         pipe,
         "a photo of a cat",
-        size=(setting.size,) * 2,
+        size=(setting.size, setting.size),
         micro_batch=setting.micro_batch,
         sigma=setting.sigma,
     )
-    score(
-        noise(score, setting.micro_batch if setting.cuda else 1)
-    )  # a GPU chooses its kernels by shape
+    # a GPU chooses its kernels by shape
+    score(noise(score, setting.micro_batch if setting.cuda else 1))
     return score
 
 
 def noise(score: StableDiffusionScore, n: int) -> Tensor:
-    return torch.randn(n, *score.event_shape, generator=torch.Generator().manual_seed(0)).to(
-        score.pipe.unet.device
-    )
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n, *score.event_shape, generator=generator).to(score.pipe.unet.device)
 
 
 def weights(score: StableDiffusionScore) -> float:
     """Gigabytes of all parameters."""
-    parts = (score.pipe.unet, score.pipe.vae, score.pipe.text_encoder)
-    return sum(p.numel() * p.element_size() for part in parts for p in part.parameters()) / 1e9
+    parameters = [p for network in networks(score) for p in network.parameters()]
+    return sum(p.numel() * p.element_size() for p in parameters) / 1e9
 
 
 def geodesic_side(score: StableDiffusionScore, setting: Setting) -> list[dict]:
-    """Our method between two latents; decoding the frames is a side of its own, the same for both."""
-    (start, end), made = noise(score, 2).split(1), []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a column says so
-        row = measured(
-            setting,
-            lambda: made.append(
-                interpolate(
-                    score,
-                    start,
-                    end,
-                    method=setting.method,
-                    frames=FRAMES,
-                    points=FRAMES,
-                    max_iter=setting.iterations,
-                )
-            ),
+    """Our method between two latents; decoding the frames is a side of its own."""
+    start, end = noise(score, 2).split(1)
+    results = []
+
+    def run() -> None:
+        frames = interpolate(
+            score,
+            start,
+            end,
+            method=setting.method,
+            frames=FRAMES,
+            points=FRAMES,
+            max_iter=setting.iterations,
         )
-    return [
-        row
-        | {
-            "side": "geodesic",
-            "evaluations": made[0].evaluations,
-            "measured": made[0].evaluations,
-            "converged": str(bool(made[0].path.converged.all())),
-        }
-    ]
+        results.append(frames)
+
+    with warnings.catch_warnings():
+        # a column says so
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        row = measured(setting, run)
+    result = results[0]
+    row["side"] = "geodesic"
+    row["evaluations"] = result.evaluations
+    row["measured"] = result.evaluations
+    row["converged"] = str(bool(result.path.converged.all()))
+    return [row]
 
 
 def sampling_side(
@@ -161,62 +201,76 @@ def sampling_side(
 ) -> list[dict]:
     """DDIM through the first `measured` of its STEPS noise levels."""
     score = score.prompted("a photo of a cat", guidance=guidance)
-    levels = [*flow.noise_levels(score, top := score.noise_range[1], STEPS), 0.0][
-        : setting.measured + 1
-    ]
-    x, before = top * noise(score, FRAMES), score.counter.evaluations
-    row, part = measured(setting, lambda: flow.follow(score, x, levels)), setting.measured / STEPS
-    spent = score.counter.evaluations - before
-    return [
-        row
-        | {
-            "side": "sampling" if guidance == 1 else "guided sampling",
-            "evaluations": round(spent / part),
-            "measured": spent,
-            **{name: row[name] / part for name in TIMES},
-        }
-    ]
+    highest = score.noise_range[1]
+    levels = [*flow.noise_levels(score, highest, STEPS), 0.0][: setting.measured + 1]
+    x = highest * noise(score, FRAMES)
+    before = score.counter.evaluations
+    row = measured(setting, lambda: flow.follow(score, x, levels))
+    evaluations = score.counter.evaluations - before
+    share = setting.measured / STEPS
+    for name in TIMES:
+        row[name] = row[name] / share
+    row["side"] = "sampling" if guidance == 1 else "guided sampling"
+    row["evaluations"] = round(evaluations / share)
+    row["measured"] = evaluations
+    return [row]
+
+
+def guided_side(score: StableDiffusionScore, setting: Setting) -> list[dict]:
+    """As `sampling_side`, with classifier-free guidance: two network inputs a point."""
+    return sampling_side(score, setting, GUIDANCE)
 
 
 def decoding_side(score: StableDiffusionScore, setting: Setting) -> list[dict]:
     x = noise(score, FRAMES if setting.cuda else 1)
-    return [measured(setting, lambda: latents.decode(score, x)) | {"side": f"decoding {len(x)}"}]
+    row = measured(setting, lambda: latents.decode(score, x))
+    row["side"] = f"decoding {len(x)}"
+    return [row]
 
 
 def calls_side(score: StableDiffusionScore, setting: Setting) -> list[dict]:
     """One call of the network for each size of micro-batch."""
-
-    def row(n: int) -> dict:
+    rows = []
+    for n in CALLS:
         score.micro_batch = n
-        score(noise(score, n)) if setting.cuda else None  # other shapes take other kernels
-        return measured(setting, lambda: score(noise(score, n))) | {
-            "side": f"one call of {n}",
-            "evaluations": n,
-            "measured": n,
-        }
-
-    return [row(n) for n in CALLS]
+        x = noise(score, n)
+        if setting.cuda:
+            # another shape takes other kernels, which are chosen at its first call
+            score(x)
+        row = measured(setting, partial(score, x))
+        row["side"] = f"one call of {n}"
+        row["evaluations"] = n
+        row["measured"] = n
+        rows.append(row)
+    return rows
 
 
 SIDES: dict[str, Callable[[StableDiffusionScore, Setting], list[dict]]] = {
     "geodesic": geodesic_side,
     "sampling": sampling_side,
-    "guided": lambda score, setting: sampling_side(score, setting, GUIDANCE),
+    "guided": guided_side,
     "decoding": decoding_side,
     "calls": calls_side,
 }
 
 
 def side(name: str, setting: Setting, score: StableDiffusionScore | None = None) -> list[dict]:
-    """The rows of one side, measured in this process, on a score that is there already or on a new one."""
-    score = score or load(setting)
-    return [row | {"weights, GB": weights(score)} for row in SIDES[name](score, setting)]
+    """The rows of one side, measured in this process, on `score` or on a new one."""
+    if score is None:
+        score = load(setting)
+    gigabytes = weights(score)
+    return [row | {"weights, GB": gigabytes} for row in SIDES[name](score, setting)]
 
 
 def in_fresh_process(name: str, setting: Setting) -> list[dict]:
-    """The same in a process of its own. RuntimeError: it failed, or was killed for want of memory."""
+    """The same in a process of its own.
+
+    Raises:
+        RuntimeError: it failed, or was killed for want of memory.
+    """
     program = (
-        f"import json; from benchmarks.latent import Setting, side; "
+        "import json\n"
+        "from benchmarks.latent import Setting, side\n"
         f"print(json.dumps(side({name!r}, Setting(**{asdict(setting)!r}))))"
     )
     done = subprocess.run(
@@ -226,27 +280,12 @@ def in_fresh_process(name: str, setting: Setting) -> list[dict]:
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": str(setting.threads)},
     )
+    if done.returncode == -9:
+        raise RuntimeError("ended with code -9: killed: too little memory?")
     if done.returncode:
-        last = (
-            "killed: too little memory?"
-            if done.returncode == -9
-            else (done.stderr.strip().splitlines() or ["no message"])[-1]
-        )
-        raise RuntimeError(f"ended with code {done.returncode}: {last}")
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise RuntimeError(f"ended with code {done.returncode}: {lines[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
-
-
-COLUMNS = (
-    "side",
-    "evaluations",
-    "measured",
-    *TIMES,
-    "CPU s / evaluation",
-    "before, GB",
-    "peak, GB",
-    "weights, GB",
-    "converged",
-)
 
 
 def compare(
@@ -254,70 +293,87 @@ def compare(
     sides: list[str] | None = None,
     *,
     fresh: bool = True,
-    each: Callable[[Result], None] = lambda result: None,
+    each: Callable[[Result], None] | None = None,
 ) -> Result:
-    """Each side in a fresh process, else all in this one; one that fails is named. each: gets the result after every side."""
-    rows, notes, names = (
-        [],
-        said(setting),
-        [checks.choice("side", name, SIDES) for name in sides or SIDES],
-    )
-    run = in_fresh_process if fresh else partial(side, score=load(setting))
+    """Measure the sides; one that fails is named in the notes, and the others go on.
+
+    Args:
+        setting: what is measured.
+        sides: names of SIDES, all of them if None or empty.
+        fresh: each side in a process of its own; else all in this one.
+        each: called with the result so far after every side.
+    """
+    names = [checks.choice("side", name, SIDES) for name in sides or SIDES]
     size = "the true size" if setting.narrow == 1 else f"widths divided by {setting.narrow}"
     title = (
-        f"Stable Diffusion {setting.version}, {size}, random weights, {setting.size}×{setting.size} pixels, "
-        f"{setting.dtype}, micro-batches of {setting.micro_batch}"
+        f"Stable Diffusion {setting.version}, {size}, random weights, "
+        f"{setting.size}×{setting.size} pixels, {setting.dtype}, "
+        f"micro-batches of {setting.micro_batch}"
     )
+    run = in_fresh_process if fresh else partial(side, score=load(setting))
+    notes = explanations(setting)
+    rows = []
+    result = Result("latent", title, table(rows), [], notes)
     for name in names:
         try:
             rows += [in_order(row) for row in run(name, setting)]
         except (RuntimeError, MemoryError) as error:
             notes.append(f"left out: {name}: {error}")
-        each(result := Result("latent", title, table(rows), [], notes))
+        result = Result("latent", title, table(rows), [], notes)
+        if each is not None:
+            each(result)
     return result
 
 
 def in_order(row: dict) -> dict:
     """All columns, with NaN or nothing where a side has no such number."""
+    row = dict(row)
     if row.get("evaluations"):
-        row = row | {"CPU s / evaluation": row["CPU seconds"] / row["evaluations"]}
-    return {key: row.get(key, "" if key == "converged" else math.nan) for key in COLUMNS}
+        row["CPU s / evaluation"] = row["CPU seconds"] / row["evaluations"]
+    row.setdefault("converged", "")
+    return {column: row.get(column, math.nan) for column in COLUMNS}
 
 
-def said(setting: Setting) -> list[str]:
+def explanations(setting: Setting) -> list[str]:
     """What the numbers are, and what they are not."""
-    steps = (
-        f"extrapolated from the first {setting.measured} of {STEPS} DDIM steps, which all cost the same"
-        if setting.measured < STEPS
-        else f"all {STEPS} DDIM steps were taken"
-    )
-    where = (
-        f"on {torch.cuda.get_device_name(setting.device)}; peak: torch.cuda.max_memory_allocated"
-        if setting.cuda
-        else (
-            f"on {setting.threads} threads of a CPU ({platform.machine()}, {os.cpu_count()} in all); CPU seconds leave out waiting "
-            "for other programs; peak: resident memory of the process, libraries included"
+    if setting.measured < STEPS:
+        steps = (
+            f"extrapolated from the first {setting.measured} of {STEPS} DDIM steps, which all "
+            "cost the same"
         )
-    )
-    small = f"{setting.size} pixels, not 512: an evaluation of 512 pixels costs far more time; --size 512 measures it"
-    return [
+    else:
+        steps = f"all {STEPS} DDIM steps were taken"
+    if setting.cuda:
+        name = torch.cuda.get_device_name(setting.device)
+        where = f"on {name}; peak: torch.cuda.max_memory_allocated"
+    else:
+        where = (
+            f"on {setting.threads} threads of a CPU ({platform.machine()}, {os.cpu_count()} in "
+            "all); CPU seconds leave out waiting for other programs; peak: resident memory of the "
+            "process, libraries included"
+        )
+    notes = [
         f"sampling, guided sampling: evaluations and seconds are {steps}",
-        f"geodesic: at most {setting.iterations} Gauss–Newton steps from the straight line, one prompt for all points; a "
-        "changing prompt doubles the evaluations a step; how many steps a trained model needs is not measured here",
+        f"geodesic: at most {setting.iterations} Gauss–Newton steps from the straight line, one "
+        "prompt for all points; a changing prompt doubles the evaluations a step; how many steps "
+        "a trained model needs is not measured here",
         where,
-        *([small] if setting.size < 512 else []),
     ]
+    if setting.size < 512:
+        notes.append(
+            f"{setting.size} pixels, not 512: an evaluation of 512 pixels costs far more time; "
+            "--size 512 measures it"
+        )
+    return notes
 
 
 def full_size(quick: bool = False) -> Result:
     """What a CPU does in minutes; quick: a narrow network, in this process."""
     setting = Setting(threads=torch.get_num_threads())
+    if not quick:
+        return compare(setting)
     small = replace(setting, narrow=8, iterations=1, measured=1, micro_batch=FRAMES)
-    return (
-        compare(small, ["geodesic", "sampling", "guided"], fresh=False)
-        if quick
-        else compare(setting)
-    )
+    return compare(small, ["geodesic", "sampling", "guided"], fresh=False)
 
 
 app = typer.Typer(add_completion=False)
@@ -342,32 +398,30 @@ def main(
     threads: Annotated[int, typer.Option(help="threads of torch", min=1)] = 1,
 ) -> None:
     """Measure both sides at any size, precision and device."""
-    from . import run
-
     if size % 64 or size < 64:
         raise ValueError(
             f"size must be a multiple of 64, three halvings of the latents, got {size}"
         )
     setting = Setting(
-        size,
-        checks.choice("dtype", dtype, DTYPES),
-        str(checks.device(device)),
-        micro_batch,
+        size=size,
+        dtype=checks.choice("dtype", dtype, DTYPES),
+        device=str(checks.device(device)),
+        micro_batch=micro_batch,
         threads=threads,
     )
-    setting = replace(
-        setting,
-        iterations=iterations or (40 if setting.cuda else 8),
-        measured=min(measured or (STEPS if setting.cuda else 3), STEPS),
-    )
-    name, wanted = (
-        f"latent_{size}_{dtype}_{torch.device(device).type}",
-        [s.strip() for s in sides.split(",") if s.strip()],
-    )
-    result = compare(
-        setting, wanted, each=lambda r: run.keep(replace(r, name=name), out, **asdict(setting))
-    )
-    run.show(run.Console(width=None if run.Console().is_terminal else 180), result)
+    if iterations is None:
+        iterations = 40 if setting.cuda else 8
+    if measured is None:
+        measured = STEPS if setting.cuda else 3
+    setting = replace(setting, iterations=iterations, measured=min(measured, STEPS))
+    name = f"latent_{size}_{dtype}_{torch.device(device).type}"
+    names = [part.strip() for part in sides.split(",") if part.strip()]
+
+    def keep(result: Result) -> None:
+        reporting.keep(replace(result, name=name), out, asdict(setting))
+
+    result = compare(setting, names, each=keep)
+    reporting.show(reporting.console(width=180), result)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-"""First-order methods on the same problems, counted by the same counter: this project's own and, if installed, others'.
+"""First-order methods on the same problems, counted by the same counter: our own and others'.
 
-Everyone's path is measured again by one fine quadrature (`fine_energy`). Costs are score evaluations plus points at which
-the score was differentiated, until the method is within 0.1 % of the best energy it ever has, and until 1 % above exact.
-The peers are handed the closed-form log-density at single points, which a user with a score alone does not have; the
-functional gradient puts its curve on the sphere by construction, which is nearly the answer here.
+Everyone's path is measured again by one fine quadrature (`fine_energy`). Costs are score
+evaluations plus points at which the score was differentiated, until the method is within 0.1 % of
+the best energy it ever has, and until 1 % above exact. The peers are handed the closed-form
+log-density at single points, which a user with a score alone does not have; the functional
+gradient puts its curve on the sphere by construction, which is nearly the answer here.
 """
-
-from __future__ import annotations
 
 import math
 import os
@@ -30,46 +29,8 @@ from lib.solvers.base import Solver
 from . import Result, Target, fine_energy, sphere_ends, table
 
 INSTALL = "pip install --no-deps stochman geomstats joblib"
-
-
-class Trace:
-    """Paths on the way, (N, d) each, and what had been spent when they were there."""
-
-    def __init__(self, problem: Problem) -> None:
-        self.problem, self.metric, self.paths, self.spent = problem, problem.metric(), [], []
-
-    @property
-    def cost(self) -> int:
-        return self.metric.counter.evaluations + self.metric.counter.derivatives
-
-    def __call__(self, iteration: int, points: Tensor, energy: Tensor | None = None) -> None:
-        self.paths.append(points.detach().reshape(points.shape[-2:]).clone())
-        self.spent.append(self.cost)
-
-    def measured(self, most: int = 60) -> tuple[np.ndarray, np.ndarray]:
-        """Cost and least energy so far at up to `most` iterations, spread evenly over the logarithm of the cost.
-
-        A path that misses the end, as shooting's do on their way, has no energy yet: infinite.
-        """
-        picks = np.unique(np.geomspace(1, len(self.paths), most).round().astype(int)) - 1
-        ruler, end = self.problem.metric(), sphere_ends(self.problem.dim)[1]
-        arrived = [bool((self.paths[i][-1] - end).norm() < 1e-5) for i in picks]
-        energy = [
-            fine_energy(ruler, self.paths[i][None]).item() if ok else np.inf
-            for i, ok in zip(picks, arrived, strict=True)
-        ]
-        return np.array([self.spent[i] for i in picks]), np.minimum.accumulate(
-            np.where(np.isfinite(energy), energy, np.inf)
-        )
-
-    def until(self, level: float) -> float:
-        """Cost until the energy is at most `level`; NaN if never."""
-        spent, energy = self.curve
-        return next((float(c) for c, e in zip(spent, energy, strict=True) if e <= level), math.nan)
-
-    @cached_property
-    def curve(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.measured()
+OURS = "gauss_newton"
+FIRST_ORDER = ("relaxation", "functional", "stochman", "geomstats")
 
 
 @dataclass(frozen=True)
@@ -89,6 +50,53 @@ class Problem:
     @property
     def energy(self) -> float:
         return exact.sphere_geodesic(2.0, lam=self.lam, alpha=self.alpha, sigma=self.sigma).energy
+
+
+class Trace:
+    """Paths on the way, (N, d) each, and what they had cost when they were there."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.metric = problem.metric()
+        self.paths: list[Tensor] = []
+        self.costs: list[int] = []
+
+    @property
+    def cost(self) -> int:
+        return self.metric.counter.evaluations + self.metric.counter.derivatives
+
+    def __call__(self, iteration: int, points: Tensor, energy: Tensor | None = None) -> None:
+        self.paths.append(points.detach().reshape(points.shape[-2:]).clone())
+        self.costs.append(self.cost)
+
+    @cached_property
+    def curve(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.measured()
+
+    def measured(self, most: int = 60) -> tuple[np.ndarray, np.ndarray]:
+        """Cost and least energy so far, at up to `most` iterations, even in the cost's logarithm.
+
+        A path that misses the end, as shooting's do on their way, has no energy yet: infinite.
+        """
+        picks = np.unique(np.geomspace(1, len(self.paths), most).round().astype(int)) - 1
+        metric = self.problem.metric()
+        end = sphere_ends(self.problem.dim)[1]
+        energies = []
+        for i in picks:
+            path = self.paths[i]
+            arrived = bool((path[-1] - end).norm() < 1e-5)
+            energy = fine_energy(metric, path[None]).item() if arrived else math.inf
+            energies.append(energy if math.isfinite(energy) else math.inf)
+        costs = np.array([self.costs[i] for i in picks])
+        return costs, np.minimum.accumulate(energies)
+
+    def until(self, level: float) -> float:
+        """Cost until the energy is at most `level`; NaN if never."""
+        costs, energies = self.curve
+        for cost, energy in zip(costs, energies, strict=True):
+            if energy <= level:
+                return float(cost)
+        return math.nan
 
 
 PROBLEMS = (
@@ -115,24 +123,23 @@ def own(problem: Problem, iterations: int) -> dict[str, Callable[[Trace], None]]
         solvers["functional_gradient"] = FunctionalGradient(step=0.05)
 
     def runner(name: str, solver: Solver) -> Callable[[Trace], None]:
-        n = 129 if name.endswith("129 points") else problem.points
-        levels = (
-            [s for s in (0.4, 0.2, 0.1, 0.05) if s >= problem.sigma] if "annealed" in name else None
-        )
+        points = 129 if name.endswith("129 points") else problem.points
+        levels = None
+        if "annealed" in name:
+            levels = [sigma for sigma in (0.4, 0.2, 0.1, 0.05) if sigma >= problem.sigma]
 
         def run(trace: Trace) -> None:
-            ends = sphere_ends(problem.dim)
-            trace(
-                -1,
-                geodesic(
-                    trace.metric,
-                    *ends,
-                    points=n,
-                    solver=solver,
-                    noise_levels=levels,
-                    callback=trace,
-                ).points,
+            start, end = sphere_ends(problem.dim)
+            result = geodesic(
+                trace.metric,
+                start,
+                end,
+                points=points,
+                solver=solver,
+                noise_levels=levels,
+                callback=trace,
             )
+            trace(-1, result.points)
 
         return run
 
@@ -140,20 +147,26 @@ def own(problem: Problem, iterations: int) -> dict[str, Callable[[Trace], None]]
 
 
 def stochman(problem: Problem, iterations: int) -> dict[str, Callable[[Trace], None]]:
-    """stochman's energy minimisation on its cubic splines and discrete curves. Raises ImportError where it is missing."""
+    """stochman's energy minimisation on its cubic splines and discrete curves.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     from stochman.curves import CubicSpline, DiscreteCurve
     from stochman.geodesic import geodesic_minimizing_energy
     from stochman.manifold import Manifold
 
     class Monge(Manifold):
         def __init__(self, trace: Trace, end: Tensor) -> None:
-            self.trace, self.end = trace, end
+            self.trace = trace
+            self.end = end
 
         def metric(self, points: Tensor) -> Tensor:
             raise NotImplementedError("inner is all that curve_energy asks for")
 
         def inner(self, base: Tensor, u: Tensor, v: Tensor, return_metric: bool = False) -> Tensor:
-            self.trace.metric.counter.derivatives += len(base) * base.requires_grad
+            if base.requires_grad:
+                self.trace.metric.counter.derivatives += len(base)
             self.trace(0, torch.cat([base, self.end])[None])
             return inner(self.trace.metric, base, u, v)
 
@@ -181,10 +194,15 @@ def stochman(problem: Problem, iterations: int) -> dict[str, Callable[[Trace], N
 
 
 def geomstats(problem: Problem, iterations: int) -> dict[str, Callable[[Trace], None]]:
-    """geomstats' path straightening (scipy's L-BFGS-B), plain and multi-resolution. Raises ImportError where it is missing."""
+    """geomstats' path straightening (scipy's L-BFGS-B), plain and multi-resolution.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     os.environ.setdefault("GEOMSTATS_BACKEND", "pytorch")
     if not hasattr(np, "trapz"):
-        np.trapz = np.trapezoid  # geomstats 2.8 imports the name that numpy 2.4 removed
+        # geomstats 2.8 imports the name that numpy 2.4 removed
+        np.trapz = np.trapezoid
     with redirect_stdout(StringIO()):
         from geomstats.geometry.euclidean import Euclidean
         from geomstats.geometry.riemannian_metric import RiemannianMetric
@@ -217,7 +235,10 @@ def geomstats(problem: Problem, iterations: int) -> dict[str, Callable[[Trace], 
 
 
 def inner(metric: ScoreMetric, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """u^T G v for the peers, who need the density at single points: always one score, the log-density in closed form."""
+    """u^T G v for the peers, who need the density at single points.
+
+    Always one score, and the log-density in closed form.
+    """
     s = metric.score(x)
     rank_one = metric.lam * (s * u).sum(1) * (s * v).sum(1)
     return metric.weight(x) * ((u * v).sum(1) + rank_one)
@@ -225,56 +246,62 @@ def inner(metric: ScoreMetric, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 def first_order(quick: bool = False) -> Result:
     """Every method on three problems: cost and re-measured energy."""
-    rows, notes, targets = [], [], []
+    rows = []
+    notes = []
+    targets = []
     for problem in PROBLEMS:
-        problem = replace(problem, dim=3, points=17) if quick else problem
-        methods, missing = _methods(problem, 20 if quick else 1000)
-        traces = {name: _trace(problem, name, run, notes) for name, run in methods.items()}
-        rows += [_row(problem, name, trace) for name, trace in traces.items() if trace.paths]
+        if quick:
+            problem = replace(problem, dim=3, points=17)
+        methods, missing = methods_of(problem, 20 if quick else 1000)
         notes += [note for note in missing if note not in notes]
-        cheapest = [_cheapest(problem, traces, ours) for ours in (True, False)]
+        traces = {name: traced(problem, name, run, notes) for name, run in methods.items()}
+        traces = {name: trace for name, trace in traces.items() if trace.paths}
+        rows += [row(problem, name, trace) for name, trace in traces.items()]
+        ours = {name: trace for name, trace in traces.items() if name.startswith(OURS)}
+        others = {name: trace for name, trace in traces.items() if not name.startswith(OURS)}
         notes.append(
-            f"{problem.name}, to 1 % of exact, cheapest: {cheapest[0]}; of the others: {cheapest[1]}"
+            f"{problem.name}, to 1 % of exact, cheapest: {cheapest(problem, ours)}; "
+            f"of the others: {cheapest(problem, others)}"
         )
         if problem.lam > 0:
-            targets.append(
-                _target(problem, {name: trace for name, trace in traces.items() if trace.paths})
-            )
-    title = "Gauss–Newton against first-order methods: unit sphere, 2 rad, cost = score evaluations + derivatives"
+            targets.append(target(problem, traces))
+    title = (
+        "Gauss–Newton against first-order methods: unit sphere, 2 rad, "
+        "cost = score evaluations + derivatives"
+    )
     return Result("first_order", title, table(rows), targets, notes)
 
 
-def _methods(
+def methods_of(
     problem: Problem, iterations: int
 ) -> tuple[dict[str, Callable[[Trace], None]], list[str]]:
-    methods, missing = own(problem, iterations), []
+    """All methods by name, and a note for each peer that is not installed."""
+    methods = own(problem, iterations)
+    missing = []
     for peer in (stochman, geomstats):
         try:
             methods |= peer(problem, iterations)
         except ImportError as error:
-            missing.append(
-                f"{peer.__name__} left out ({error}): {INSTALL}, into the environment, to include it"
-            )
+            missing.append(f"{peer.__name__} left out ({error}): {INSTALL}, into the environment")
     return methods, missing
 
 
-def _trace(problem: Problem, name: str, run: Callable[[Trace], None], notes: list[str]) -> Trace:
+def traced(problem: Problem, name: str, run: Callable[[Trace], None], notes: list[str]) -> Trace:
+    """The trace of one method. Its fault must not end the comparison: it is reported in `notes`."""
     trace = Trace(problem)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # not converged within the budget is the finding, not a fault
+        # not converged within the budget is the finding, not a fault
+        warnings.simplefilter("ignore")
         try:
             run(trace)
-        except Exception as error:  # one method's fault must not end the comparison; it is reported
-            notes.append(
-                f"{name} on {problem.name} failed: {type(error).__name__}: {str(error)[:120]}"
-            )
+        except Exception as error:
+            reason = f"{type(error).__name__}: {str(error)[:120]}"
+            notes.append(f"{name} on {problem.name} failed: {reason}")
     return trace
 
 
-def _row(problem: Problem, name: str, trace: Trace) -> dict:
-    best, counter = float(trace.curve[1][-1]), trace.metric.counter
+def row(problem: Problem, name: str, trace: Trace) -> dict:
+    best = float(trace.curve[1][-1])
     return {
         "problem": problem.name,
         "method": name,
@@ -282,45 +309,43 @@ def _row(problem: Problem, name: str, trace: Trace) -> dict:
         "above exact": best / problem.energy - 1,
         "cost to its best": trace.until(1.001 * best) if math.isfinite(best) else math.nan,
         "cost to 1 %": trace.until(1.01 * problem.energy),
-        "scores in all": counter.evaluations,
-        "derivatives in all": counter.derivatives,
+        "scores in all": trace.metric.counter.evaluations,
+        "derivatives in all": trace.metric.counter.derivatives,
     }
 
 
-def _cheapest(problem: Problem, traces: dict[str, Trace], ours: bool) -> str:
-    """Name and cost of the method that is first within 1 % of the exact energy, Gauss–Newton's variants or all others."""
-    costs = {
-        name: trace.until(1.01 * problem.energy)
-        for name, trace in traces.items()
-        if trace.paths and name.startswith("gauss_newton") == ours
-    }
-    name = min((n for n in costs if costs[n] > 0), key=costs.get, default=None)
-    return f"{name} {costs[name]:.0f}" if name else "none"
+def least_cost(costs: dict[str, float]) -> str | None:
+    """The name of the least cost; None where every cost is NaN."""
+    reached = {name: cost for name, cost in costs.items() if cost > 0}
+    return min(reached, key=reached.get, default=None)
 
 
-def _target(problem: Problem, traces: dict[str, Trace]) -> Target:
-    """Against the first-order method of least energy: its cost there, and Gauss–Newton's when it passes below."""
+def cheapest(problem: Problem, traces: dict[str, Trace]) -> str:
+    """Name and cost of the method that is first within 1 % of the exact energy."""
+    costs = {name: trace.until(1.01 * problem.energy) for name, trace in traces.items()}
+    name = least_cost(costs)
+    return "none" if name is None else f"{name} {costs[name]:.0f}"
+
+
+def target(problem: Problem, traces: dict[str, Trace]) -> Target:
+    """Against the first-order method of least energy: its cost, and ours when it passes below."""
     best = {name: float(trace.curve[1][-1]) for name, trace in traces.items()}
-    first_order = [
-        name
-        for name in traces
-        if name.startswith(("relaxation", "functional", "stochman", "geomstats"))
-    ]
+    first_order = [name for name in traces if name.startswith(FIRST_ORDER)]
     rival = min(first_order, key=best.get)
-    cost, energy = traces[rival].until(1.001 * best[rival]), best[rival]
-    ours = {
-        name: trace.until(energy)
-        for name, trace in traces.items()
-        if name.startswith("gauss_newton")
+    cost = traces[rival].until(1.001 * best[rival])
+    costs = {
+        name: trace.until(best[rival]) for name, trace in traces.items() if name.startswith(OURS)
     }
-    name = min((n for n in ours if ours[n] > 0), key=ours.get, default=None)
-    reached = f"{rival} costs {cost:.0f} to within 0.1 % of its best, {energy:.6f}; " + (
-        f"{name} is below that after {ours[name]:.0f}, {cost / ours[name]:.3g} times fewer"
-        if name
-        else "never beaten"
-    )
+    name = least_cost(costs)
+    reached = f"{rival} costs {cost:.0f} to within 0.1 % of its best, {best[rival]:.6f}; "
+    if name is None:
+        reached += "never beaten"
+    else:
+        factor = cost / costs[name]
+        reached += f"{name} is below that after {costs[name]:.0f}, {factor:.3g} times fewer"
     return Target(
-        f"{problem.name}: 20 times fewer evaluations than the best first-order method, at lower energy",
+        f"{problem.name}: 20 times fewer evaluations than the best first-order method, at lower "
+        "energy",
         reached,
-        name is not None and cost >= 20 * ours[name],
+        name is not None and cost >= 20 * costs[name],
     )

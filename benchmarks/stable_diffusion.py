@@ -1,6 +1,4 @@
-"""Stable Diffusion as configured by those who trained it, with random weights: at true size, or every width divided."""
-
-from __future__ import annotations
+"""Stable Diffusion as its makers configured it, with random weights: true size, or narrower."""
 
 from typing import Any
 
@@ -15,7 +13,8 @@ from diffusers import (
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-# The models' own unet/, vae/, text_encoder/ and scheduler/ configurations, as the mirrors named in the README keep them.
+# The models' own unet/, vae/, text_encoder/ and scheduler/ configurations, as the mirrors named in
+# the README keep them.
 UNET = {
     "sample_size": 64,
     "in_channels": 4,
@@ -122,9 +121,13 @@ WIDTHS = (
 
 
 def configuration(version: str, part: str, narrow: int = 1) -> dict[str, Any]:
-    """The configuration of "unet", "vae" or "text_encoder"; widths and sizes (WIDTHS) divided by `narrow`, all else as it is.
+    """The configuration of one network.
 
-    Layers, blocks and numbers of heads stay, so `narrow` must divide every width: 1, 2, 4 or 8.
+    Args:
+        version: a name of CONFIGURATIONS.
+        part: "unet", "vae" or "text_encoder".
+        narrow: divides widths and sizes (WIDTHS). Layers, blocks and numbers of heads stay, so it
+            must divide every width: 1, 2, 4 or 8.
     """
 
     def divided(value: int | list[int]) -> int | list[int]:
@@ -154,7 +157,7 @@ def tokenizer(length: int = 77, **settings: str) -> CLIPTokenizer:
 
 
 def parts(version: str, narrow: int = 1) -> dict[str, torch.nn.Module]:
-    """U-Net, VAE and text encoder, freshly initialised by torch's default generator, on its default device."""
+    """U-Net, VAE and text encoder with fresh weights, on torch's default device."""
     made = {
         "unet": UNet2DConditionModel(**configuration(version, "unet", narrow)),
         "vae": AutoencoderKL(**configuration(version, "vae", narrow)),
@@ -166,7 +169,7 @@ def parts(version: str, narrow: int = 1) -> dict[str, torch.nn.Module]:
 
 
 def pipeline(version: str, narrow: int = 1) -> StableDiffusionPipeline:
-    """An untrained pipeline in float32 on the CPU, the same at each call; the global generator stays."""
+    """An untrained pipeline in float32 on the CPU, the same at each call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made = parts(version, narrow)
