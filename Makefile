@@ -1,37 +1,42 @@
-# `make` lists the commands. Needed: python3 >= 3.11 with venv, make, and the package index pip is set up for.
+# `make` lists the commands. Needed: python3 >= 3.11 with venv, make, and a package index for pip.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY  := $(VENV)/.ready
 ARGS   ?=
-MODEL  ?= rotated-mnist
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Small batches of small matrices: more threads cost more than they give, and much more on a busy machine.
-export OMP_NUM_THREADS ?= 2
+# One notebook or test a core, each on one thread: two threads do not halve its time.
+export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help figures sweep resume test notebooks site bench train lab lock licences clean
+.PHONY: help figures sweep list report test check notebooks site bench train lab lock licences clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | while IFS='|' read -r name text; do printf 'make %-10s %s\n' "$$name" "$$text"; done
 
-# One notebook a core, each on one thread: two threads finish a notebook sooner, but not two in the time of one.
-figures: $(READY) ## run every notebook that changed and write figures/ (ARGS="--only 03" for one)
-	@$(BIN)/python -m lib.runs figures $(ARGS)
+figures: $(READY) ## run every notebook that changed and publish figures/ (ARGS=04 for one)
+	@$(BIN)/python -m workflow figures $(ARGS)
 
-sweep: $(READY) ## run notebooks at other parameters (ARGS="01 --grid lam=1,10 sigma=0.1,0.2", or ARGS=FILE.yml)
-	@$(BIN)/python -m lib.runs sweep $(ARGS)
+sweep: $(READY) ## run a notebook at other parameters (ARGS="03 sigma=0.5,1 lam=10,100", or a FILE.yml)
+	@$(BIN)/python -m workflow sweep $(ARGS)
 
-resume: $(READY) ## go on with the runs in build/runs that were interrupted or failed
-	@$(BIN)/python -m lib.runs resume $(ARGS)
+list: $(READY) ## list the parameters of the notebooks (ARGS=03 for one)
+	@$(BIN)/python -m workflow list $(ARGS)
 
-# Two or three processes of one thread finish sooner than one of several. A file's tests stay together, the longest files come first.
-test: $(READY) ## run all tests, the notebooks' checked cells among them (ARGS="-k metric" for some)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest notebooks tests --nbval-lax -n auto --maxprocesses=3 --dist loadscope --no-loadscope-reorder $(ARGS)
+report: $(READY) ## one HTML page of finished runs, to read offline (ARGS=03, or the words of a sweep)
+	@$(BIN)/python -m workflow report $(ARGS)
 
-notebooks: $(READY) ## re-execute the committed notebooks in place (ARGS="03" for one)
-	@$(BIN)/python -m lib.runs refresh $(ARGS)
+# the second line holds the shapes in lib's signatures against what its examples pass
+test: $(READY) ## the fast tests: mathematics, models, data, bad input, small notebooks
+	@$(BIN)/python -m pytest $(if $(filter tests/%,$(ARGS)),,tests) --ignore=tests/checks -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest --doctest-modules --jaxtyping-packages=lib,beartype.beartype lib tests/test_metrics.py
+
+check: $(READY) ## after make figures: notebooks compared, site, browser, JupyterLab, a killed sweep
+	@$(BIN)/python -m pytest notebooks tests/checks $(ARGS)
+
+notebooks: $(READY) ## give the committed notebooks the outputs of their runs (ARGS=03 for one)
+	@$(BIN)/python -m workflow refresh $(ARGS)
 
 site: $(READY) ## build the read-along site; open build/site/index.html
 	@$(BIN)/python -m sphinx -W --keep-going -q -d build/site-doctrees site build/site $(ARGS)
@@ -39,8 +44,8 @@ site: $(READY) ## build the read-along site; open build/site/index.html
 bench: $(READY) ## run the benchmark against peers
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
-train: $(READY) ## train a bundled model again, into build/models (2 hours on 2 cores; MODEL=hands or hand-classifier for another, ARGS="--device cuda")
-	@$(BIN)/python -m lib.runs train $(MODEL) $(ARGS)
+train: $(READY) ## train a bundled model again, into build/models (ARGS="hands --device cuda")
+	@$(BIN)/python -m experiments.training $(or $(ARGS),rotated-mnist)
 
 # .jupyter: no news and no look for updates or extensions elsewhere. A person's own settings stay in force.
 lab: $(READY) ## open JupyterLab in notebooks/ (ARGS="--no-browser --port 9999")

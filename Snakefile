@@ -1,0 +1,53 @@
+# Each notebook is executed once; figures, checks, tables, reports and the site read that execution.
+# `python -m workflow` checks parameters, writes the wanted runs into a configuration, and calls this.
+import json
+import os
+import sys
+
+sys.path.insert(0, workflow.basedir)
+from workflow.parameters import NOTEBOOKS, ROOT, cells_digest, notebooks
+
+# Snakemake keeps its records beside the runs: who deletes build/ deletes both
+workdir: "build"
+
+# {"03_rotated_digits/default": {}, "03_rotated_digits/3fa9…": {"sigma": 0.5}}
+RUNS = config.get("runs") or {f"{path.stem}/default": {} for path in notebooks()}
+SOURCES = [
+    os.path.relpath(path, ROOT / "build")
+    for pattern in ("lib/**/*.py", "experiments/**/*.py", "data/registry.toml", "data/results/*")
+    for path in sorted(ROOT.glob(pattern))
+]
+
+
+def given(wildcards):
+    return RUNS[f"{wildcards.notebook}/{wildcards.id}"]
+
+
+rule all:
+    input:
+        expand("runs/{run}/provenance.json", run=RUNS),
+
+
+rule run:
+    input:
+        SOURCES,
+        "../requirements.txt",
+        # a changed cell is seen by its checksum below; a new output alone repeats nothing
+        notebook=ancient("../notebooks/{notebook}.ipynb"),
+    output:
+        "runs/{notebook}/{id}/notebook.ipynb",
+        directory("runs/{notebook}/{id}/figures"),
+        "runs/{notebook}/{id}/provenance.json",
+    params:
+        given=lambda wildcards: json.dumps(given(wildcards)),
+        cells=lambda wildcards: cells_digest(NOTEBOOKS / f"{wildcards.notebook}.ipynb"),
+        data=os.environ.get("GEODESICS_DATA", ""),
+        python=sys.executable,
+        root=str(ROOT),
+    threads: 1
+    resources:
+        gpu=lambda wildcards: int(str(given(wildcards).get("device", "")).startswith("cuda")),
+    shell:
+        # exec: no shell stands between Snakemake and the notebook, which ends when Snakemake does
+        "cd {params.root:q} && exec {params.python:q} -m workflow.execute {wildcards.notebook}"
+        " --given {params.given:q} --threads {threads}"

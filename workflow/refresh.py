@@ -1,0 +1,57 @@
+"""Committed notebooks take the outputs of their executed selves."""
+
+import os
+from pathlib import Path
+
+import nbformat
+
+from workflow.results import code_cells
+from workflow.runs import Run
+
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def refresh(run: Run) -> bool:
+    """Put the outputs of a default run into the committed notebook; whether it changed.
+
+    What differs between two equal runs is left out: times, versions, widgets, progress bars.
+    """
+    notebook = run.notebook
+    book = nbformat.read(notebook, as_version=4)
+    executed = iter(code_cells(run.folder / "notebook.ipynb"))
+    book.metadata = METADATA
+    count = 0
+    for cell in book.cells:
+        cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
+        if cell.cell_type != "code":
+            continue
+        made = next(executed)
+        if made.source != cell.source:
+            raise ValueError(f"{notebook.stem} has changed since it ran; run make figures")
+        count += 1
+        cell.execution_count = count
+        cell.outputs = [output for output in made.outputs if not is_passing(output)]
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output.execution_count = count
+    return replace_text(notebook, nbformat.writes(nbformat.from_dict(book)) + "\n")
+
+
+def is_passing(output: nbformat.NotebookNode) -> bool:
+    """Progress bars and widgets: they belong to the moment."""
+    if output.output_type == "stream":
+        return output.name == "stderr" and "\r" in output.text
+    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+
+
+def replace_text(path: Path, text: str) -> bool:
+    """Write a file whole or not at all, and only if it changes; whether it did."""
+    if path.read_text(encoding="utf-8") == text:
+        return False
+    draft = path.with_name(f".draft-{path.name}")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)
+    return True
