@@ -17,7 +17,9 @@ class ExecutedCell(IPyNbCell):
         if executed is None or executed.source != self.cell.source:
             self.raise_cell_error("this cell has changed since it was executed: run make figures")
         if self.options["check"] and not self.compare_outputs(executed.outputs, self.cell.outputs):
-            self.raise_cell_error("other output than committed", "\n".join(self.comparison_traceback))
+            self.raise_cell_error(
+                "other output than committed", "\n".join(self.comparison_traceback)
+            )
 
 
 class ExecutedNotebook(IPyNbFile):
