@@ -1,6 +1,4 @@
-"""The result of every solver: a batch of geodesics with what was spent and how it ended."""
-
-from __future__ import annotations
+"""The result of every solver: a batch of geodesics, what they cost and how each ended."""
 
 import json
 import os
@@ -8,16 +6,18 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from .. import paths
-from ..elements import elements
+from ..elements import elements, working_dtype
 from ..files import replacing
 from ..metrics.base import Metric
 from ..metrics.score_metric import ScoreMetric
 from ..scores.base import Counter
+from .base import Solution
 
 TENSORS = ("points", "energy", "length", "speed", "converged", "log_density")
 
@@ -26,21 +26,42 @@ TENSORS = ("points", "energy", "length", "speed", "converged", "log_density")
 class Geodesic:
     """A batch of discrete geodesics, points at equal steps of t in [0, 1].
 
-    points (batch, N, *event). energy (batch,) = ∫‖γ'‖²_G dt and length (batch,) = ∫‖γ'‖_G dt, from the scores at the
-    points by the quadrature of elements.py (a density metric counts from f = 0 on average over both ends).
-    speed (batch, N − 1): ‖γ'‖_G at the quadrature points. log_density (batch, N): log p(γ) − log p(start), the line
-    integral of the score; None for a metric without a score. converged (batch,) bool, reason: one sentence a pair.
-    history: one dict an iteration. score_evaluations: points at which the score was computed; score_batches: calls;
-    derivative_evaluations: points at which the score was differentiated. settings: what it was made with.
+    Energy, length and speed are computed from the scores at the points, by the quadrature of
+    elements.py; a density metric takes log p as zero on average over both ends.
+
+    Attributes:
+        points: The paths, both ends among their points.
+        energy: ∫‖γ'‖²_G dt.
+        length: ∫‖γ'‖_G dt.
+        speed: ‖γ'‖_G at the quadrature points.
+        converged: Whether each may be taken for a geodesic.
+        reason: How the solver ended, one sentence a pair.
+        log_density: log p(γ) − log p(start), the line integral of the score; None for a metric
+            without a score.
+        history: One entry an iteration.
+        score_evaluations: Points at which the score was computed.
+        score_batches: Calls of the score.
+        derivative_evaluations: Points at which the score was differentiated.
+        settings: What the geodesic was made with.
+
+    Example:
+        >>> import torch
+        >>> from lib import SphereScore, SteinMetric, geodesic
+        >>> ends = torch.eye(3, dtype=torch.float64)
+        >>> path = geodesic(SteinMetric(SphereScore()), ends[:2], ends[1:], points=17)
+        >>> path.points.shape, path.length.shape, path.resample(5).shape
+        (torch.Size([2, 17, 3]), torch.Size([2]), torch.Size([2, 5, 3]))
+        >>> bool((path.speed_variation < 0.05).all())
+        True
     """
 
-    points: Tensor
-    energy: Tensor
-    length: Tensor
-    speed: Tensor
-    converged: Tensor
+    points: Float[Tensor, "batch points *event"]
+    energy: Float[Tensor, "batch"]
+    length: Float[Tensor, "batch"]
+    speed: Float[Tensor, "batch segments"]
+    converged: Bool[Tensor, "batch"]
     reason: list[str]
-    log_density: Tensor | None = None
+    log_density: Float[Tensor, "batch points"] | None = None
     history: list[dict] = field(default_factory=list)
     score_evaluations: int = 0
     score_batches: int = 0
@@ -51,87 +72,134 @@ class Geodesic:
         return len(self.points)
 
     @property
-    def speed_variation(self) -> Tensor:
-        """(max − min)/mean of the speed, (batch,): zero for a path of constant speed."""
+    def speed_variation(self) -> Float[Tensor, "batch"]:
+        """(max − min)/mean of the speed: zero for a path of constant speed."""
         return (self.speed.amax(1) - self.speed.amin(1)) / self.speed.mean(1)
 
-    def resample(self, count: int, metric: Metric | None = None) -> Tensor:
-        """`count` points at equal distances, Euclidean or under `metric`: (batch, count, *event)."""
+    def resample(self, count: int, metric: Metric | None = None) -> Float[Tensor, "batch m *event"]:
+        """Points of the paths at equal distances.
+
+        Args:
+            count: Points a path, at least 2; both ends are among them.
+            metric: Measures the distances; None for Euclidean ones.
+        """
         return paths.resample(self.points, count, metric)
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write one safetensors file, tensors and the rest as its metadata; atomic. Returns the path. OSError: of the disk."""
+        """Write one safetensors file: the tensors, and the rest as its metadata.
+
+        The file is whole or not there.
+
+        Args:
+            path: Where; missing folders are made.
+
+        Returns:
+            The path.
+
+        Raises:
+            OSError: The disk refuses.
+        """
         path = Path(path)
-        tensors = {
-            k: getattr(self, k).detach().cpu().contiguous()
-            for k in TENSORS
-            if getattr(self, k) is not None
-        }
-        rest = {k: v for k, v in vars(self).items() if k not in TENSORS}
+        tensors = {}
+        rest = {}
+        for name, value in vars(self).items():
+            if name not in TENSORS:
+                rest[name] = value
+            elif value is not None:
+                tensors[name] = value.detach().cpu().contiguous()
         with replacing(path) as (draft,):
             draft.write_bytes(save(tensors, {"geodesic": json.dumps(rest, default=str)}))
         return path
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Geodesic:
-        """Read what `save` wrote. Raises FileNotFoundError, or ValueError for a damaged or foreign file."""
+    def load(cls, path: str | os.PathLike) -> "Geodesic":
+        """Read what `save` wrote.
+
+        Args:
+            path: Of the file.
+
+        Returns:
+            The geodesics, on the CPU.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is damaged, or no saved geodesic.
+        """
         if not Path(path).is_file():
             raise FileNotFoundError(f"no geodesic at {path}; write one with Geodesic.save")
         try:
             with safe_open(path, framework="pt") as file:
+                stored = set(file.keys())
+                tensors = {name: file.get_tensor(name) for name in TENSORS if name in stored}
                 rest = json.loads(file.metadata()["geodesic"])
-                return cls(**{k: file.get_tensor(k) for k in file.keys()}, **rest)
+                return cls(**tensors, **rest)
         except (SafetensorError, TypeError, KeyError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"{path} is damaged or is not a saved geodesic ({error}); compute it again"
             ) from error
 
 
-def describe(
-    metric: Metric, points: Tensor, *, scores: Tensor | None = None, degree: int = 2, **rest
+def measure(
+    metric: Metric, solution: Solution, *, degree: int = 2, settings: dict | None = None
 ) -> Geodesic:
-    """Measure a batch of paths under a metric and wrap it as a `Geodesic`. `scores` at the points saves their evaluation."""
-    e, log_density = elements(points.shape[1], degree), None
+    """Energy, length, speed and log-density of a solver's paths under a metric.
+
+    Args:
+        metric: Which measures.
+        solution: The paths; scores that it has at its points are not computed again.
+        degree: Degree of the elements of the quadrature.
+        settings: What the paths were made with.
+
+    Returns:
+        The geodesics; `add_cost` tells them their evaluations.
+    """
+    points = solution.points
+    e = elements(points.shape[1], degree)
+    log_density = None
     if isinstance(metric, ScoreMetric):
-        scores = metric.scores_along(points) if scores is None else scores
+        scores = solution.scores
+        if scores is None:
+            scores = metric.scores_along(points)
         squared = metric.speed_squared(points, degree, scores=scores)
-        log_density = e.line_integral(points.flatten(2).double(), scores.flatten(2).double())
+        work = working_dtype(points)
+        log_density = e.line_integral(points.flatten(2).to(work), scores.flatten(2).to(work))
     else:
         squared = metric.speed_squared(points, degree)
-    speed, w = squared.clamp_min(0).sqrt(), e.w.to(squared)
+    speed = squared.clamp_min(0).sqrt()
+    weights = e.w.to(squared)
     return Geodesic(
         points=points,
-        energy=squared @ w,
-        length=speed @ w,
+        energy=squared @ weights,
+        length=speed @ weights,
         speed=speed,
+        converged=solution.converged,
+        reason=solution.reason,
         log_density=log_density,
-        **rest,
+        history=solution.history,
+        settings=settings or {},
     )
 
 
-def charge(geodesic: Geodesic, metric: Metric, before: Counter) -> Geodesic:
-    """Write on the result what the metric's score was asked since its counter read `before`."""
+def add_cost(geodesic: Geodesic, metric: Metric, before: Counter) -> None:
+    """Give a geodesic the evaluations of the metric's score since its counter read `before`."""
     after = metric.counter
     geodesic.score_evaluations = after.evaluations - before.evaluations
     geodesic.score_batches = after.batches - before.batches
     geodesic.derivative_evaluations = after.derivatives - before.derivatives
-    return geodesic
 
 
-def finish(geodesic: Geodesic) -> Geodesic:
-    """Warn about the pairs that did not converge; nothing else changes."""
-    bad = (~geodesic.converged).nonzero().flatten().tolist()
-    if bad:
+def warn_unconverged(geodesic: Geodesic) -> None:
+    """Warn of the pairs that did not converge, in the name of the caller's caller."""
+    unconverged = (~geodesic.converged).nonzero().flatten().tolist()
+    if unconverged:
+        first = unconverged[0]
         warnings.warn(
-            f"{len(bad)} of {len(geodesic)} geodesics did not converge (pair {bad[0]}: {geodesic.reason[bad[0]]})",
+            f"{len(unconverged)} of {len(geodesic)} geodesics did not converge "
+            f"(pair {first}: {geodesic.reason[first]})",
             ConvergenceWarning,
             stacklevel=3,
         )
-    return geodesic
 
 
 class ConvergenceWarning(UserWarning):
     """A solver stopped before its criterion was met; the path is the best it had."""
-
-
-__all__ = ["ConvergenceWarning", "Geodesic", "charge", "describe", "finish"]

@@ -21,7 +21,8 @@ from .. import checks
 from ..metrics.base import Metric, dot, scale
 from ..metrics.score_metric import ScoreMetric
 from ..ode import METHODS, integrate
-from .geodesic import Geodesic, charge, describe, finish
+from .base import Solution
+from .geodesic import Geodesic, add_cost, measure, warn_unconverged
 
 FORMS = ("closed", "yu2025")
 DRIFT = 1e-2  # largest relative change of the conserved speed that still counts as converged
@@ -82,10 +83,11 @@ def shoot(
             ("integrated" if ok else f"the conserved speed drifts by {d:.1%}; {mend}")
             for ok, d in zip(converged, settings["speed_drift"], strict=True)
         ]
-        result = describe(
-            metric, points, scores=scores, converged=converged, reason=reason, settings=settings
-        )
-    return finish(charge(result, metric, before))
+        solution = Solution(points, converged, reason, scores)
+        result = measure(metric, solution, settings=settings)
+    add_cost(result, metric, before)
+    warn_unconverged(result)
+    return result
 
 
 def flow(

@@ -19,7 +19,7 @@ from ..metrics.base import Metric
 from ..metrics.score_metric import ScoreMetric
 from .base import Callback, Solution, Solver
 from .gauss_newton import GaussNewton
-from .geodesic import describe
+from .geodesic import measure
 
 
 def denoised_waypoints(
@@ -93,14 +93,7 @@ class Portfolio(Solver):
         batch, k = every.shape[:2]
         metric = metric.pick(torch.arange(batch).repeat_interleave(k))
         solution = inner.solve(metric, every.flatten(0, 1), callback)
-        measured = describe(
-            metric,
-            solution.points,
-            scores=solution.scores,
-            degree=self.degree,
-            converged=solution.converged,
-            reason=solution.reason,
-        )
+        measured = measure(metric, solution, degree=self.degree)
         # a path that the quadrature does not resolve may look short: it wins only where none has converged
         energy, sound = (
             measured.energy.nan_to_num(nan=torch.inf).cpu().reshape(batch, k),

@@ -1,54 +1,84 @@
 """`geodesic`: the one signature for every boundary value problem, and `distance` from it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import fields, replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .. import checks, paths
+from ..elements import working_dtype
 from ..metrics.base import Metric
 from .base import Callback, Solver
 from .functional_gradient import FunctionalGradient
 from .gauss_newton import GaussNewton
-from .geodesic import Geodesic, charge, describe, finish
+from .geodesic import Geodesic, add_cost, measure, warn_unconverged
 from .georce import Georce
 from .graph import graph_path
 from .portfolio import Portfolio
 from .relaxation import Relaxation
 from .shooting import Shooting
 
+# the names that `geodesic(..., solver=)` understands
 SOLVERS: dict[str, type[Solver]] = {
-    s.name: s for s in (GaussNewton, Portfolio, Relaxation, FunctionalGradient, Georce, Shooting)
+    solver.name: solver
+    for solver in (GaussNewton, Portfolio, Relaxation, FunctionalGradient, Georce, Shooting)
 }
+
+# the names that `geodesic(..., init=)` understands
 STARTS = ("lerp", "slerp", "graph")
 
 
 def geodesic(
     metric: Metric,
-    start: Tensor,
-    end: Tensor,
+    start: Float[Tensor, "*batch_event"],
+    end: Float[Tensor, "*batch_event"],
     *,
     points: int = 33,
     solver: str | Solver = "gauss_newton",
     noise_levels: Sequence[float] | None = None,
     init: str | Tensor = "lerp",
-    samples: Tensor | None = None,
+    samples: Float[Tensor, "samples *event"] | None = None,
     tol: float | None = None,
     max_iter: int | None = None,
     callback: Callback | None = None,
 ) -> Geodesic:
-    """Geodesics between `start` and `end` (batch, *event), or one pair (*event), under `metric`.
+    """Geodesics between two batches of points: paths of least energy ∫‖γ'‖²_G dt.
 
-    points: points of the path, both ends among them (≥ 3). solver: a name of SOLVERS or a solver object with its own settings.
-    noise_levels: annealing, a falling schedule solved from large to small, each level starting from the last one's path;
-    the metric's own level comes last. init: "lerp", "slerp", "graph" (shortest path in the neighbour graph of
-    `samples` (m, *event)) or a path (batch, points, *event). tol, max_iter: override the solver's.
-    callback(iteration, points, energy) may return True to stop.
+    Args:
+        metric: Of any kind that the solver serves.
+        start: First ends, (batch, *event), or one point (*event).
+        end: Last ends, of the same shape, dtype and device.
+        points: Points of a path, both ends among them, at least 3.
+        solver: A name of `SOLVERS`, or a solver with its own settings.
+        noise_levels: Annealing: falling noise levels that are solved in turn, each from the last
+            one's path, before the metric's own.
+        init: Where the solver starts: "lerp", "slerp", "graph" (shortest path in the neighbour
+            graph of `samples`), or a path (batch, points, *event).
+        samples: Draws of the distribution, for init="graph".
+        tol: Overrides the solver's tolerance.
+        max_iter: Overrides the solver's number of iterations.
+        callback: Called with (iteration, points, energy); returning True stops the solver.
 
-    Returns a `Geodesic`; warns `ConvergenceWarning` where a pair did not converge. Raises ValueError or TypeError for bad input.
+    Returns:
+        The geodesics. A pair that did not converge has the best path the solver found, and its
+        `reason`; `ConvergenceWarning` says so.
+
+    Raises:
+        TypeError: An argument is of the wrong kind, or the solver does not serve this metric.
+        ValueError: An argument has a wrong value, or the score is not finite on the first path.
+
+    Example:
+        >>> import torch
+        >>> from lib import SphereScore, SteinMetric, geodesic
+        >>> start = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+        >>> end = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
+        >>> path = geodesic(SteinMetric(SphereScore(), lam=100.0), start, end, points=17)
+        >>> path.points.shape, path.converged.tolist()
+        (torch.Size([1, 17, 3]), [True])
+        >>> bool(path.points.norm(dim=2).min() > 0.9)  # it keeps close to the unit sphere
+        True
     """
     if not isinstance(metric, Metric):
         raise TypeError(
@@ -61,84 +91,110 @@ def geodesic(
     before = replace(metric.counter)
     path = start_path(start, end, points, init, samples)
     solution = solver.anneal(metric, path, levels, callback)
-    result = describe(
-        metric,
-        solution.points,
-        scores=solution.scores,
-        degree=solver.degree,
-        converged=solution.converged,
-        reason=solution.reason,
-        history=solution.history,
-        settings={
-            "metric": metric.name,
-            "solver": solver.name,
-            "points": points,
-            "noise_levels": list(levels),
-            "init": init if isinstance(init, str) else "path",
-            **{f.name: getattr(solver, f.name) for f in fields(solver)},
-        },
-    )
-    return finish(charge(result, metric, before))
+    settings = {
+        "metric": metric.name,
+        "solver": solver.name,
+        "points": points,
+        "noise_levels": list(levels),
+        "init": init if isinstance(init, str) else "path",
+    }
+    settings |= {f.name: getattr(solver, f.name) for f in fields(solver)}
+    result = measure(metric, solution, degree=solver.degree, settings=settings)
+    add_cost(result, metric, before)
+    warn_unconverged(result)
+    return result
+
+
+def _solver(solver: str | Solver, tol: float | None, max_iter: int | None) -> Solver:
+    """The solver of this name, or the given one, with the settings overridden that are not None."""
+    if isinstance(solver, str):
+        solver = SOLVERS[checks.choice("solver", solver, SOLVERS)]()
+    if not isinstance(solver, Solver):
+        raise TypeError(
+            f"solver must be a name ({', '.join(sorted(SOLVERS))}) or a solver object, "
+            f"got {type(solver).__name__}"
+        )
+    if tol is not None:
+        solver = replace(solver, tol=checks.positive("tol", tol))
+    if max_iter is not None:
+        solver = replace(solver, max_iter=checks.count("max_iter", max_iter))
+    return solver
 
 
 def start_path(
-    start: Tensor,
-    end: Tensor,
+    start: Float[Tensor, "batch *event"],
+    end: Float[Tensor, "batch *event"],
     points: int,
     init: str | Tensor = "lerp",
-    samples: Tensor | None = None,
-) -> Tensor:
-    """The path a solver starts from: (batch, points, *event), both ends exact."""
+    samples: Float[Tensor, "samples *event"] | None = None,
+) -> Float[Tensor, "batch points *event"]:
+    """The path a solver starts from, both ends exact; the arguments are those of `geodesic`."""
     if isinstance(init, Tensor):
-        path = init[None] if init.ndim == start.ndim else init
-        if path.shape != (len(start), points, *start.shape[1:]):
-            raise ValueError(
-                f"init must have shape {(len(start), points, *start.shape[1:])}, got {tuple(init.shape)}"
-            )
-        path = checks.finite("init", path).to(start).clone()
-        path[:, 0], path[:, -1] = start, end
-        return path
+        return _given_path(start, end, points, init)
     if not isinstance(init, str):
         raise TypeError(
             f"init must be one of {', '.join(STARTS)} or a torch.Tensor, got {type(init).__name__}"
         )
     checks.choice("init", init, STARTS)
-    if init == "graph":
-        if samples is None:
-            raise ValueError(
-                "init='graph' needs samples=(m, *event): data, or draws from the model"
-            )
-        return graph_path(start, end, samples, points)
-    return paths.lerp(start, end, points) if init == "lerp" else paths.slerp(start, end, points)
+    if init == "lerp":
+        return paths.lerp(start, end, points)
+    if init == "slerp":
+        return paths.slerp(start, end, points)
+    if samples is None:
+        raise ValueError("init='graph' needs samples=(m, *event): data, or draws from the model")
+    return graph_path(start, end, samples, points)
 
 
-def distance(metric: Metric, a: Tensor, b: Tensor, **settings) -> Tensor:
-    """Geodesic distance (batch,) between a and b (batch, *event); equal points have distance 0.
+def _given_path(start: Tensor, end: Tensor, points: int, init: Tensor) -> Tensor:
+    """A copy of the caller's path between the given ends."""
+    path = init[None] if init.ndim == start.ndim else init
+    shape = (len(start), points, *start.shape[1:])
+    if path.shape != shape:
+        raise ValueError(f"init must have shape {shape}, got {tuple(init.shape)}")
+    path = checks.finite("init", path).to(start).clone()
+    path[:, 0] = start
+    path[:, -1] = end
+    return path
 
-    settings go to `geodesic`. A density metric measures in units of the geometric mean of p at both ends, so that
+
+def distance(
+    metric: Metric,
+    a: Float[Tensor, "*batch_event"],
+    b: Float[Tensor, "*batch_event"],
+    **settings: object,
+) -> Float[Tensor, "batch"]:
+    """Geodesic distance, the length of the geodesic from a to b; 0 between equal points.
+
+    A density metric measures in units of the geometric mean of p at both ends, so that
     d(a, b) = d(b, a).
+
+    Args:
+        metric: As for `geodesic`.
+        a: Points, (batch, *event), or one point (*event).
+        b: Points of the same shape, dtype and device.
+        **settings: Passed on to `geodesic`.
+
+    Returns:
+        One distance a pair.
+
+    Raises:
+        TypeError: As for `geodesic`.
+        ValueError: As for `geodesic`.
+
+    Example:
+        >>> import torch
+        >>> from lib import EuclideanMetric, distance
+        >>> a = torch.zeros(2, 3)
+        >>> b = torch.tensor([[0.0, 3.0, 4.0], [0.0, 0.0, 0.0]])
+        >>> distance(EuclideanMetric(), a, b, solver="relaxation").tolist()
+        [5.0, 0.0]
     """
-    a, b = (checks.batched(n, x, metric.event_shape) for n, x in (("a", a), ("b", b)))
+    a = checks.batched("a", a, metric.event_shape)
+    b = checks.batched("b", b, metric.event_shape)
     checks.same_layout("a", a, "b", b)
     apart = ~(a == b).flatten(1).all(1)
-    result = torch.zeros(len(a), dtype=torch.float64, device=a.device)
+    result = torch.zeros(len(a), dtype=working_dtype(a), device=a.device)
     if bool(apart.any()):
-        result[apart] = geodesic(
-            metric.pick(apart.nonzero().flatten()), a[apart], b[apart], **settings
-        ).length.to(result)
+        between = metric.pick(apart.nonzero().flatten())
+        result[apart] = geodesic(between, a[apart], b[apart], **settings).length.to(result)
     return result
-
-
-def _solver(solver: str | Solver, tol: float | None, max_iter: int | None) -> Solver:
-    if isinstance(solver, str):
-        solver = SOLVERS[checks.choice("solver", solver, SOLVERS)]()
-    if not isinstance(solver, Solver):
-        raise TypeError(
-            f"solver must be a name ({', '.join(sorted(SOLVERS))}) or a solver object, got {type(solver).__name__}"
-        )
-    changes = {} if tol is None else {"tol": checks.positive("tol", tol)}
-    return replace(
-        solver,
-        **changes,
-        **({} if max_iter is None else {"max_iter": checks.count("max_iter", max_iter)}),
-    )
