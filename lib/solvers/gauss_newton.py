@@ -296,8 +296,8 @@ class GaussNewton(Solver):
         >>> ends = torch.eye(3, dtype=torch.float64)
         >>> solver = GaussNewton(tol=1e-8, coarse=(9, 17))
         >>> path = geodesic(SteinMetric(SphereScore()), ends[:1], ends[1:2], solver=solver)
-        >>> path.reason
-        ['converged']
+        >>> path.converged.tolist()
+        [True]
     """
 
     name: ClassVar[str] = "gauss_newton"
