@@ -19,7 +19,6 @@ import inspect
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
@@ -33,7 +32,7 @@ import torch
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("points", "images", "models", "disk", "training", "work", "runs", "asked")
+PARTS = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
 MATRIX: list[Fault] = []
 Provoker = Callable[["World"], Iterator[Callable[[], Any]]]
 
@@ -210,9 +209,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def command(
-    *words: Any, python: tuple[str, ...] = (sys.executable, "-m", "lib.runs"), **environment: str
-) -> None:
+def command(*words: Any, python: tuple[str, ...], **environment: str) -> None:
     """Run a command of the project from its root; raises `Status` with what it said on both streams if it does not end well."""
     done = subprocess.run(
         [*python, *map(str, words)],

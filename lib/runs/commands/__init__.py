@@ -1,5 +1,5 @@
-"""The commands of `python -m lib.runs`, a file a theme; each has an `app`, and `PARTS` lists them in the order of --help."""
+"""The commands of `python -m lib.runs`: training and pairs, until experiments has them."""
 
-from . import figures, models, reading, reruns
+from . import models
 
-PARTS = (reruns, reading, figures, models)
+PARTS = (models,)

@@ -19,7 +19,7 @@ from browser import chromium, page  # noqa: F401  fixtures
 from playwright.sync_api import expect
 
 from experiments.figures import ROOT
-from lib.runs import find, smoke_parameters
+from workflow.parameters import find, smoke
 
 NOTEBOOK = find("01")
 WHOLE = {
@@ -37,7 +37,7 @@ def small_copy():
     for cell in code(book):
         cell.outputs, cell.execution_count = [], None
         if "parameters" in cell.metadata.get("tags", []):
-            for name, value in smoke_parameters(NOTEBOOK).items():
+            for name, value in smoke(NOTEBOOK).items():
                 cell.source = re.sub(
                     rf"^{name} = .*$", f"{name} = {value!r}", cell.source, flags=re.MULTILINE
                 )

@@ -17,7 +17,7 @@ from browser import chromium, page  # noqa: F401
 from PIL import Image, ImageStat
 
 from experiments.figures import ROOT
-from lib.runs import notebooks
+from workflow.parameters import notebooks
 
 BUILT = ROOT / "build" / "site"
 NOTEBOOKS = [f"notebooks/{path.stem}" for path in notebooks()]
