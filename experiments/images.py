@@ -1,84 +1,180 @@
-"""Images of any kind as a network takes them: float32 (n, channels, size, size) in [0, 1]."""
+"""Images and films of any kind as a network takes them: float32 (n, channels, size, size) in [0, 1].
 
-from __future__ import annotations
+Each picture is turned upright (EXIF), laid on white where it is transparent, cut to its middle
+square and resized.
+"""
 
+import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from jaxtyping import Float
+from PIL import Image, ImageOps, ImageSequence
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 
 from lib import checks
 
+# The endings of all formats that Pillow reads
 ENDINGS = frozenset(
-    [".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"]
+    ending for ending, name in Image.registered_extensions().items() if name in Image.OPEN
 )
-LEAST = 8  # pixels on the shorter side; less is no picture
+# Pixels on the shorter side; less is no picture
+LEAST = 8
 
 
-def read_folder(folder: str | Path, *, size: int, channels: int = 3) -> Tensor:
-    """All images below `folder`, in the order of their names: (n, channels, size, size) float32 in [0, 1].
+def read(path: str | Path, *, size: int, channels: int = 3) -> Float[Tensor, "channels size size"]:
+    """One image.
 
-    Each is turned upright (EXIF), laid on white where it is transparent, cut to its middle square and resized. channels:
-    1 (grey) or 3 (RGB). Unreadable images and those below 8 pixels a side are left out with one warning that names them.
-    FileNotFoundError: no such folder. ValueError: no image is left.
+    Args:
+        path: of a file that Pillow reads.
+        size: side in pixels.
+        channels: 1 (grey) or 3 (RGB).
+
+    Raises:
+        ValueError: a file that cannot be read, or one below 8 pixels a side.
     """
-    folder, size = Path(folder), checks.count("size", size, least=1)
-    if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
+    path = Path(path)
+    _check_channels(channels)
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return _square(image, size, channels)
+    # decoders answer a damaged file with nearly any class
+    except Exception as error:
+        raise ValueError(f"cannot read {path.name}: {error}; replace or remove it") from error
+
+
+def read_folder(
+    folder: str | Path, *, size: int, channels: int = 3
+) -> Float[Tensor, "n channels size size"]:
+    """All images below a folder, in the order of their names.
+
+    Unreadable images and those below 8 pixels a side are left out; one warning names them.
+
+    Args:
+        folder: searched with its subfolders.
+        size: side in pixels.
+        channels: 1 (grey) or 3 (RGB).
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no image is left.
+    """
+    folder = Path(folder)
+    checks.count("size", size)
+    _check_channels(channels)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; name one with images in it")
-    images, skipped = [], []
-    paths = sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file()
-    )
+    paths = pictures(folder.rglob("*"))
+    images = []
+    reasons = []
     for path in paths:
         try:
             images.append(read(path, size=size, channels=channels))
         except ValueError as error:
-            skipped.append(f"{path.relative_to(folder)} ({error.__cause__ or error})")
-    told = ", ".join(skipped[:10]) + f" and {len(skipped) - 10} more" * (len(skipped) > 10)
+            reasons.append(f"{path.relative_to(folder)} ({error.__cause__ or error})")
+    listed = ", ".join(reasons[:10])
+    if len(reasons) > 10:
+        listed += f" and {len(reasons) - 10} more"
+    if not paths:
+        raise ValueError(f"no image in {folder}: png, jpg, gif, tiff, webp … are looked for")
     if not images:
-        raise ValueError(
-            f"no image to be read in {folder}"
-            + (
-                f": {told}"
-                if skipped
-                else f"; files that end in {', '.join(sorted(ENDINGS))} are looked for"
-            )
-        )
-    if skipped:
-        warnings.warn(f"left out {len(skipped)} of {len(paths)} images: {told}", stacklevel=2)
+        raise ValueError(f"no image to be read in {folder}: {listed}")
+    if reasons:
+        warnings.warn(f"left out {len(reasons)} of {len(paths)} images: {listed}", stacklevel=2)
     return torch.stack(images)
 
 
-def read(path: str | Path, *, size: int, channels: int = 3) -> Tensor:
-    """One image as (channels, size, size) float32 in [0, 1], as `read_folder` takes it; ValueError if it cannot be read."""
+def read_frames(
+    source: str | Path,
+    *,
+    size: int,
+    channels: int = 3,
+    first: int = 0,
+    every: int = 1,
+    count: int | None = None,
+) -> Float[Tensor, "frames channels size size"]:
+    """The frames of a film.
+
+    Args:
+        source: a folder of images in natural order (frame2 before frame10), or a moving picture
+            (gif, webp, apng).
+        size: side in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        first: place of the first frame, from 0.
+        every: steps from one frame to the next; 1 takes all.
+        count: at most this many frames.
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+        ValueError: a frame that cannot be read (one left out would be a jump in time), or fewer
+            than two of them.
+    """
+    source = Path(source)
+    checks.count("first", first, least=0)
+    checks.count("every", every)
+    _check_channels(channels)
+    places = slice(first, None, every)
+    if source.is_dir():
+        paths = sorted(pictures(source.iterdir()), key=_natural)[places][:count]
+        frames = [read(path, size=size, channels=channels) for path in paths]
+    elif source.is_file():
+        frames = _moving_picture(source, size, channels)[places][:count]
+    else:
+        raise FileNotFoundError(f"{source} is neither a folder of frames nor a moving picture")
+    if len(frames) < 2:
+        raise ValueError(
+            f"{source.name} gives {len(frames)} frame(s), and a video needs two: name a folder of "
+            "images or a moving picture (gif, webp, apng), or lower first= and every="
+        )
+    return torch.stack(frames)
+
+
+def pictures(paths: Iterable[Path]) -> list[Path]:
+    """Those of the paths that are image files by their ending, sorted; hidden ones left out."""
+    return sorted(
+        path
+        for path in paths
+        if path.suffix.lower() in ENDINGS and path.is_file() and not path.name.startswith(".")
+    )
+
+
+def _moving_picture(path: Path, size: int, channels: int) -> list[Tensor]:
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings(), Image.open(path) as picture:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return square(image, size=size, channels=channels)
-    except Exception as error:  # decoders answer a damaged file with nearly any class
-        raise ValueError(f"cannot read {Path(path).name}: {error}; replace or remove it") from error
+            return [_square(frame, size, channels) for frame in ImageSequence.Iterator(picture)]
+    # decoders answer a damaged file with nearly any class
+    except Exception as error:
+        raise ValueError(
+            f"cannot read {path.name} as a moving picture: {error}; give a folder of its frames"
+        ) from error
 
 
-def square(image: Image.Image, *, size: int, channels: int = 3) -> Tensor:
-    """An opened picture (of a moving one, the frame it stands at) as `read` gives it; ValueError if it is too small."""
+def _natural(path: Path) -> list[tuple[bool, int, str]]:
+    """A key under which numbers inside a name count as numbers."""
+    key = []
+    for part in re.findall(r"\d+|\D+", path.name):
+        number = part.isdecimal()
+        key.append((not number, int(part) if number else 0, part))
+    return key
+
+
+def _square(image: Image.Image, size: int, channels: int) -> Tensor:
+    """An opened picture (of a moving one, the frame it stands at) as `read` gives it."""
     image = _eight_bits(ImageOps.exif_transpose(image))
     if min(image.size) < LEAST:
         raise ValueError(f"{image.width}×{image.height} pixels are too few")
     if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    fitted = ImageOps.fit(
-        image.convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.BICUBIC
-    )
-    return (
-        torch.from_numpy(np.array(fitted, np.float32).reshape(size, size, channels) / 255)
-        .permute(2, 0, 1)
-        .contiguous()
-    )
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    image = image.convert("L" if channels == 1 else "RGB")
+    fitted = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    return (pil_to_tensor(fitted) / 255).contiguous()
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -88,3 +184,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode!r} have no known range")
     return image
+
+
+def _check_channels(channels: int) -> None:
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")

@@ -1,87 +1,23 @@
-"""Videos as paths: frames from files, how far they lie from a path, a whole sequence improved, and its next frames.
+"""Videos as paths: how far they lie from a path, a whole sequence improved, and its next frames.
 
 A video is a tensor (batch, frames, *event), frames at equal steps in time: images, or their latents.
 """
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageSequence
 from torch import Tensor
-
-from experiments import images
 
 from . import checks, paths
 from .elements import elements
 from .metrics import ScoreMetric
 from .solvers.functional_gradient import project_out
 from .solvers.gauss_newton import DiscreteEnergy, PathState, starting_curvature
-
-
-def read_frames(
-    source: str | Path,
-    *,
-    size: int,
-    channels: int = 3,
-    first: int = 0,
-    every: int = 1,
-    count: int | None = None,
-) -> Tensor:
-    """The frames of a video, (frames, channels, size, size) float32 in [0, 1]: a folder of images, or a moving picture (gif).
-
-    A folder's frames come in natural order (frame2 before frame10). first, every, count: frame `first`, then every `every`-th,
-    `count` at most. Each is cut to its middle square, as `experiments.images.read` does it. FileNotFoundError: no such file or
-    folder. ValueError: a frame that cannot be read (one left out would be a jump in time), or fewer than two of them.
-    """
-    source, every = Path(source), checks.count("every", every)
-    taken = slice(checks.count("first", first, least=0), None, every)
-    if source.is_dir():
-        files = sorted(
-            (path for path in source.iterdir() if path.suffix.lower() in images.ENDINGS),
-            key=_natural,
-        )
-        frames = [images.read(path, size=size, channels=channels) for path in files[taken][:count]]
-    elif source.is_file():
-        frames = _moving(source, size, channels)[taken][:count]
-    else:
-        raise FileNotFoundError(f"{source} is neither a folder of frames nor a moving picture")
-    if len(frames) < 2:
-        raise ValueError(
-            f"{source.name} gives {len(frames)} frame(s), and a video needs two: name a folder of images or a "
-            "moving picture (gif, webp, apng), or lower first= and every="
-        )
-    return torch.stack(frames)
-
-
-def _moving(path: Path, size: int, channels: int) -> list[Tensor]:
-    try:
-        with warnings.catch_warnings(), Image.open(path) as picture:
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return [
-                images.square(frame, size=size, channels=channels)
-                for frame in ImageSequence.Iterator(picture)
-            ]
-    except Exception as error:  # as in experiments.images.read
-        raise ValueError(
-            f"cannot read {path.name} as a moving picture: {error}; give a folder of its frames"
-        ) from error
-
-
-def _natural(path: Path) -> list[tuple[bool, int, str]]:
-    """Numbers inside a name count as numbers."""
-    return [
-        (not part.isdigit(), int(part) if part.isdigit() else 0, part)
-        for part in re.split(r"(\d+)", path.name)
-        if part
-    ]
 
 
 class Deviation(NamedTuple):

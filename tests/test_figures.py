@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from experiments import data, figures
+from lib.files import replacing
 
 GIVEN = {"arrays": {"y": torch.arange(3.0)}}
 
@@ -86,6 +87,53 @@ def test_a_folder_that_cannot_be_written_is_named_and_left_alone(
         figures.save(drawn(), "f", folder=tmp_path, arrays={"y": [9.0]})
     assert caught.value.errno == number
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
+@pytest.mark.parametrize("ending", ["png", "pdf", "npz", "csv", "json"])
+def test_a_full_disk_leaves_the_older_files(tmp_path, ending):
+    def write(value):
+        figures.save(drawn(), "f", folder=tmp_path, arrays={"y": [value]})
+        figures.save_results("f", {"y": value}, folder=tmp_path)
+        figures.save_results("f", pd.DataFrame({"y": [value]}), folder=tmp_path)
+
+    write(1.0)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / f".draft-{os.getpid()}-f.{ending}").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="free space"):
+        write(1.0)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_folder_in_the_way_of_a_file_stays(tmp_path):
+    (tmp_path / "f.pdf").mkdir()
+    with pytest.raises(OSError, match=r"f\.pdf"):
+        figures.save(drawn(), "f", folder=tmp_path, **GIVEN)
+    assert os.listdir(tmp_path) == ["f.pdf"]
+
+
+def test_an_interrupt_between_two_renames_never_leaves_a_mixture(tmp_path, monkeypatch):
+    targets = [tmp_path / name for name in "abc"]
+    rename = os.replace
+    calls = []
+
+    def write(text):
+        with replacing(*targets) as drafts:
+            for draft in drafts:
+                draft.write_text(text)
+
+    def interrupted(*paths):
+        calls.append(paths)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        rename(*paths)
+
+    write("old")
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write("new")
+    assert [path.read_text() for path in targets] == ["new"] * 3
+    assert len(os.listdir(tmp_path)) == 3
 
 
 def test_an_interrupt_while_writing_leaves_nothing(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Training: it learns, an interrupted run goes on bit for bit, faults leave the last good checkpoint; images of all kinds."""
+"""Training: it learns, an interrupted run goes on bit for bit, faults leave the last good checkpoint."""
 
 import copy
 import csv
@@ -17,7 +17,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from experiments import images
 from experiments.training import digits as models
 from experiments.training.loop import Settings, denoising_error, denoising_loss, fit
 from lib.runs.__main__ import app
@@ -309,91 +308,6 @@ def test_the_rate_rises_and_falls():
     assert all(b < a for a, b in pairwise(rates[10:])) and rates[-1] < 1e-3
 
 
-def picture(path, mode="RGB", size=(40, 30), colour="red", **settings):
-    Image.new(mode, size, colour).save(path, **settings)
-
-
-def test_images_of_all_kinds_become_one_tensor(tmp_path):
-    picture(tmp_path / "a.jpg", quality=100)
-    picture(tmp_path / "b.png", "L", (30, 60), 128)
-    picture(tmp_path / "c.webp", colour="white", lossless=True)
-    picture(tmp_path / "d.png", "RGBA", colour=(0, 0, 0, 0))  # nothing but transparent black: white
-    picture(tmp_path / "e.gif", "P", colour=0)
-    picture(tmp_path / "f.tiff", "CMYK", colour=(0, 0, 0, 255))
-    Image.fromarray(np.full((20, 20), 32768, np.uint16)).save(tmp_path / "g.png")
-    (tmp_path / "sub").mkdir()
-    picture(tmp_path / "sub" / "h.bmp", colour="blue")
-    (tmp_path / "notes.txt").write_text("no image")
-    found = images.read_folder(tmp_path, size=16, channels=3)
-    assert (
-        found.shape == (8, 3, 16, 16)
-        and found.dtype == torch.float32
-        and found.min() >= 0
-        and found.max() <= 1
-    )
-    torch.testing.assert_close(
-        found.mean((2, 3)),
-        torch.tensor(
-            [
-                [1, 0, 0],
-                [128 / 255] * 3,
-                [1, 1, 1],
-                [1, 1, 1],
-                [0, 0, 0],
-                [0, 0, 0],
-                [128 / 255] * 3,
-                [0, 0, 1],
-            ]
-        ),
-        rtol=0,
-        atol=0.02,
-    )
-    grey = images.read_folder(tmp_path, size=28, channels=1)
-    assert grey.shape == (8, 1, 28, 28) and grey[0].mean() == pytest.approx(0.299, abs=0.01)
-
-
-def test_images_are_turned_upright_and_cut_to_their_middle(tmp_path):
-    wide = np.zeros((20, 60), np.uint8)
-    wide[:, 20:40], wide[:10, 20:40] = 100, 200  # the middle square: light above, dark below
-    exif = Image.Exif()
-    exif[0x0112] = 3  # stored upside down
-    Image.fromarray(wide[::-1, ::-1].copy()).save(tmp_path / "turned.png", exif=exif)
-    Image.fromarray(wide).save(tmp_path / "upright.png")
-    turned, upright = images.read_folder(tmp_path, size=20, channels=1)
-    assert torch.equal(turned, upright)
-    means = [upright[0, :8].mean().item(), upright[0, 12:].mean().item()]
-    assert means == pytest.approx([200 / 255, 100 / 255], abs=1e-3)
-
-
-def test_unreadable_and_tiny_images_are_left_out_by_name(tmp_path):
-    picture(tmp_path / "good.png")
-    picture(tmp_path / "tiny.png", size=(3, 50))
-    whole = tmp_path / "cut.jpg"
-    picture(whole, size=(200, 200))
-    whole.write_bytes(whole.read_bytes()[:400])
-    (tmp_path / "empty.png").touch()
-    (tmp_path / "text.webp").write_text("no image")
-    with pytest.warns(
-        UserWarning,
-        match=r"left out 4 of 5 images: cut\.jpg .*empty\.png .*text\.webp .*tiny\.png \(3×50 pixels",
-    ):
-        assert images.read_folder(tmp_path, size=8, channels=3).shape == (1, 3, 8, 8)
-
-
-def test_no_image_no_folder_and_wrong_channels_are_errors(tmp_path):
-    with pytest.raises(ValueError, match=r"no image to be read.*\.jpeg"):
-        images.read_folder(tmp_path, size=8)
-    picture(tmp_path / "tiny.png", size=(1, 1))
-    with pytest.raises(ValueError, match=r"no image to be read in .*tiny\.png \(1×1"):
-        images.read_folder(tmp_path, size=8)
-    with pytest.raises(FileNotFoundError, match="is no folder"):
-        images.read_folder(tmp_path / "typo", size=8)
-    with pytest.raises(ValueError, match="channels must be 1"):
-        images.read_folder(tmp_path, size=8, channels=4)
-    with pytest.raises(ValueError, match="size must be"):
-        images.read_folder(tmp_path, size=0)
-
-
 def test_the_network_is_that_of_the_seed_and_leaves_the_global_generator(generator):
     state = torch.get_rng_state()
     first, again, other = (models.rotated_mnist_network(seed)[0] for seed in (0, 0, 1))
@@ -428,7 +342,7 @@ def command(*arguments):
 def pictures(tmp_path):
     (tmp_path / "pictures").mkdir()
     for i in range(4):
-        picture(tmp_path / "pictures" / f"{i}.png", "L", (28, 28), 60 * i)
+        Image.new("L", (28, 28), 60 * i).save(tmp_path / "pictures" / f"{i}.png")
     return tmp_path / "pictures"
 
 

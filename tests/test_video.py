@@ -1,13 +1,11 @@
-"""Videos as paths: frames from files, deviations in closed form, smoothing on flat space and on the sphere."""
+"""Videos as paths: deviations in closed form, smoothing on flat space and on the sphere."""
 
 import itertools
 import math
 
 import pytest
 import torch
-from PIL import Image
 
-from experiments import images
 from lib import paths
 from lib.elements import elements
 from lib.metrics import DensityMetric, EuclideanMetric, ScoreMetric, SteinMetric
@@ -16,7 +14,6 @@ from lib.video import (
     _never_back,
     deviation,
     functional_smooth,
-    read_frames,
     smooth,
     turning,
     velocity,
@@ -42,55 +39,6 @@ def noisy(video, rms, seed=0):
 
 def line(video, frames=2):
     return paths.lerp(video[:, 0], video[:, -1], frames)
-
-
-# ---- frames from files
-
-
-def painted(grey, size=(40, 30)):
-    return Image.new("RGB", size, (grey, grey, grey))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for k in (1, 2, 10, 11):
-        painted(10 * k).save(tmp_path / f"frame{k}.png")
-    (tmp_path / "notes.txt").write_text("no frame")
-    return tmp_path
-
-
-def greys(frames):
-    return (frames[:, 0, 0, 0] * 255).round().int().tolist()
-
-
-def test_a_folder_is_read_in_natural_order(folder):
-    video = read_frames(folder, size=16)
-    assert video.shape == (4, 3, 16, 16) and video.dtype == torch.float32
-    assert greys(video) == [10, 20, 100, 110]
-    assert greys(read_frames(folder, size=16, first=1, every=2)) == [20, 110]
-    assert greys(read_frames(folder, size=16, count=2, channels=1)) == [10, 20]
-    assert torch.equal(video[2], images.read(folder / "frame10.png", size=16))
-
-
-def test_a_gif_is_its_frames(tmp_path):
-    pages = [painted(g) for g in (0, 85, 170, 255)]
-    pages[0].save(tmp_path / "moving.gif", save_all=True, append_images=pages[1:], duration=40)
-    assert greys(read_frames(tmp_path / "moving.gif", size=12)) == [0, 85, 170, 255]
-    assert greys(read_frames(tmp_path / "moving.gif", size=12, first=1, every=2)) == [85, 255]
-
-
-def test_what_is_no_video_says_so(folder):
-    with pytest.raises(FileNotFoundError, match="neither a folder"):
-        read_frames(folder / "nowhere", size=16)
-    with pytest.raises(ValueError, match=r"gives 1 frame\(s\), and a video needs two"):
-        read_frames(folder / "frame1.png", size=16)
-    with pytest.raises(ValueError, match="gives 0 frame"):
-        read_frames(folder, size=16, first=9)
-    with pytest.raises(ValueError, match=r"cannot read notes\.txt as a moving picture"):
-        read_frames(folder / "notes.txt", size=16)
-    (folder / "frame3.png").write_bytes(b"broken")
-    with pytest.raises(ValueError, match=r"cannot read frame3.png: .* replace or remove it"):
-        read_frames(folder, size=16)
 
 
 # ---- deviation

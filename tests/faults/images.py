@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import torch
 from PIL import Image
 
-from experiments import evaluation, gallery, hands, images
+from experiments import evaluation, gallery, hands
 from experiments.classifiers.base import load_classifier
 from experiments.explore import explore
 from experiments.family import stein_family
@@ -232,13 +232,6 @@ TABLE = [
         ValueError,
         "empty batch",
     ),
-    (
-        "experiments.images",
-        "images of two channels",
-        lambda x: images.read_folder(".", size=8, channels=2),
-        ValueError,
-        "1 .grey. or 3",
-    ),
 ]
 
 
@@ -258,74 +251,7 @@ def picture(path, side=16):
     Image.new("RGB", (side, side), "red").save(path)
 
 
-def of_files(area, what, prepare, act, error, says):
-    @fault(area, what, error, says, left="the folder of images, byte for byte")
-    def bad_files(world):
-        prepare(world.tree())
-        yield lambda: act(world.folder)
-
-
 def half(folder):
     """Two pictures, the second one cut short."""
     [picture(folder / name) for name in ("1.png", "2.png")]
     (folder / "2.png").write_bytes((folder / "1.png").read_bytes()[:-30])
-
-
-read = functools.partial(images.read_folder, size=8)
-frames = functools.partial(video.read_frames, size=8)
-of_files(
-    "experiments.images",
-    "no folder",
-    lambda f: None,
-    lambda f: read(f / "typo"),
-    FileNotFoundError,
-    "name one with images in it",
-)
-of_files(
-    "experiments.images",
-    "a folder without images",
-    lambda f: (f / "1.txt").write_text("1"),
-    read,
-    ValueError,
-    "files that end in .bmp",
-)
-of_files(
-    "experiments.images",
-    "an image cut short among others",
-    half,
-    read,
-    UserWarning,
-    r"left out 1 of 2 images: 2.png",
-)
-of_files(
-    "experiments.images",
-    "an image of four pixels",
-    lambda f: picture(f / "1.png", 2),
-    read,
-    ValueError,
-    "2×2 pixels are too few",
-)
-of_files(
-    "lib.video",
-    "a frame cut short",
-    half,
-    frames,
-    ValueError,
-    "cannot read 2.png.*replace or remove it",
-)
-of_files(
-    "lib.video",
-    "a film of one frame",
-    lambda f: picture(f / "1.png"),
-    frames,
-    ValueError,
-    "a video needs two: name a folder",
-)
-of_files(
-    "lib.video",
-    "a film that is none",
-    lambda f: (f / "1.gif").write_text("GIF89a"),
-    lambda f: frames(f / "1.gif"),
-    ValueError,
-    "give a folder of its frames",
-)
