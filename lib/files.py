@@ -1,4 +1,6 @@
-"""Files that are whole or not there: drafts that become their targets at the end, and errors of the disk that name the mend."""
+"""Files that are whole or not there: drafts become their targets at the end, errors name a mend."""
+
+from __future__ import annotations
 
 import errno
 import hashlib
@@ -10,25 +12,35 @@ from pathlib import Path
 
 @contextmanager
 def replacing(*targets: Path) -> Iterator[list[Path]]:
-    """Hand out a draft path beside each target (all in one folder); drafts become targets if the block ends well.
+    """Hand out a draft beside each target; the drafts become the targets if the block ends well.
 
-    On any error or interrupt the drafts are removed and the targets stay as they were; an interrupt between two of the last
-    renames waits for the others, so that files which belong together never come from two runs. Errors of the disk as `writing`.
+    On any error or interrupt the drafts are removed and the targets stay as they were. An interrupt
+    between two of the last renames waits for the others, so that files which belong together never
+    come from two runs.
+
+    Args:
+        targets: What to write, all in one folder, which is made if it is missing.
+
+    Yields:
+        A draft path for each target.
+
+    Raises:
+        OSError: Of the disk, with its mend.
     """
     folder = targets[0].parent
     drafts = [folder / f".draft-{os.getpid()}-{target.name}" for target in targets]
     try:
         with writing(targets[0].name, folder):
             folder.mkdir(parents=True, exist_ok=True)
-            if blocked := [target for target in targets if target.is_dir()]:
-                raise IsADirectoryError(errno.EISDIR, f"a folder is called {blocked[0].name}")
+            for target in targets:
+                if target.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, f"a folder is called {target.name}")
             yield drafts
             _rename(drafts, targets)
     finally:
         for draft in drafts:
-            with suppress(
-                OSError
-            ):  # a read-only disk refuses even this; there is nothing to remove then
+            # A read-only disk refuses even this; there is nothing to remove then.
+            with suppress(OSError):
                 draft.unlink()
 
 
@@ -45,7 +57,7 @@ def _rename(drafts: list[Path], targets: tuple[Path, ...]) -> None:
 
 @contextmanager
 def writing(what: str, folder: Path) -> Iterator[None]:
-    """Turn an OSError of the block into one that says what could not be written where, and how to mend it."""
+    """Turn an OSError of the block into one that says what could not be written, and the mend."""
     try:
         yield
     except OSError as error:

@@ -277,7 +277,7 @@ def test_baselines_are_the_paths_module():
     torch.testing.assert_close(
         interpolate(SphereScore(), a, b, method="lerp", frames=4).frames, paths.lerp(a, b, 4)
     )
-    torch.testing.assert_close(baselines.straight(a, b, 3, time=2.0)[:, -1], a + 2 * b)
+    torch.testing.assert_close(baselines.straight(None, a, b, 3, time=2.0)[:, -1], a + 2 * b)
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Interpolation and extrapolation by name: a method is a metric, a solver and the space it works in."""
+"""Interpolation and extrapolation by name: a method is a metric, a solver and a space."""

@@ -1,108 +1,152 @@
-"""What geodesics are compared with: interpolation and extrapolation that know nothing, or little, of the density."""
+"""What geodesics are compared with: paths that know nothing, or little, of the density."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .. import checks
 from ..metrics.base import dot, scale
 from ..paths import lerp, slerp
 from ..scores.base import Score
+from .spaces import Method
 
-CLIP = 2.0  # NoiseDiffusion: largest number in a latent
-BOOST = 1.2  # NoiseDiffusion: μ + ν, how much of both images
+# NoiseDiffusion: largest number in a latent, and μ + ν, how much of both images.
+CLIP = 2.0
+BOOST = 1.2
 
 
-def noisediffusion(a: Tensor, b: Tensor, frames: int, clean_a: Tensor, clean_b: Tensor) -> Tensor:
-    """NoiseDiffusion (Zheng et al., ICLR 2024, with no fresh noise): (batch, *event) each -> (batch, frames, *event).
+def noisediffusion(
+    a: Float[Tensor, "batch *event"],
+    b: Float[Tensor, "batch *event"],
+    frames: int,
+    clean_a: Float[Tensor, "batch *event"],
+    clean_b: Float[Tensor, "batch *event"],
+) -> Float[Tensor, "batch frames *event"]:
+    """NoiseDiffusion (Zheng et al., ICLR 2024, with no fresh noise), for t in [0, 1]:
 
-    Of the inverted ends z_a, z_b, clipped to ±2, and the clean ends √ᾱ y_a, √ᾱ y_b in the same coordinates, for t in [0, 1]
+        z = α z_a + β z_b + (μ − α) √ᾱ y_a + (ν − β) √ᾱ y_b,  clipped to ±2,
+        α = cos(πt/2),  β = sin(πt/2),  μ = 1.2 α/(α + β),  ν = 1.2 β/(α + β).
 
-        z = a z_a + b z_b + (μ − a) √ᾱ y_a + (ν − b) √ᾱ y_b,  clipped to ±2,
-        a = cos(πt/2),  b = sin(πt/2),  μ = 1.2 a/(a + b),  ν = 1.2 b/(a + b).
+    The first and last frame follow the formula too (z_a + 0.2 √ᾱ y_a); the released code shows the
+    given images there.
 
-    The first and last frame follow the formula too (z_a + 0.2 √ᾱ y_a); the released code shows the given images there.
+    Args:
+        a: The inverted ends z_a, clipped to ±2.
+        b: The inverted ends z_b, clipped to ±2.
+        frames: How many, at least 2.
+        clean_a: The clean ends √ᾱ y_a, in the same coordinates.
+        clean_b: The clean ends √ᾱ y_b.
     """
     for name, x in (("b", b), ("clean_a", clean_a), ("clean_b", clean_b)):
         checks.same_layout("a", a, name, x)
-    t = torch.linspace(0, 1, checks.count("frames", frames, least=2), dtype=torch.float64).reshape(
-        -1, *[1] * (a.ndim - 1)
-    )
-    wa, wb = (w.to(a) for w in ((math.pi * t / 2).cos(), (math.pi * t / 2).sin()))
-    mu, nu = BOOST * wa / (wa + wb), BOOST * wb / (wa + wb)
-    za, zb, ya, yb = (
-        x[:, None] for x in (a.clamp(-CLIP, CLIP), b.clamp(-CLIP, CLIP), clean_a, clean_b)
-    )
-    return (wa * za + wb * zb + (mu - wa) * ya + (nu - wb) * yb).clamp(-CLIP, CLIP)
+    frames = checks.count("frames", frames, least=2)
+    t = torch.linspace(0, 1, frames, dtype=torch.float64).reshape(-1, *[1] * (a.ndim - 1))
+    alpha = (math.pi * t / 2).cos().to(a)
+    beta = (math.pi * t / 2).sin().to(a)
+    mu = BOOST * alpha / (alpha + beta)
+    nu = BOOST * beta / (alpha + beta)
+    z_a = a.clamp(-CLIP, CLIP)[:, None]
+    z_b = b.clamp(-CLIP, CLIP)[:, None]
+    noisy = alpha * z_a + beta * z_b
+    clean = (mu - alpha) * clean_a[:, None] + (nu - beta) * clean_b[:, None]
+    return (noisy + clean).clamp(-CLIP, CLIP)
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """An interpolation without a metric. path(a, b, frames) -> (batch, frames, *event) in `space` (lib.methods.spaces), at the noise
-    level of `time`, a fraction of the model's time steps. mixes: it takes clean_a, clean_b, the given ends there, too."""
+class Baseline(Method):
+    """An interpolation without a metric.
 
-    path: Callable[..., Tensor]
-    summary: str
-    space: str = "clean"
-    time: float | None = None
+    Attributes:
+        path: (a, b, frames) to (batch, frames, *event), in its space.
+        mixes: Whether it takes the given ends too, as clean_a and clean_b.
+    """
+
+    path: Callable[..., Tensor] = lerp
     mixes: bool = False
 
 
 INTERPOLATIONS: dict[str, Baseline] = {
-    "lerp": Baseline(lerp, "straight line"),
-    "slerp": Baseline(slerp, "great circle about the origin"),
+    "lerp": Baseline("straight line", path=lerp),
+    "slerp": Baseline("great circle about the origin", path=slerp),
     "shared_noise_lerp": Baseline(
-        lerp, "straight line between ends with the same noise, t = 400", "shared_noise", 0.4
+        "straight line between ends with the same noise, t = 400",
+        path=lerp,
+        space="shared_noise",
+        time=0.4,
+        only_there=True,
     ),
     "shared_noise_slerp": Baseline(
-        slerp, "great circle between ends with the same noise, t = 400", "shared_noise", 0.4
+        "great circle between ends with the same noise, t = 400",
+        path=slerp,
+        space="shared_noise",
+        time=0.4,
+        only_there=True,
     ),
     "ddim_slerp": Baseline(
-        slerp,
         "DDIM inversion to noise alone, great circle there (Song, Meng & Ermon 2021)",
-        "ddim",
-        1.0,
+        path=slerp,
+        space="ddim",
+        time=1.0,
+        only_there=True,
     ),
     "noisediffusion": Baseline(
-        noisediffusion,
         "DDIM inversion to t = 700, clipped and mixed (Zheng et al. 2024)",
-        "ddim",
-        0.7,
+        path=noisediffusion,
         mixes=True,
+        space="ddim",
+        time=0.7,
+        only_there=True,
     ),
 }
 
 
-def straight(start: Tensor, velocity: Tensor, frames: int, time: float = 1.0) -> Tensor:
-    """Go straight on: start + t·velocity, t in [0, time]; (batch, *event) -> (batch, frames, *event)."""
+def straight(
+    score: Score | None,
+    start: Float[Tensor, "batch *event"],
+    velocity: Float[Tensor, "batch *event"],
+    frames: int,
+    time: float = 1.0,
+) -> Float[Tensor, "batch frames *event"]:
+    """Go straight on: start + t·velocity, t in [0, time]; the score is not used."""
     checks.same_layout("start", start, "velocity", velocity)
     return lerp(start, start + checks.positive("time", time) * velocity, frames)
 
 
 def guided_walk(
     score: Score,
-    start: Tensor,
-    velocity: Tensor,
+    start: Float[Tensor, "batch *event"],
+    velocity: Float[Tensor, "batch *event"],
     frames: int,
     time: float = 1.0,
     *,
     pull: float = 0.1,
     momentum: float = 1.0,
-) -> Tensor:
-    """A walk of equal steps that the score keeps near the data (after the extrapolation of arXiv 2505.11128).
+) -> Float[Tensor, "batch frames *event"]:
+    """A walk of equal steps that the score keeps near the data, after arXiv 2505.11128.
 
-    Each step goes along the last direction with its part along the score taken out, then `pull`·sigma² of the score back
-    towards the data; sigma² s is the way to the denoised point, so pull = 1 would go all of it. The paper gives no
-    settings: these, and `momentum` (weight of the last direction against the step really made), are our reading.
+    Each step goes along the last direction with its part along the score taken out, then
+    pull·sigma² s towards the data. The paper gives no settings: these are our reading. One score a
+    frame. Not a geodesic: no length is minimised.
 
-    start, velocity (batch, *event) -> (batch, frames, *event). One score a frame. Not a geodesic: no length is minimised.
+    Args:
+        score: With a noise level: sigma² s is the way to the denoised point.
+        start: Points.
+        velocity: Its direction is the first; ‖velocity‖·time is the length of the walk.
+        frames: How many, at least 2.
+        time: How long, > 0.
+        pull: Share of the way to the denoised point; 1 would go all of it.
+        momentum: Weight of the last direction against the step really made.
     """
     checks.same_layout("start", start, "velocity", velocity)
+    checks.positive("time", time)
+    checks.count("frames", frames, least=2)
     if not isinstance(score.sigma, float):
         raise ValueError(
             "guided_walk needs a score with a noise level (sigma² s is the way back to the data)"
@@ -111,28 +155,33 @@ def guided_walk(
         raise ValueError(
             "velocity is zero in some row: the walk has no direction there; drop these rows"
         )
-    step = (
-        velocity.flatten(1).norm(dim=1)
-        * checks.positive("time", time)
-        / (checks.count("frames", frames, least=2) - 1)
-    )
-    x, path = start, [start]
-    direction = scale(1 / velocity.flatten(1).norm(dim=1), velocity)
-    for place in torch.linspace(0, 1, frames)[:-1]:
-        s = checks.finite("the score on the walk", score.along(place.reshape(1))(x))
-        tangent = direction - scale(
-            dot(direction, s) / dot(s, s).clamp_min(torch.finfo(x.dtype).tiny), s
-        )
-        new = (
-            x
-            + scale(step / tangent.flatten(1).norm(dim=1).clamp_min(1e-12), tangent)
-            + pull * score.sigma**2 * s
-        )
-        made = new - x
-        blend = momentum * tangent + (1 - momentum) * scale(1 / made.flatten(1).norm(dim=1), made)
-        direction, x = scale(1 / blend.flatten(1).norm(dim=1).clamp_min(1e-12), blend), new
+    step = _norm(velocity) * time / (frames - 1)
+    tiny = torch.finfo(start.dtype).tiny
+    x = start
+    direction = _normalised(velocity)
+    path = [start]
+    for t in torch.linspace(0, 1, frames)[:-1]:
+        s = checks.finite("the score on the walk", score.along(t.reshape(1))(x))
+        along_score = dot(direction, s) / dot(s, s).clamp_min(tiny)
+        tangent = direction - scale(along_score, s)
+        onwards = scale(step / _norm(tangent).clamp_min(1e-12), tangent)
+        new = x + onwards + pull * score.sigma**2 * s
+        direction = _normalised(momentum * tangent + (1 - momentum) * _normalised(new - x))
+        x = new
         path.append(x)
     return torch.stack(path, 1)
 
 
-EXTRAPOLATIONS = {"straight": lambda score, *a, **k: straight(*a, **k), "guided_walk": guided_walk}
+def _norm(v: Tensor) -> Tensor:
+    return v.flatten(1).norm(dim=1)
+
+
+def _normalised(v: Tensor) -> Tensor:
+    return scale(1 / _norm(v).clamp_min(1e-12), v)
+
+
+# (score, start, velocity, frames, time) to (batch, frames, *event), with the settings' defaults.
+EXTRAPOLATIONS: dict[str, partial[Tensor]] = {
+    "straight": partial(straight),
+    "guided_walk": partial(guided_walk, pull=0.1, momentum=1.0),
+}

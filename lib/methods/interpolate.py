@@ -3,43 +3,52 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .. import checks, paths
-from ..metrics import JacobianMetric, Metric, SpaceTimeMetric
-from ..scores import Counter, Score, as_score
-from ..scores.distillation import distilled
+from ..metrics import Metric, SpaceTimeMetric
+from ..scores import Score, as_score
 from ..solvers import Geodesic, geodesic, shoot
-from . import baselines
+from .baselines import EXTRAPOLATIONS, INTERPOLATIONS, Baseline
 from .presets import METHODS, Preset
-from .spaces import Space, working_space
+from .spaces import Method, NoisedSpace, Space, working_space
 
 
 @dataclass
 class Frames:
-    """frames (batch, frames, *event); path: the Geodesic behind them in the space the method works in, None for a baseline.
+    """What `interpolate` and `extrapolate` give.
 
-    evaluations: points at which the score was computed for all of it, noising and denoising too; batches: calls.
-    settings: what was used; its "ends" (beyond one point, "start") says whether the first and last frame (the first) are
-    "given" or "reconstructed".
+    Attributes:
+        frames: The frames of each pair.
+        method: Name of the method.
+        path: The geodesic behind them, in the space that the method works in; None for a baseline.
+        evaluations: Points at which the score was computed for all of it, noising and denoising
+            too.
+        settings: What was used. "ends" ("start" for an extrapolation) says whether the first and
+            the last frame (the first) are "given" or "reconstructed".
+        batches: Calls of the score.
     """
 
-    frames: Tensor
+    frames: Float[Tensor, "batch frames *event"]
     method: str
     path: Geodesic | None
     evaluations: int
-    settings: dict
+    settings: dict[str, Any]
     batches: int = 0
 
 
 def interpolate(
     model: Score | Callable[[Tensor], Tensor],
-    start: Tensor,
-    end: Tensor,
+    start: Float[Tensor, "*batch_event"],
+    end: Float[Tensor, "*batch_event"],
     *,
     method: str = "stein",
     frames: int = 17,
@@ -48,119 +57,94 @@ def interpolate(
     seed: int = 0,
     flow_steps: int = 30,
     flow_method: str = "ddim",
-    **settings,
+    **settings: Any,
 ) -> Frames:
-    """Frames from `start` to `end` (batch, *event), or one pair (*event), both ends included.
+    """Frames from one point to another, both ends included.
 
-    model: a score, or a function x -> grad log p(x) of vectors (a function of images: FunctionScore(f, event_shape=(c, h, w)),
-    which tells one image from a batch). method: a name of METHODS or of baselines.INTERPOLATIONS. frames: how many (≥ 2).
-    sigma: noise level to work at, in the units of x (the method's, else the model's own, by default).
-    space: "clean", the points as they are; "shared_noise", both ends with the same noise (of `seed`) of level sigma; "ddim", both
-    ends inverted to sigma. There the method runs in the model's variance-preserving coordinates (lib.methods.spaces), which its lam,
-    alpha and solver settings then belong to; frames come back by the probability flow (flow_steps, flow_method: lib.flow),
-    the ends among them, so that these are reconstructions. By default a learned score is met where the method's paper does
-    (METHODS, INTERPOLATIONS), any other in the clean space.
-    settings: of the metric (lam, alpha, …), a `solver`, and of `geodesic` (points, noise_levels, init, samples, tol, …), lengths
-    and points among them those of the clean space; an unknown name raises TypeError, images far outside [0, 1] ValueError.
-    Frames lie at equal steps of the path's parameter, equal Riemannian distances for a converged geodesic.
+    They lie at equal steps of the path's parameter: equal Riemannian distances for a converged
+    geodesic. In a noised space the method runs in the model's variance-preserving coordinates
+    (`lib.methods.spaces`), which its lam, alpha and solver settings then belong to; lengths and
+    points among the settings stay those of the clean space. Frames come back by the probability
+    flow, the ends among them, so that these are reconstructions.
+
+    Args:
+        model: A score, or a function x -> grad log p(x) of vectors (a function of images:
+            `FunctionScore(f, event_shape=(c, h, w))`, which tells one image from a batch).
+        start: Points (batch, *event), or one (*event).
+        end: As many.
+        method: A name of `METHODS` or of `lib.methods.baselines.INTERPOLATIONS`.
+        frames: How many, at least 2.
+        sigma: Noise level to work at, in the units of x; None for the method's, else the model's.
+        space: "clean": the points as they are. "shared_noise": both ends with the same noise.
+            "ddim": both ends inverted to sigma. None: where the method's paper works if the score
+            is learned, else the clean space.
+        seed: Of the shared noise.
+        flow_steps: Noise levels of the probability flow, at least 2.
+        flow_method: "ddim" or "heun".
+        **settings: Of the metric (lam, alpha, …), a `solver`, and of `geodesic` (points,
+            noise_levels, init, samples, tol, …).
+
+    Returns:
+        The frames, the geodesic behind them, and what it took.
+
+    Raises:
+        TypeError: A setting that the method does not have.
+        ValueError: Bad points, an unknown name, images far outside [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from lib import SphereScore, interpolate
+        >>> a, b = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0])
+        >>> result = interpolate(SphereScore(), a, b, method="stein", frames=5)
+        >>> result.frames.shape
+        torch.Size([1, 5, 3])
+        >>> bool((result.frames.norm(dim=2) > 0.99).all())  # the frames stay near the sphere
+        True
     """
-    score, frames = as_score(model), checks.count("frames", frames, least=2)
-    checks.choice("method", method, [*METHODS, *baselines.INTERPOLATIONS])
+    score = as_score(model)
+    frames = checks.count("frames", frames, least=2)
+    checks.choice("method", method, [*METHODS, *INTERPOLATIONS])
     start, end = checks.end_points(start, end, score.event_shape)
     if score.event_shape is None:
         score = copy.copy(score)
         score.event_shape = tuple(start.shape[1:])
-    before = replace(score.counter)
+    evaluations = score.counter.evaluations
+    batches = score.counter.batches
+
+    plan = INTERPOLATIONS[method] if method in INTERPOLATIONS else METHODS[method].on(score)
     room = working_space(
         score,
-        _space(method, score, space),
+        _space(method, plan, score, space),
         sigma,
-        _plan(method).time,
+        plan.time,
         seed=seed,
         steps=flow_steps,
         method=flow_method,
     )
-    _in_units(room, score, start=start, end=end)
-    run = _baseline if method in baselines.INTERPOLATIONS else _geodesic
-    points, path = run(method, room, start, end, frames, settings)
-    shown = (
-        room.along(torch.linspace(0, 1, frames)).leave(points.flatten(0, 1)).reshape(points.shape)
+    _refuse_bytes(room, score, start=start, end=end)
+    if isinstance(plan, Baseline):
+        _refuse_foreign(method, settings, ())
+        path = None
+        points = _baseline_path(plan, room, start, end, frames)
+    else:
+        path, points = _geodesic_path(method, plan, room, start, end, frames, settings)
+    shown = _clean_frames(room, points)
+
+    used = {} if path is None else path.settings
+    return Frames(
+        shown,
+        method,
+        path,
+        evaluations=score.counter.evaluations - evaluations,
+        settings={**used, **score.settings, **room.settings},
+        batches=score.counter.batches - batches,
     )
-    used = {
-        **({} if path is None else path.settings),
-        **score.settings,
-        **room.settings,
-    }
-    return Frames(shown, method, path, settings=used, **_spent(score, before))
-
-
-def _plan(method: str) -> Preset | baselines.Baseline:
-    return METHODS[method] if method in METHODS else baselines.INTERPOLATIONS[method]
-
-
-def _space(method: str, score: Score, asked: str | None) -> str:
-    """The space asked for, else the method's: a baseline's own, a preset's where the score is learned."""
-    fixed = method in baselines.INTERPOLATIONS and _plan(method).space != "clean"
-    if asked is None:
-        return _plan(method).space if fixed or score.noise_range is not None else "clean"
-    if (fixed and asked != _plan(method).space) or (method == "spacetime" and asked != "clean"):
-        raise ValueError(
-            f"method {method!r} works in the space {_plan(method).space!r} alone, got {asked!r}; leave space= out"
-        )
-    return asked
-
-
-def _baseline(
-    method: str, room: Space, start: Tensor, end: Tensor, frames: int, settings: dict
-) -> tuple[Tensor, None]:
-    if settings:
-        raise TypeError(f"method {method!r} takes no settings, got {', '.join(sorted(settings))}")
-    clean = [room.score.encode(x) for x in (start, end)] if _plan(method).mixes else []
-    return _plan(method).path(*_entered(room, start, end), frames, *clean), None
-
-
-def _entered(room: Space, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-    return tuple(room.along(torch.tensor([t])).enter(x) for t, x in ((0.0, start), (1.0, end)))
-
-
-def _geodesic(
-    method: str, room: Space, start: Tensor, end: Tensor, frames: int, settings: dict
-) -> tuple[Tensor, Geodesic]:
-    """Points of the method's geodesic (batch, frames, *event) in the working space, and the geodesic."""
-    preset = METHODS[method]
-    score = _lent(preset, room.score)
-    metric, rest = _metric(preset, score, {**(preset.learned if room.learned else {}), **settings})
-    rest = _carried(room, start, {"solver": preset.solver, **preset.settings, **rest})
-    a, b = _entered(room, start, end)
-    lifted = isinstance(metric, SpaceTimeMetric)
-    path = geodesic(
-        metric, *(metric.lift(x, room.score.sigma) if lifted else x for x in (a, b)), **rest
-    )
-    path.settings |= score.settings
-    points = paths.evaluate(path.points, torch.linspace(0, 1, frames, dtype=torch.float64))
-    return (metric.project(points)[0] if lifted else points), path
-
-
-def _lent(preset: Preset, score: Score) -> Score:
-    return distilled(score) if preset.distilled else score
-
-
-def _carried(room: Space, start: Tensor, settings: dict) -> dict:
-    """Lengths and points among the settings, in the working space."""
-    if room.kind == "clean":
-        return settings
-    levels = checks.noise_schedule(settings.get("noise_levels"), room.level)
-    carried = {**settings, "noise_levels": [room.score.unit * s for s in levels] or None}
-    for name in ("init", "samples"):
-        if isinstance(x := settings.get(name), Tensor):
-            carried[name] = room.enter(x.reshape(-1, *start.shape[1:])).reshape(x.shape)
-    return carried
 
 
 def extrapolate(
     model: Score | Callable[[Tensor], Tensor],
-    start: Tensor,
-    velocity: Tensor,
+    start: Float[Tensor, "*batch_event"],
+    velocity: Float[Tensor, "*batch_event"],
     *,
     method: str = "stein",
     frames: int = 17,
@@ -170,86 +154,219 @@ def extrapolate(
     seed: int = 0,
     flow_steps: int = 30,
     flow_method: str = "ddim",
-    **settings,
+    **settings: Any,
 ) -> Frames:
-    """Frames that leave `start` with `velocity` (batch, *event) and run for `time`, the first of them the start.
+    """Frames that leave a point with a velocity, the first of them the start.
 
-    method: "stein", "density", "both" or "yu2025" (exponential map of that metric), or a baseline ("straight", "guided_walk").
-    space, seed, flow_steps, flow_method: as for `interpolate`; the velocity is carried along (`Space.carry`), by the derivative
-    of the inversion for "ddim", which costs two more.
-    settings: of the metric, and of `shoot` (steps, form, radius, …; its method, rk4 or dopri5, as `ode`) or of the baseline,
-    all of that space.
+    Args:
+        model: As for `interpolate`.
+        start: Points (batch, *event), or one (*event).
+        velocity: One a point. It is carried into a noised space (`Space.carry`), for "ddim" by the
+            derivative of the inversion, which costs two more.
+        method: "stein", "density", "both" or "yu2025" (exponential map of that metric), or a
+            baseline ("straight", "guided_walk").
+        frames: How many, at least 2.
+        time: How long, > 0.
+        sigma: Noise level to work at, in the units of x; None for the model's.
+        space: As for `interpolate`.
+        seed: As for `interpolate`.
+        flow_steps: As for `interpolate`.
+        flow_method: As for `interpolate`.
+        **settings: Of the metric, and of `shoot` (steps, form, radius, …; its method, rk4 or
+            dopri5, as `ode`) or of the baseline, all of the working space.
+
+    Returns:
+        The frames, the geodesic behind them, and what it took.
+
+    Raises:
+        TypeError: A setting that the method does not have.
+        ValueError: Bad points, an unknown name, images far outside [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from lib import SphereScore, extrapolate
+        >>> x, v = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0])
+        >>> ahead = extrapolate(SphereScore(), x, v, method="stein", frames=3).frames[0, -1]
+        >>> bool(abs(ahead.norm() - 1) < 0.1)  # a straight line would be at 1.41
+        True
     """
-    score, frames = as_score(model), checks.count("frames", frames, least=2)
-    known = ["stein", "density", "both", "yu2025"]
-    checks.choice("method", method, [*known, *baselines.EXTRAPOLATIONS])
-    start, velocity = (
-        checks.batched(n, x, score.event_shape)
-        for n, x in (("start", start), ("velocity", velocity))
-    )
+    score = as_score(model)
+    frames = checks.count("frames", frames, least=2)
+    shooting = [name for name, preset in METHODS.items() if preset.form is not None]
+    checks.choice("method", method, [*shooting, *EXTRAPOLATIONS])
+    start = checks.batched("start", start, score.event_shape)
+    velocity = checks.batched("velocity", velocity, score.event_shape)
     checks.positive("time", time)
-    before = replace(score.counter)
+    evaluations = score.counter.evaluations
+    batches = score.counter.batches
+
     room = working_space(score, space, sigma, seed=seed, steps=flow_steps, method=flow_method)
-    _in_units(room, score, start=start)
-    first = room.along(torch.zeros(1))
-    x, v = first.enter(start), first.carry(start, velocity)
-    if method in baselines.EXTRAPOLATIONS:
-        walk, path = baselines.EXTRAPOLATIONS[method], None
-        used = {"time": time, **(walk.__kwdefaults__ or {}), **settings}
-        points = walk(room.score, x, v, frames, time, **settings)
+    _refuse_bytes(room, score, start=start)
+    at_start = room.along(torch.zeros(1))
+    x = at_start.enter(start)
+    v = at_start.carry(start, velocity)
+    if method in EXTRAPOLATIONS:
+        _refuse_foreign(method, settings, EXTRAPOLATIONS[method].keywords)
+        walk = partial(EXTRAPOLATIONS[method], **settings)
+        path = None
+        points = walk(room.score, x, v, frames, time)
+        used = {"time": time, **walk.keywords}
     else:
-        metric, rest = _metric(METHODS[method], _lent(METHODS[method], room.score), settings)
+        preset = METHODS[method]
+        metric, rest = _metric(method, preset, room.score, settings, [*_settings_of(shoot), "ode"])
+        rest = {"form": preset.form, **rest}
         if "ode" in rest:
             rest["method"] = rest.pop("ode")
-        form = {"form": "yu2025"} if method == "yu2025" else {}
-        path = shoot(metric, x, v, time=time, **{**form, **rest})
-        points = paths.evaluate(path.points, torch.linspace(0, 1, frames, dtype=torch.float64))
-        used = path.settings | metric.score.settings
-    shown = (
-        room.along(torch.linspace(0, 1, frames)).leave(points.flatten(0, 1)).reshape(points.shape)
+        path = shoot(metric, x, v, time=time, **rest)
+        points = _points_of(path, frames)
+        used = path.settings | _score_settings(metric)
+    shown = _clean_frames(room, points)
+
+    settings = {**score.settings, **used, **room.settings}
+    settings["start"] = settings.pop("ends")
+    return Frames(
+        shown,
+        method,
+        path,
+        evaluations=score.counter.evaluations - evaluations,
+        settings=settings,
+        batches=score.counter.batches - batches,
     )
-    used = {**score.settings, **used, **room.settings}
-    used["start"] = used.pop("ends")
-    return Frames(shown, method, path, settings=used, **_spent(score, before))
 
 
-def _in_units(room: Space, score: Score, **points: Tensor) -> None:
-    """Refuse images in 0..255 for a model of pixels in [0, 1], y = 2x − 1: more than 1 outside, what a model may overshoot, and
-    in the clean space 6 sigma, for points as noisy as the level they are met at (one pixel in 10⁹ has more)."""
+def _space(method: str, plan: Method, score: Score, space: str | None) -> str:
+    """The space to work in: the user's, else the method's own where it is that of the score."""
+    if plan.only_there and space not in (None, plan.space):
+        raise ValueError(
+            f"method {method!r} works in the space {plan.space!r} alone, got {space!r}; "
+            "leave space= out"
+        )
+    if space is not None:
+        return space
+    return plan.space if plan.only_there or score.noise_range is not None else "clean"
+
+
+def _baseline_path(
+    baseline: Baseline, room: Space, start: Tensor, end: Tensor, frames: int
+) -> Tensor:
+    """Its points (batch, frames, *event) in the working space."""
+    a, b = _enter(room, start, end)
+    if baseline.mixes:
+        return baseline.path(a, b, frames, room.score.encode(start), room.score.encode(end))
+    return baseline.path(a, b, frames)
+
+
+def _geodesic_path(
+    method: str,
+    preset: Preset,
+    room: Space,
+    start: Tensor,
+    end: Tensor,
+    frames: int,
+    settings: dict[str, Any],
+) -> tuple[Geodesic, Tensor]:
+    """The geodesic in the working space, and its points (batch, frames, *event) there."""
+    metric, rest = _metric(method, preset, room.score, settings, _settings_of(geodesic))
+    defaults = {"solver": preset.solver, "points": preset.points, "init": preset.init}
+    rest = _in_units_of(room, start.shape[1:], {**defaults, **rest})
+    a, b = _enter(room, start, end)
+    if isinstance(metric, SpaceTimeMetric):
+        a = metric.lift(a, room.score.sigma)
+        b = metric.lift(b, room.score.sigma)
+    path = geodesic(metric, a, b, **rest)
+    path.settings |= _score_settings(metric)
+    points = _points_of(path, frames)
+    if isinstance(metric, SpaceTimeMetric):
+        points, _ = metric.project(points)
+    return path, points
+
+
+def _metric(
+    method: str, preset: Preset, score: Score, settings: dict[str, Any], known: Iterable[str]
+) -> tuple[Metric, dict[str, Any]]:
+    """The preset's metric with the user's settings of it, and the other settings, all known."""
+    names = preset.metric_settings
+    _refuse_foreign(method, settings, [*names, *known])
+    own = {name: value for name, value in settings.items() if name in names}
+    rest = {name: value for name, value in settings.items() if name not in names}
+    return preset.metric_of(score, **own), rest
+
+
+def _settings_of(function: Callable) -> list[str]:
+    """Names of its keyword-only parameters."""
+    parameters = inspect.signature(function).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+
+
+def _refuse_foreign(method: str, settings: dict[str, Any], known: Iterable[str]) -> None:
+    """TypeError for a setting that the method does not have, with its mend."""
+    known = list(known)
+    foreign = [name for name in settings if name not in known]
+    if not foreign:
+        return
+    if not known:
+        raise TypeError(f"method {method!r} takes no settings, got {', '.join(sorted(foreign))}")
+    name = foreign[0]
+    owners = [other for other, preset in METHODS.items() if name in preset.metric_settings]
+    near = checks.nearest(name, known)
+    if owners:
+        mend = f"it belongs to method {', '.join(map(repr, owners))}"
+    elif near:
+        mend = f"did you mean {near!r}?"
+    else:
+        mend = f"known: {', '.join(sorted(known))}"
+    raise TypeError(f"{name} is no setting of method {method!r}; {mend}")
+
+
+def _in_units_of(room: Space, event: torch.Size, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with lengths and points of the clean space carried into the working space."""
+    if not isinstance(room, NoisedSpace):
+        return settings
+    carried = {**settings, "noise_levels": room.levels(settings.get("noise_levels"))}
+    for name in ("init", "samples"):
+        value = settings.get(name)
+        if isinstance(value, Tensor):
+            carried[name] = room.enter(value.reshape(-1, *event)).reshape(value.shape)
+    return carried
+
+
+def _enter(room: Space, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    """Both ends in the working space."""
+    at_start = room.along(torch.tensor([0.0]))
+    at_end = room.along(torch.tensor([1.0]))
+    return at_start.enter(start), at_end.enter(end)
+
+
+def _points_of(path: Geodesic, frames: int) -> Tensor:
+    """The path at equal steps of its parameter."""
+    return paths.evaluate(path.points, torch.linspace(0, 1, frames, dtype=torch.float64))
+
+
+def _clean_frames(room: Space, points: Tensor) -> Tensor:
+    """Points (batch, frames, *event) of the working space as frames."""
+    times = torch.linspace(0, 1, points.shape[1])
+    return room.along(times).leave(points.flatten(0, 1)).reshape(points.shape)
+
+
+def _score_settings(metric: Metric) -> dict[str, Any]:
+    return {} if metric.score is None else metric.score.settings
+
+
+def _refuse_bytes(room: Space, score: Score, **points: Tensor) -> None:
+    """Refuse images in 0..255 for a model of pixels in [0, 1], which counts in y = 2x − 1.
+
+    A model may overshoot by 1. In the clean space points are as noisy as the level they are met at,
+    which is 6 sigma more (one pixel in 10⁹ has more).
+    """
     if (score.scale, score.shift) != (2.0, -1.0):
         return
-    slack = 1 + 6 * float(torch.as_tensor(room.score.sigma).max()) if room.kind == "clean" else 1.0
+    slack = 1.0
+    if not isinstance(room, NoisedSpace):
+        slack += 6 * float(torch.as_tensor(room.score.sigma).max())
     for name, x in points.items():
         if x.min() < -slack or x.max() > 1 + slack:
             raise ValueError(
-                f"{name} has values from {x.min():.4g} to {x.max():.4g}, but this model's pixels lie in [0, 1]: "
-                "divide images in 0..255 by 255 (a model in other units has another scale= and shift=)"
+                f"{name} has values from {x.min():.4g} to {x.max():.4g}, but this model's pixels "
+                "lie in [0, 1]: divide images in 0..255 by 255 (a model in other units has another "
+                "scale= and shift=)"
             )
-
-
-def _spent(score: Score, before: Counter) -> dict[str, int]:
-    return {
-        name: getattr(score.counter, name) - getattr(before, name)
-        for name in ("evaluations", "batches")
-    }
-
-
-def _metric(preset: Preset, score: Score, settings: dict) -> tuple[Metric, dict]:
-    """Split the settings into those of the preset's metric and the rest."""
-    names = {"lam", "alpha"} & set(preset.metric_settings) or set(preset.metric_settings)
-    names |= (
-        {"regularisation"}
-        if preset.metric is JacobianMetric
-        else {"probes"}
-        if preset.metric is SpaceTimeMetric
-        else set()
-    )
-    own = {k: v for k, v in settings.items() if k in names}
-    rest = {k: v for k, v in settings.items() if k not in names}
-    foreign = {"lam", "alpha"} & set(rest)
-    if foreign:
-        raise TypeError(
-            f"{', '.join(sorted(foreign))} is no setting of {preset.metric.__name__}; "
-            "use method='both' for lam and alpha"
-        )
-    return preset.metric(score, **{**preset.metric_settings, **own}), rest

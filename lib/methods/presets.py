@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 from ..metrics import (
     DensityMetric,
@@ -12,79 +15,128 @@ from ..metrics import (
     SpaceTimeMetric,
     SteinMetric,
 )
-from ..solvers import FunctionalGradient, Georce, Relaxation, Shooting
+from ..scores.base import Score
+from ..scores.distillation import distilled
+from ..solvers import FunctionalGradient, GaussNewton, Georce, Relaxation, Shooting
 from ..solvers.base import Solver
+from .spaces import Method
 
 
-@dataclass(frozen=True)
-class Preset:
-    """A method: its metric with default settings, and defaults of `geodesic`. summary: what it is, with its source.
+@dataclass(frozen=True, kw_only=True)
+class Preset(Method):
+    """A method: how a metric is made of a score, and how its geodesics are found.
 
-    On a learned score (one with a `noise_range`) the paper's pipeline is the default: space, at the noise level of `time`, a
-    fraction of the model's time steps, with the settings `learned`. A score in closed form is met where it stands.
-    distilled: a text-to-image model lends its distillation direction (`DistillationScore`) in place of its score.
+    Attributes:
+        metric: Makes the metric of a score; a `functools.partial`, whose keywords are the metric's
+            settings with their defaults.
+        solver: Finds the geodesic.
+        points: Points of its path.
+        init: Path that the solver starts from.
+        form: Form of the geodesic equation by which `extrapolate` shoots; None where the method is
+            not for extrapolation.
+        distilled: Whether a text-to-image model gives its distillation direction in place of its
+            score (see `lib.scores.distillation`).
+        learned: The preset to use in its place on a learned score, where the paper has another.
     """
 
-    metric: type[Metric]
-    summary: str
-    metric_settings: dict = field(default_factory=dict)
-    solver: str | Solver = "gauss_newton"
-    settings: dict = field(default_factory=dict)
-    space: str = "clean"
-    time: float | None = None
-    learned: dict = field(default_factory=dict)
+    metric: Callable[..., Metric]
+    solver: Solver = field(default_factory=GaussNewton)
+    points: int = 33
+    init: str = "lerp"
+    form: str | None = None
     distilled: bool = False
+    learned: Preset | None = None
 
+    @property
+    def metric_settings(self) -> dict[str, Any]:
+        """The settings of the metric with their defaults."""
+        return dict(self.metric.keywords) if isinstance(self.metric, partial) else {}
+
+    def metric_of(self, score: Score, **settings: Any) -> Metric:
+        """The metric of a score, with other settings than the defaults."""
+        return self.metric(distilled(score) if self.distilled else score, **settings)
+
+    def on(self, score: Score) -> Preset:
+        """The preset to use on this score, another where it is learned and the paper says so."""
+        if self.learned is None or score.noise_range is None:
+            return self
+        return self.learned
+
+
+JACOBIAN = Preset(
+    summary="arXiv 2510.05509: pullback by the score; L-BFGS, on a learned score Adam from SLERP "
+    "after DDIM inversion to t = 600 of 1000",
+    metric=partial(JacobianMetric, regularisation=0.0),
+    solver=Relaxation(optimizer="lbfgs"),
+    points=17,
+    space="ddim",
+    time=0.6,
+)
+
+SPACETIME = Preset(
+    summary="arXiv 2505.17517: Fisher–Rao metric on (x, sigma); L-BFGS, on a learned score with "
+    "one Hutchinson probe",
+    metric=partial(SpaceTimeMetric, probes=None),
+    solver=Relaxation(optimizer="lbfgs"),
+    points=17,
+    only_there=True,
+)
 
 METHODS: dict[str, Preset] = {
-    "stein": Preset(SteinMetric, "Stein score metric, Gauss–Newton", {"lam": 1000.0}),
-    "density": Preset(DensityMetric, "probability density metric, Gauss–Newton", {"alpha": 1.0}),
+    "stein": Preset(
+        summary="Stein score metric, Gauss–Newton",
+        metric=partial(SteinMetric, lam=1000.0),
+        form="closed",
+    ),
+    "density": Preset(
+        summary="probability density metric, Gauss–Newton",
+        metric=partial(DensityMetric, alpha=1.0),
+        form="closed",
+    ),
     "both": Preset(
-        ScoreMetric, "both metrics multiplied, Gauss–Newton", {"lam": 10.0, "alpha": 0.2}
+        summary="both metrics multiplied, Gauss–Newton",
+        metric=partial(ScoreMetric, lam=10.0, alpha=0.2),
+        form="closed",
     ),
     "azeglio2025": Preset(
-        SteinMetric,
-        "arXiv 2505.11128: SLERP start, 10 points, Adam, score derivative frozen at −I/sigma²; on a learned score "
-        "between ends noised with the same noise to t = 400 of 1000, denoised deterministically",
-        {"lam": 1000.0},
-        Relaxation(optimizer="adam", derivative="frozen"),
-        {"points": 10, "init": "slerp"},
+        summary="arXiv 2505.11128: SLERP start, 10 points, Adam, score derivative frozen at "
+        "−I/sigma²; on a learned score between ends noised with the same noise to t = 400 of 1000, "
+        "denoised deterministically",
+        metric=partial(SteinMetric, lam=1000.0),
+        solver=Relaxation(optimizer="adam", derivative="frozen"),
+        points=10,
+        init="slerp",
         space="shared_noise",
         time=0.4,
     ),
     "yu2025": Preset(
-        DensityMetric,
-        "arXiv 2504.06675: density metric, functional gradient on spherical control points; on a learned score "
-        "after DDIM inversion to t = 581 of 1000 (30 of 50 steps), on a text-to-image model by the distillation direction",
-        {"alpha": 0.002},
-        FunctionalGradient(),
-        {"points": 17, "init": "slerp"},
+        summary="arXiv 2504.06675: density metric, functional gradient on spherical control "
+        "points; on a learned score after DDIM inversion to t = 581 of 1000 (30 of 50 steps), on a "
+        "text-to-image model by the distillation direction",
+        metric=partial(DensityMetric, alpha=0.002),
+        solver=FunctionalGradient(),
+        points=17,
+        init="slerp",
+        form="yu2025",
+        distilled=True,
         space="ddim",
         time=0.581,
-        distilled=True,
     ),
-    "jacobian": Preset(
-        JacobianMetric,
-        "arXiv 2510.05509: pullback by the score; L-BFGS, on a learned score Adam from SLERP after DDIM "
-        "inversion to t = 600 of 1000",
-        {},
-        Relaxation(optimizer="lbfgs"),
-        {"points": 17},
-        space="ddim",
-        time=0.6,
-        learned={"points": 11, "init": "slerp", "solver": Relaxation(optimizer="adam")},
+    "jacobian": replace(
+        JACOBIAN,
+        learned=replace(JACOBIAN, solver=Relaxation(optimizer="adam"), points=11, init="slerp"),
     ),
-    "spacetime": Preset(
-        SpaceTimeMetric,
-        "arXiv 2505.17517: Fisher–Rao metric on (x, sigma); L-BFGS, on a learned score with one "
-        "Hutchinson probe",
-        {},
-        Relaxation(optimizer="lbfgs"),
-        {"points": 17},
-        learned={"probes": 1},
+    "spacetime": replace(
+        SPACETIME, learned=replace(SPACETIME, metric=partial(SpaceTimeMetric, probes=1))
     ),
     "georce": Preset(
-        SteinMetric, "Stein metric by GEORCE, arXiv 2505.05961", {"lam": 1000.0}, Georce()
+        summary="Stein metric by GEORCE, arXiv 2505.05961",
+        metric=partial(SteinMetric, lam=1000.0),
+        solver=Georce(),
     ),
-    "shooting": Preset(SteinMetric, "Stein metric by shooting", {"lam": 1000.0}, Shooting()),
+    "shooting": Preset(
+        summary="Stein metric by shooting",
+        metric=partial(SteinMetric, lam=1000.0),
+        solver=Shooting(),
+    ),
 }
