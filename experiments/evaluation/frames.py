@@ -13,6 +13,7 @@ from torchmetrics.functional.image import (
 
 from lib import checks
 from lib.density import along_path
+from lib.latents import adjacent_distances as adjacent_distances
 from lib.scores import Score
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # images (n, c, h, w) twice -> (n,)
@@ -43,16 +44,6 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
     return structural_similarity_index_measure(
         images, truth, data_range=1.0, reduction="none"
     ).reshape(len(images))
-
-
-def adjacent_distances(frames: Tensor, distance: Distance) -> Tensor:
-    """distance(x_i, x_{i+1}) along frames (pairs, N ≥ 2, c, h, w) -> (pairs, N − 1)."""
-    if frames.ndim != 5 or frames.shape[1] < 2:
-        raise ValueError(
-            f"frames must have shape (pairs, N ≥ 2, c, h, w), got {tuple(frames.shape)}"
-        )
-    steps = distance(frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1))
-    return steps.reshape(len(frames), frames.shape[1] - 1)
 
 
 def ppl(steps: Tensor) -> Tensor:
