@@ -495,7 +495,7 @@ def test_the_bundled_model_is_checked_by_its_checksum(bundled):
 def test_a_bundled_model_that_is_not_there_names_the_mend(bundled):
     (bundled / WEIGHTS).unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"restore data/ .*python -m lib.runs train rotated-mnist"
+        FileNotFoundError, match=r"restore data/ .*python -m experiments.training rotated-mnist"
     ):
         load("rotated-mnist")
 

@@ -187,7 +187,7 @@ def _bundled(name: str) -> Path:
     if not found:
         raise FileNotFoundError(
             f"the bundled model {name!r} is missing; restore data/ from the repository, or train it: "
-            f"python -m lib.runs train {name}"
+            f"python -m experiments.training {name}"
         )
     return data.REGISTRY.parent / entry["bundled"]
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from test_loading import WEIGHTS, network
 
 from experiments import data
-from experiments.classifiers.base import load_classifier, load_reference
+from experiments.classifiers import load_classifier, load_reference
 from lib.scores import load
 
 from . import contents, fault
@@ -179,7 +179,7 @@ def drawn_weights(world):
 
 def classifier(what, harm, says, open_it=load_classifier):
     @fault(
-        "experiments.classifiers.base",
+        "experiments.classifiers",
         what,
         ValueError,
         says,
