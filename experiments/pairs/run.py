@@ -128,9 +128,7 @@ class _Run:
                 "a reference without a classifier says nothing; give the classifier= whose features it holds"
             )
         if foreign := sorted(
-            name
-            for name in self.pairs.about
-            if name in (*OWN, *self.distances) or is_measure(name)
+            name for name in self.pairs.about if name in (*OWN, *self.distances) or is_measure(name)
         ):
             raise ValueError(
                 f"columns {', '.join(foreign)} of the pairs are called as the result's own are; rename them"
