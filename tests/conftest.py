@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from experiments import data, hands
+from lib.scores import loading
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 if (
@@ -85,6 +86,8 @@ def registered(tmp_path, monkeypatch):
         entries = data.registry() | tomllib.loads(lines)
         monkeypatch.setattr(data, "REGISTRY", tmp_path / "registry.toml")
         monkeypatch.setattr(data, "registry", lambda: entries)
+        (tmp_path / "registry.toml").write_text(lines, encoding="utf-8")
+        monkeypatch.setattr(loading, "DATA", tmp_path)
         return entries
 
     return paste

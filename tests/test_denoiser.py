@@ -447,39 +447,12 @@ def test_a_foreign_network_s_last_class_is_a_class_like_any_other():
         DenoiserScore(model, EDMEulerScheduler())
 
 
-def test_classes_on_a_scale_take_a_number():
-    model, x = (
-        network(class_embed_type="timestep"),
-        torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
-    )
-    score = DenoiserScore(
-        model, DDPMScheduler(prediction_type="sample", clip_sample=False), label=2.5
-    )
-    time = score.schedule.timestep(
-        torch.tensor([1.0], dtype=torch.float64)
-    )  # sigma 0.5 in x is 1 in y
-    with torch.no_grad():
-        expected = model(
-            (2 * x - 1) / math.sqrt(2), time.float().expand(2), class_labels=torch.full((2,), 2.5)
-        ).sample
-    torch.testing.assert_close(score.at(0.5).denoise(x), (expected + 1) / 2, rtol=1e-5, atol=1e-6)
-    assert not torch.equal(score(x), score.conditioned(0)(x))
-    for bad, words in (
-        (None, r"give label= \(a number ≥ 0\)"),
-        (-1.0, "a finite number ≥ 0"),
-        (math.nan, "finite"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            score.conditioned(bad)
-    with pytest.raises(ValueError, match=r"float32 alone: use model\.float"):
-        DenoiserScore(copy.deepcopy(model).double(), EDMEulerScheduler(), label=1)
-
-
 @pytest.mark.parametrize(
     "settings, words",
     [
         (dict(time_embedding_type="fourier"), "'fourier'"),
-        (dict(class_embed_type="identity"), "class as an embedding"),
+        (dict(class_embed_type="identity"), "class_embed_type"),
+        (dict(class_embed_type="timestep"), "class_embed_type"),
         (dict(time_embedding_type="learned", num_train_timesteps=9), "whole time steps only"),
     ],
 )

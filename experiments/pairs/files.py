@@ -148,7 +148,7 @@ def model_of(score: StableDiffusionScore) -> dict[str, Any]:
             "dtype": str(next(score.pipe.unet.parameters()).dtype),
             "sigma": score.sigma,
             "guidance": score.guidance,
-            "negative": named(score.said[2]),
+            "negative": named(score.negative),
             "truncate": score.truncate,
             "version": version,
         }

@@ -7,7 +7,6 @@ from .empirical import EmpiricalScore
 from .function import FunctionScore, as_score
 from .gaussian import GaussianMixtureScore, GaussianScore
 from .loading import load
-from .loading_latent import load_stable_diffusion
 from .manifold import SphereScore, TubeScore, circle, curve, helix, helix_point, torus
 from .schedule import NoiseSchedule
 from .stable_diffusion import StableDiffusionScore
@@ -34,6 +33,5 @@ __all__ = [
     "helix",
     "helix_point",
     "load",
-    "load_stable_diffusion",
     "torus",
 ]

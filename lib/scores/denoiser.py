@@ -1,12 +1,12 @@
-"""The score of a trained diffusion model: any diffusers network with any scheduler, at any noise level."""
-
-from __future__ import annotations
+"""The score of a trained diffusion model: any denoising network, with the scheduler it belongs to."""
 
 import copy
 import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -14,33 +14,30 @@ from .. import checks
 from .base import Score
 from .schedule import CEILING, NoiseSchedule, double_levels
 
-UNFIT = {  # in a network's config
-    (
-        "time_embedding_type",
-        "learned",
-    ): "knows whole time steps only, but a score is asked at noise levels between them",
-    (
-        "time_embedding_type",
-        "fourier",
-    ): "is made for ScoreSdeVeScheduler, and its kind is not supported",  # log of its time
-    ("class_embed_type", "identity"): "wants its class as an embedding, and label= is a number",
-}
-
 
 class DenoiserScore(Score):
-    """s(x) = (D(x) − x)/sigma², D the posterior mean E[x_0 | x] that a diffusion model has learned (Tweedie).
+    """s(x) = (D(x) − x)/sigma², D the posterior mean E[x_0 | x] that a network has learned (Tweedie).
 
-    Points and sigma are in the user's units: y = scale·x + shift are the model's (images in [0, 1] against [−1, 1] by
-    default). The network runs in its own dtype and on its own device in micro-batches, without a graph unless the points
-    ask for their gradient; its answer comes back in the dtype and on the device of the points.
+    Points and sigma are in the user's units: y = scale·x + shift are the model's (images in [0, 1]
+    against [−1, 1] by default). The network runs in its own dtype and on its own device, without a
+    graph unless the points ask for their gradient; its answer comes back as the points are.
 
-    model: a UNet2DModel, or a module with the same call (sample, timestep, class_labels=) and `.sample` in its answer.
-    scheduler: the diffusers scheduler it was trained with. event_shape: (channels, h, w), read from the model if it says.
-    sigma: noise level in the units of x; the geometric middle of the schedule (up to 200 in y) if None. label: class for a
-    conditional network, a number ≥ 0 for one with class_embed_type "timestep". None takes the class that stands for "no
-    class", which a network must declare: `model.register_to_config(_no_class=10)`, kept in its config.json; one that does
-    not needs a label. origin: what names the model in result files (`lib.scores.load` sets it).
-    ValueError: a network that cannot be asked so, a label or sigma that it does not know.
+    Args:
+        model: a UNet2DModel, or a module with the same call (sample, timestep, class_labels=) and
+            `.sample` in its answer.
+        scheduler: the diffusers scheduler it was trained with.
+        sigma: noise level in the units of x; by default the geometric middle of the schedule.
+        scale: of y = scale·x + shift.
+        shift: of y = scale·x + shift.
+        event_shape: (channels, height, width), read from the model's configuration by default.
+        label: class of a class-conditional network. By default the one that stands for "no class",
+            which the network must declare: `model.register_to_config(_no_class=10)`, kept in its
+            config.json.
+        micro_batch: points in one call of the network.
+
+    Raises:
+        ValueError: a network without a score, a label or a sigma that it does not know.
+        TypeError: a scheduler of a kind that has no score here.
     """
 
     name = "denoiser"
@@ -53,140 +50,174 @@ class DenoiserScore(Score):
         sigma: float | Tensor | None = None,
         scale: float = 2.0,
         shift: float = -1.0,
-        event_shape: tuple[int, ...] | None = None,
+        event_shape: Sequence[int] | None = None,
         label: int | None = None,
         micro_batch: int = 64,
     ) -> None:
         super().__init__()
-        check_network(getattr(model, "config", None))
-        self.model, self.schedule, self.scheduler = model, NoiseSchedule(scheduler), scheduler
-        self.scale, self.shift = checks.positive("scale", scale), float(shift)
+        check_network(_config(model))
+        self.model = model
+        self.scheduler = scheduler
+        self.schedule = NoiseSchedule(scheduler)
+        self.scale = checks.positive("scale", scale)
+        self.shift = float(shift)
         self.micro_batch = checks.count("micro_batch", micro_batch)
-        self.event_shape = tuple(event_shape) if event_shape is not None else _event_shape(model)
-        self.label, self.training = self._label(label), False
-        lowest, highest = self.noise_range
-        middle = math.sqrt(lowest * min(highest, CEILING / self.scale))
-        self.sigma = self._level_in_range(middle if sigma is None else sigma)
+        self.event_shape = _event_shape(model) if event_shape is None else tuple(event_shape)
+        self.label = self._known_label(label)
+        # A training keeps the graph for the weights of its network.
+        self.training = False
+        if sigma is None:
+            lowest, highest = self.noise_range
+            sigma = math.sqrt(lowest * min(highest, CEILING / self.scale))
+        self.sigma = self._level_in_range(sigma)
 
     @property
     def noise_range(self) -> tuple[float, float]:
-        """Lowest and highest noise level the model was trained for, in the units of x."""
         return self.schedule.lowest / self.scale, self.schedule.highest / self.scale
 
-    def at(self, sigma: float | Tensor) -> DenoiserScore:
-        """The score at another noise level; raises ValueError outside `noise_range`."""
-        other = super().at(sigma)
-        other._level_in_range(sigma)
-        return other
+    def at(self, sigma: float | Tensor) -> "DenoiserScore":
+        """The score at another noise level; ValueError outside `noise_range`."""
+        return super().at(self._level_in_range(sigma))
 
-    def conditioned(self, label: int | None) -> DenoiserScore:
-        """The score of one class of a class-conditional model (None: of its "no class", all of them); same counter."""
+    def conditioned(self, label: int | None) -> "DenoiserScore":
+        """The score of one class of a class-conditional model, on the same counter.
+
+        Args:
+            label: the class; None for the one that stands for "no class".
+        """
         other = copy.copy(self)
-        other.label = self._label(label)
+        other.label = self._known_label(label)
         return other
 
-    def denoise(self, x: Tensor) -> Tensor:
-        """Posterior mean E[x_0 | x] (n, *event) -> (n, *event); counts as one evaluation a point like the score."""
+    def evaluate(self, x: Float[Tensor, "n *event"]) -> Float[Tensor, "n *event"]:
+        return (self.posterior_mean(x) - x) / self.sigma_column(x) ** 2
+
+    def denoise(self, x: Float[Tensor, "n *event"]) -> Float[Tensor, "n *event"]:
+        """Posterior mean E[x_0 | x], counted as one evaluation a point like the score."""
         self.count(x)
         return self.posterior_mean(x)
 
-    def derivative(self, x: Tensor, v: Tensor) -> Tensor:
-        """See `Score.derivative`; torch's fused attention knows no forward mode, so the plain one is asked for."""
+    def posterior_mean(self, x: Float[Tensor, "n *event"]) -> Float[Tensor, "n *event"]:
+        """E[x_0 | x] at points that are already checked and counted."""
+        sigma = self.scale * double_levels(self.sigma).expand(len(x))
+        return self.in_micro_batches(self.denoise_part, x, sigma)
+
+    def derivative(
+        self, x: Float[Tensor, "n *event"], v: Float[Tensor, "n *event"]
+    ) -> Float[Tensor, "n *event"]:
+        # torch's fused attention knows no forward mode.
         with sdpa_kernel(SDPBackend.MATH):
             return super().derivative(x, v)
 
-    def posterior_mean(self, x: Tensor) -> Tensor:
-        levels = double_levels(self.sigma).expand(len(x)) * self.scale
-        with torch.set_grad_enabled(torch.is_grad_enabled() and (self.training or x.requires_grad)):
-            parts = [
-                self._network(*part)
-                for part in zip(
-                    x.split(self.micro_batch), levels.split(self.micro_batch), strict=True
-                )
-            ]
-        return torch.cat(parts)
+    def in_micro_batches(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """function(*inputs) a micro-batch at a time, with a graph only where it is needed."""
+        graph = self.training or any(x.requires_grad for x in inputs)
+        with torch.set_grad_enabled(graph and torch.is_grad_enabled()):
+            parts = zip(*(x.split(self.micro_batch) for x in inputs), strict=True)
+            return torch.cat([function(*part) for part in parts])
 
-    def _network(self, x: Tensor, sigma: Tensor) -> Tensor:
-        weights = next(self.model.parameters(), x)
+    def denoise_part(self, x: Tensor, sigma: Tensor, *condition: Tensor) -> Tensor:
+        """D = c_skip y + c_out·network(c_in y), in the user's units.
+
+        Args:
+            x: points of one micro-batch, (n, *event).
+            sigma: their noise levels in the units of y, (n,), float64.
+            condition: what else the network gets, a row a point.
+        """
         column = (-1, *[1] * (x.ndim - 1))
         c_in, c_skip, c_out = (c.to(x).reshape(column) for c in self.schedule.coefficients(sigma))
-        y, time = self.scale * x + self.shift, self.schedule.timestep(sigma)
-        time = time.to(
-            weights.device, torch.promote_types(weights.dtype, torch.float32)
-        )  # half precision has no 999.3
-        label = (
-            None
-            if self.label is None
-            else torch.as_tensor(self.label, device=weights.device).expand(len(x))
-        )
-        classes = {} if label is None else {"class_labels": label}
-        out = self.model((c_in * y).to(weights), time, **classes).sample[
-            :, : x.shape[1]
-        ]  # a learned variance comes second
-        return (c_skip * y + c_out * out.to(x) - self.shift) / self.scale
+        y = self.scale * x + self.shift
+        answer = self.call_network(c_in * y, self.schedule.timestep(sigma), *condition)
+        return (c_skip * y + c_out * answer.to(x) - self.shift) / self.scale
 
-    def evaluate(self, x: Tensor) -> Tensor:
-        return (self.posterior_mean(x) - x) / self.sigma_column(x) ** 2
+    def call_network(self, z: Tensor, time: Tensor) -> Tensor:
+        """The network's prediction at its inputs z (n, *event) and their times (n,)."""
+        weight = next(self.model.parameters(), z)
+        # Half precision has no 999.3.
+        time = time.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+        condition = {}
+        if self.label is not None:
+            label = torch.as_tensor(self.label, device=weight.device)
+            condition["class_labels"] = label.expand(len(z))
+        prediction = self.model(z.to(weight), time, **condition).sample
+        # A learned variance comes in the channels behind.
+        return prediction[:, : z.shape[1]]
 
-    def _label(self, label: float | None) -> float | None:
-        config = getattr(self.model, "config", None)
-        classes, no_class = (
-            getattr(config, "num_class_embeds", None),
-            getattr(config, "_no_class", None),
-        )
-        continuous = getattr(config, "class_embed_type", None) == "timestep"
-        if classes is None and not continuous:
+    def _known_label(self, label: int | None) -> int | None:
+        config = _config(self.model)
+        classes = config.get("num_class_embeds")
+        if classes is None:
             if label is not None:
                 raise ValueError("this model was trained without classes; leave label=None")
             return None
-        known, label = (
-            "a number ≥ 0" if continuous else f"0..{classes - 1}",
-            no_class if label is None else label,
-        )
+        if label is None:
+            label = config.get("_no_class")
         if label is None:
             raise ValueError(
-                f'this model is class-conditional: give label= ({known}), or say which of them means "no class": '
-                'model.register_to_config(_no_class=…), "_no_class" in its config.json'
+                f"this model is class-conditional: give label= (0..{classes - 1}), or say which of "
+                'them means "no class": model.register_to_config(_no_class=…), "_no_class" in its '
+                "config.json"
             )
-        if continuous:
-            if next(self.model.parameters()).dtype != torch.float32:
-                raise ValueError(
-                    "diffusers embeds a label of class_embed_type 'timestep' in float32 alone: use model.float()"
-                )
-            return checks.positive("label", label, zero=True)
         if label not in range(classes):
-            raise ValueError(f"label must lie in {known}, got {label!r}")
+            raise ValueError(f"label must lie in 0..{classes - 1}, got {label!r}")
         return int(label)
 
     def _level_in_range(self, sigma: float | Tensor) -> float | Tensor:
-        sigma, (lowest, highest) = checks.noise_level(sigma), self.noise_range
+        sigma = checks.noise_level(sigma)
+        lowest, highest = self.noise_range
         values = double_levels(sigma)
-        if values.min() < lowest * (1 - 1e-6) or values.max() > highest * (1 + 1e-6):
+        outside = (values < lowest * (1 - 1e-6)) | (values > highest * (1 + 1e-6))
+        if bool(outside.any()):
             raise ValueError(
-                f"sigma must lie in [{lowest:.4g}, {highest:.4g}], the noise this model was trained for "
-                f"(in the units of x), got {values.min():.4g}"
-                + f" to {values.max():.4g}"
-                * (values.numel() > 1)
+                f"sigma must lie in [{lowest:.4g}, {highest:.4g}], the noise this model was trained "
+                f"for (in the units of x), got {values[outside][0]:.4g}"
             )
         return sigma
 
 
-def check_network(config: Any) -> None:
-    """Raise ValueError for a network that, by its config, cannot be asked as a denoiser of its own input at any noise level."""
-    channels, out = (getattr(config, name, None) for name in ("in_channels", "out_channels"))
-    if None not in (channels, out) and out not in (channels, 2 * channels):
+def check_network(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for a network that is no denoiser of its input at any noise level.
+
+    Args:
+        config: its configuration, as in config.json.
+    """
+    channels = config.get("in_channels")
+    out = config.get("out_channels", channels)
+    if channels is not None and out not in (channels, 2 * channels):
         raise ValueError(
-            f"this network makes {out} channels of {channels}; a denoiser keeps their number, or doubles it for a "
-            "learned variance"
+            f"this network makes {out} channels of {channels}; a denoiser keeps their number, or "
+            "doubles it for a learned variance"
         )
-    for (name, value), reason in UNFIT.items():
-        if getattr(config, name, None) == value:
-            raise ValueError(f"this network {reason} ({name} {value!r}); take another one")
+    time = config.get("time_embedding_type")
+    if time == "learned":
+        raise ValueError(
+            "this network knows whole time steps only (time_embedding_type 'learned'), but a score "
+            "is wanted at noise levels between them; take another one"
+        )
+    if time == "fourier":
+        raise ValueError(
+            "this network is made for ScoreSdeVeScheduler (time_embedding_type 'fourier'), and its "
+            "kind is not supported; take another one"
+        )
+    embedding = config.get("class_embed_type")
+    if embedding is not None:
+        raise ValueError(
+            f"this network wants more than the number of a class (class_embed_type {embedding!r}); "
+            "take another one"
+        )
+
+
+def _config(model: nn.Module) -> Mapping[str, Any]:
+    """The configuration of a network: a mapping in diffusers, nothing in a module of one's own."""
+    config = getattr(model, "config", None)
+    return config if isinstance(config, Mapping) else {}
 
 
 def _event_shape(model: nn.Module) -> tuple[int, ...] | None:
-    config = getattr(model, "config", None)
-    size, channels = getattr(config, "sample_size", None), getattr(config, "in_channels", None)
+    config = _config(model)
+    size = config.get("sample_size")
+    channels = config.get("in_channels")
     if size is None or channels is None:
         return None
-    return (channels, *(size if isinstance(size, (tuple, list)) else (size, size)))
+    height, width = size if isinstance(size, Sequence) else (size, size)
+    return channels, height, width

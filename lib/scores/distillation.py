@@ -1,10 +1,9 @@
-"""Paper B's distillation direction (Yu et al., CVPR 2025, arXiv 2504.06675), which its code takes for the score."""
-
-from __future__ import annotations
+"""The distillation direction of Yu et al. (CVPR 2025, arXiv 2504.06675), which their code takes for the score."""
 
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .. import checks
@@ -13,25 +12,36 @@ from .schedule import double_levels
 from .stable_diffusion import StableDiffusionScore, in_words
 from .variance_preserving import VariancePreservingScore
 
+# The negative prompt of the paper's released code, model/score.py.
 NEGATIVE = (
-    "A doubling image, unrealistic, artifacts, distortions, unnatural blending, ghosting effects, overlapping edges, "
-    "harsh transitions, motion blur, poor resolution, low detail"
-)  # paper B, released code, model/score.py
+    "A doubling image, unrealistic, artifacts, distortions, unnatural blending, ghosting effects, "
+    "overlapping edges, harsh transitions, motion blur, poor resolution, low detail"
+)
 
 
 class DistillationScore(WrappedScore):
-    """Paper B's direction in place of the score, half the difference of two noise predictions (arXiv 2504.06675):
+    """Half the difference of two noise predictions, in the place of a score (arXiv 2504.06675):
 
         g = ½ (eps(y', t', negative) − eps(y', t', prompt)),   y' = y + (sigma' − sigma)·noise,
 
-    y' is the point with its clean part, estimated with fresh noise, noised anew to a random time t' in [t − spread, t + spread),
-    kept in the schedule. Not the score of a density. s is returned such that in the variance-preserving coordinates of its
-    level, where the released code adds it to the latents, it is g: s = √ᾱ g.
+    where y' is the point noised anew, its clean part estimated with fresh noise, at a random time t'
+    in [t − spread, t + spread), kept in the schedule. It is not the score of a density. It is scaled,
+    s = √ᾱ g, such that it is g in the variance-preserving coordinates of its level, where the
+    released code adds it to the latents.
 
-    score: a `StableDiffusionScore` at one noise level. Defaults are those of the released code (model/score.py): negative prompt,
-    grad_sample_range 100, equal weights; a score that has a negative prompt of its own keeps it. One time a call, noise for
-    each place on a path, the same for all pairs; drawn from seed and, if `fresh`, from the number of calls so far, as in the
-    paper; fresh=False makes it one fixed field. Two network inputs a point.
+    A call draws one time, and a noise for each place on a path, the same for all pairs. It counts
+    two network inputs a point. Defaults are those of the released code.
+
+    Args:
+        score: a score of Stable Diffusion at one noise level.
+        negative: by default the score's own negative prompt, or the paper's where that is empty.
+        spread: half the range of times, in time steps.
+        seed: of times and noises.
+        fresh: draw anew at each call, as in the paper; False makes one fixed field of it.
+
+    Raises:
+        ValueError: a scheduler without discrete times, one noise level a point, or a negative
+            prompt that does not fit the model.
     """
 
     def __init__(
@@ -49,16 +59,12 @@ class DistillationScore(WrappedScore):
             )
         super().__init__(score)
         self.name = "Stable Diffusion, distilled"
-        own = score.said[2]
-        self.against = (
-            negative
-            if negative is not None
-            else NEGATIVE
-            if isinstance(own, str) and not own
-            else own
-        )
+        if negative is None:
+            own = score.negative
+            negative = NEGATIVE if isinstance(own, str) and own == "" else own
+        self.negative = negative
         try:
-            self.negative = score.embed(self.against)
+            self.negative_embedding = score.embed(negative)
         except ValueError as error:
             raise ValueError(
                 f"the negative prompt does not fit this model ({error}); give one that does: negative="
@@ -69,36 +75,44 @@ class DistillationScore(WrappedScore):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """For result files."""
-        own = {name: getattr(self, name) for name in ("spread", "seed", "fresh")}
-        return {**self.score.settings, "distillation": {"negative": in_words(self.against), **own}}
+        own = {
+            "negative": in_words(self.negative),
+            "spread": self.spread,
+            "seed": self.seed,
+            "fresh": self.fresh,
+        }
+        return {**self.score.settings, "distillation": own}
 
-    def at(self, sigma: float | Tensor) -> DistillationScore:
+    def at(self, sigma: float) -> "DistillationScore":
         return super().at(checks.positive("sigma", sigma))
 
-    def denoise(self, x: Tensor) -> Tensor:
-        """Of the model itself: the direction denoises nothing."""
+    def denoise(self, x: Float[Tensor, "n *event"]) -> Float[Tensor, "n *event"]:
+        """Posterior mean of the model itself: the direction denoises nothing."""
         return self.score.denoise(x)
 
-    def evaluate(self, x: Tensor) -> Tensor:
-        sigma, places = (
-            self.sigma,
-            len(x) if self.score.times is None else self.score.times.shape[-1],
-        )
+    def evaluate(self, x: Float[Tensor, "n *event"]) -> Float[Tensor, "n *event"]:
+        sigma = self.sigma
+        schedule = self.score.schedule
         calls = self.counter.batches if self.fresh else 0
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + calls)
-        near = float(self.score.schedule.timestep(double_levels(sigma).reshape(1))) + float(
-            torch.randint(-self.spread, self.spread, (), generator=generator)
-        )
-        level = self.score.schedule.sigma(min(max(near, 0.0), float(self.score.schedule.last_step)))
-        noise = torch.randn(places, *x.shape[1:], generator=generator, dtype=torch.float64).to(x)
-        y = x + (level - sigma) * noise.repeat(len(x) // places, *[1] * (x.ndim - 1))
-        clean = self.score.denoised(
-            y, double_levels(level).expand(len(x)), [self.negative, self.score.text(len(x))]
-        )
-        return (clean[1] - clean[0]) / (2 * level) / (1 + sigma**2) ** 0.5  # eps = (y' − D)/sigma'
 
-    def count(self, x: Tensor) -> None:
+        time = float(schedule.timestep(double_levels(sigma).reshape(1)))
+        time += int(torch.randint(-self.spread, self.spread, (), generator=generator))
+        level = schedule.sigma(min(max(time, 0.0), float(schedule.last_step)))
+
+        places = len(x) if self.score.times is None else self.score.times.shape[-1]
+        size = (places, *x.shape[1:])
+        noise = torch.randn(size, generator=generator, dtype=torch.float64).to(x)
+        noise = noise.repeat(len(x) // places, *[1] * (x.ndim - 1))
+        y = x + (level - sigma) * noise
+
+        embeddings = [self.negative_embedding, self.score.embeddings(len(x))]
+        levels = double_levels(level).expand(len(x))
+        negative, positive = self.score.posterior_means(y, levels, embeddings)
+        # eps = (y' − D)/sigma', and √ᾱ = 1/√(1 + sigma²).
+        return (positive - negative) / (2 * level) / (1 + sigma**2) ** 0.5
+
+    def count(self, x: Float[Tensor, "n *event"]) -> None:
         # Two network inputs a point, whatever the guidance of the score itself.
         self.check_points(x)
         self.counter.evaluations += 2 * len(x)
@@ -106,7 +120,9 @@ class DistillationScore(WrappedScore):
 
 
 def distilled(score: Score) -> Score:
-    """Paper B's direction of a `StableDiffusionScore`, in its coordinates; any other score as it is."""
+    """The distillation direction of a score of Stable Diffusion, in its coordinates; others as they are."""
     if isinstance(score, VariancePreservingScore):
         return score.wrap(distilled(score.score))
-    return DistillationScore(score) if isinstance(score, StableDiffusionScore) else score
+    if isinstance(score, StableDiffusionScore):
+        return DistillationScore(score)
+    return score

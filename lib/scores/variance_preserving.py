@@ -1,10 +1,9 @@
-"""A score in the variance-preserving coordinates of its model, z = √ᾱ y: where the papers' solvers and settings live."""
-
-from __future__ import annotations
+"""A score in the variance-preserving coordinates of its model, z = √ᾱ y, where the papers' solvers work."""
 
 import copy
 import math
 
+from jaxtyping import Float
 from torch import Tensor
 
 from .. import checks
@@ -12,15 +11,25 @@ from .base import Score, WrappedScore
 
 
 class VariancePreservingScore(WrappedScore):
-    """The score of z = √ᾱ y at one noise level, for points x in the user's units with y = scale·x + shift (Song et al. 2021).
+    """The score of z = √ᾱ y, for points x in the user's units with y = scale·x + shift (Song et al. 2021).
 
         z = √ᾱ y_0 + √(1−ᾱ) noise,   ᾱ = 1/(1 + (scale·sigma_x)²),   s_z(z) = s_x(x)/(√ᾱ scale).
 
-    (s·v) is the same number in both coordinates and ‖dz‖ = √ᾱ scale ‖dx‖, so that lam in z does what lam/(ᾱ scale²) does in x.
-    The coordinates stay when `at(sigma)` changes the noise level. sigma: of the noise in z, √(1−ᾱ) at first.
+    (s·v) is the same number in both coordinates and ‖dz‖ = √ᾱ scale ‖dx‖, so that lam in z does what
+    lam/(ᾱ scale²) does in x. The coordinates stay when `at(sigma)` changes the noise level.
 
-    score: at a single noise level > 0; calls go on its counter. scale, shift: the score's own, as a `DenoiserScore` has them,
-    else 1 and 0. alpha_bar: ᾱ. Raises ValueError for a score without a noise level, or with one level a point.
+    Args:
+        score: at a single noise level > 0; calls go on its counter.
+        scale: the score's own by default.
+        shift: the score's own by default.
+
+    Attributes:
+        alpha_bar: ᾱ.
+        unit: √ᾱ scale, the length in z of a unit of x.
+        sigma: of the noise in z, √(1−ᾱ) at first.
+
+    Raises:
+        ValueError: a score without a noise level, or with one level a point.
     """
 
     sigma: float | Tensor | None = None
@@ -30,49 +39,51 @@ class VariancePreservingScore(WrappedScore):
     ) -> None:
         if score.sigma is None or isinstance(score.sigma, Tensor):
             raise ValueError(
-                f"variance-preserving coordinates belong to one noise level: give {score.name}.at(a number)"
+                "variance-preserving coordinates belong to one noise level: give "
+                f"{score.name}.at(a number)"
             )
         super().__init__(score)
         self.name = f"{score.name}, variance preserving"
         scale = checks.positive("scale", score.scale if scale is None else scale)
         shift = score.shift if shift is None else shift
         self.alpha_bar = 1 / (1 + (scale * checks.positive("sigma", score.sigma)) ** 2)
-        self.unit, self.offset = (
-            math.sqrt(self.alpha_bar) * scale,
-            math.sqrt(self.alpha_bar) * shift,
-        )
+        self.unit = math.sqrt(self.alpha_bar) * scale
+        self.offset = math.sqrt(self.alpha_bar) * shift
         self.sigma = self.unit * score.sigma
-        # Solvers take z as it is: nothing is left of the model's units.
+        # Points z are taken as they are: nothing is left of the model's units.
         self.scale = 1.0
         self.shift = 0.0
         self.noise_range = None
         self.schedule = None
 
-    def encode(self, x: Tensor) -> Tensor:
-        """x (…) -> z = √ᾱ (scale·x + shift)."""
+    def encode(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """z = √ᾱ (scale·x + shift)."""
         return self.unit * x + self.offset
 
-    def decode(self, z: Tensor) -> Tensor:
-        """z (…) -> x, the inverse of `encode`."""
+    def decode(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """x, the inverse of `encode`."""
         return (z - self.offset) / self.unit
 
-    def at(self, sigma: float | Tensor) -> VariancePreservingScore:
+    def at(self, sigma: float | Tensor) -> "VariancePreservingScore":
         """The score at another noise level of z, in the same coordinates."""
         other = copy.copy(self)
         other.sigma = checks.noise_level(sigma)
         other.score = self.score.at(sigma / self.unit)
         return other
 
-    def derivative(self, z: Tensor, v: Tensor) -> Tensor:
-        """See `Score.derivative`: J_z v = J_x (v/(√ᾱ scale))/(√ᾱ scale), as the wrapped score takes it."""
-        return self.score.derivative(self.decode(z), v / self.unit) / self.unit
-
     @property
     def has_log_density(self) -> bool:
         return self.score.has_log_density
 
-    def evaluate(self, z: Tensor) -> Tensor:
+    def evaluate(self, z: Float[Tensor, "n *event"]) -> Float[Tensor, "n *event"]:
         return self.score.evaluate(self.decode(z)) / self.unit
 
-    def evaluate_log_density(self, z: Tensor) -> Tensor:
-        return self.score.evaluate_log_density(self.decode(z)) - z[0].numel() * math.log(self.unit)
+    def evaluate_log_density(self, z: Float[Tensor, "n *event"]) -> Float[Tensor, "n"]:
+        dimension = z[0].numel()
+        return self.score.evaluate_log_density(self.decode(z)) - dimension * math.log(self.unit)
+
+    def derivative(
+        self, z: Float[Tensor, "n *event"], v: Float[Tensor, "n *event"]
+    ) -> Float[Tensor, "n *event"]:
+        """J_z v = J_x (v/(√ᾱ scale))/(√ᾱ scale), as the wrapped score takes it."""
+        return self.score.derivative(self.decode(z), v / self.unit) / self.unit

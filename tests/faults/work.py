@@ -74,7 +74,7 @@ refused_pairs(
 refused_pairs(
     "a score without a latent model",
     TypeError,
-    "load_stable_diffusion",
+    "lib.scores.load",
     lambda out: made(out, score=lambda x: -x),
 )
 
