@@ -88,7 +88,9 @@ def decode(score: StableDiffusionScore, latents: Tensor) -> Tensor:
 
     def pixels(z: Tensor) -> Tensor:
         z = z / config.scaling_factor + (config.get("shift_factor") or 0)
-        return score.guarded_vae(lambda net, dtype, device: net.decode(z.to(device, dtype)).sample).to(z)
+        return score.guarded_vae(
+            lambda net, dtype, device: net.decode(z.to(device, dtype)).sample
+        ).to(z)
 
     with torch.no_grad():
         images = torch.cat([pixels(z) for z in flat.split(score.micro_batch)])
