@@ -1,8 +1,11 @@
 """CONTRIBUTING.md: its code blocks are run as they stand there, and what they add works."""
 
+import doctest
 import importlib
 import math
 import re
+import sys
+import types
 
 import books
 import nbformat
@@ -14,6 +17,7 @@ from typer.testing import CliRunner
 
 from experiments.figures import ROOT
 from lib import (
+    METHODS,
     SOLVERS,
     ConvergenceWarning,
     DensityMetric,
@@ -23,6 +27,7 @@ from lib import (
     interpolate,
 )
 from lib.exact import sphere_geodesic
+from lib.methods.presets import Preset
 from lib.solvers import Relaxation
 from workflow.__main__ import app
 from workflow.execute import execute
@@ -33,55 +38,67 @@ from workflow.runs import Run
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
-def block(title):
-    """The Python block under a heading."""
+def block(title, language="python"):
+    """The code block under a heading."""
     section = TEXT.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-    (found,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    return found
+    (code,) = re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+    return code
 
 
-def added(title):
-    """What the block defines, executed as the file of lib that its first line names."""
+def added(title, monkeypatch):
+    """The class of a block, executed as the file of lib that its first line names."""
     source = block(title)
     place = re.match(r"# (lib/[\w/]+)\.py\n", source)[1].replace("/", ".")
     assert importlib.util.find_spec(place) is None, f"{place} exists by now: take another example"
-    names = {"__name__": place, "__package__": place.rpartition(".")[0]}
-    exec(compile(source, place, "exec"), names)
-    (found,) = [
-        value for value in names.values() if isinstance(value, type) and value.__module__ == place
+    module = types.ModuleType(place)
+    module.__package__ = place.rpartition(".")[0]
+    monkeypatch.setitem(sys.modules, place, module)
+    exec(compile(source, place, "exec"), vars(module))
+    (cls,) = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and value.__module__ == place
     ]
-    return found
+    for example in doctest.DocTestFinder().find(cls, module=False, globs=vars(module)):
+        assert doctest.DocTestRunner().run(example).failed == 0
+    return cls
 
 
-def test_the_added_metric_has_its_closed_form():
-    metric = added("Add a metric")()
-    a, b = (
-        torch.tensor([[0.0, 1.0], [0.3, 0.5]]).double(),
-        torch.tensor([[1.0, 1.5], [-0.4, 2.0]]).double(),
-    )
-    path = geodesic(metric, a, b, points=33, solver=Relaxation(optimizer="lbfgs", tol=1e-9))
+def test_the_added_metric_has_its_closed_form(monkeypatch):
+    metric = added("Add a metric", monkeypatch)
+    a = torch.tensor([[0.0, 1.0], [0.3, 0.5]]).double()
+    b = torch.tensor([[1.0, 1.5], [-0.4, 2.0]]).double()
+    path = geodesic(metric(), a, b, points=33, solver=Relaxation(optimizer="lbfgs", tol=1e-9))
     exact = torch.acosh(1 + (a - b).square().sum(1) / (2 * a[:, 1] * b[:, 1]))
     assert path.converged.all() and torch.allclose(path.length, exact, rtol=1e-3)
-    back = geodesic(metric, b, a, points=33, solver=Relaxation(optimizer="lbfgs", tol=1e-9))
+    back = geodesic(metric(), b, a, points=33, solver=Relaxation(optimizer="lbfgs", tol=1e-9))
     assert torch.allclose(back.length, path.length, rtol=1e-5)
+
+    monkeypatch.setitem(METHODS, "half-plane", None)
+    names = {
+        "METHODS": METHODS,
+        "Preset": Preset,
+        "HalfPlaneMetric": metric,
+        "Relaxation": Relaxation,
+    }
+    exec(block("Add a metric", "py"), names)
+    frames = interpolate(lambda x: -x, a, b, method="half-plane", frames=33)
+    assert torch.allclose(frames.path.length, exact, rtol=1e-3) and frames.evaluations == 0
 
 
 def test_the_added_solver_finds_the_geodesic_of_the_sphere(monkeypatch):
-    descent = added("Add a solver")
+    descent = added("Add a solver", monkeypatch)
     metric = SteinMetric(SphereScore(sigma=0.7), lam=1.0)
     a, b = (
         torch.tensor([[math.cos(t), math.sin(t), 0.0]], dtype=torch.float64) for t in (0.0, 1.5)
     )
-    found = geodesic(metric, a, b, points=17, solver=descent(max_iter=1500))
+    path = geodesic(metric, a, b, points=17, solver=descent(max_iter=1500))
     exact = sphere_geodesic(1.5, lam=1.0, sigma=0.7)
-    dip = 1 - float(found.points[0].norm(dim=1).min())
-    assert (
-        found.converged.all()
-        and abs(dip - exact.dip) < 5e-3
-        and abs(float(found.length) / exact.length - 1) < 1e-3
-    )
+    dip = 1 - float(path.points[0].norm(dim=1).min())
+    assert path.converged.all() and abs(dip - exact.dip) < 5e-3
+    assert abs(float(path.length) / exact.length - 1) < 1e-3
     monkeypatch.setitem(SOLVERS, descent.name, descent)
-    with pytest.warns(ConvergenceWarning, match="all steps made"):
+    with pytest.warns(ConvergenceWarning, match="max_iter="):
         short = geodesic(
             metric, a, b, points=17, solver="descent", max_iter=3, noise_levels=[1.4, 0.7]
         )
@@ -92,8 +109,8 @@ def test_the_added_solver_finds_the_geodesic_of_the_sphere(monkeypatch):
     )
 
 
-def test_the_added_score_is_a_gradient_and_interpolates(generator):
-    score = added("Add a score")()
+def test_the_added_score_is_a_gradient_and_interpolates(generator, monkeypatch):
+    score = added("Add a score", monkeypatch)()
     x = torch.randn(5, 3, generator=generator, dtype=torch.float64)
     exact = torch.func.grad(lambda y: score.log_density(y).sum())(x)
     assert torch.allclose(score(x), exact) and score.counter.evaluations == 5
@@ -112,17 +129,16 @@ def test_the_added_score_is_a_gradient_and_interpolates(generator):
 
 @pytest.fixture
 def shelf(tmp_path):
-    """A folder with the notebook of CONTRIBUTING.md, its prose 400 words, beside its small parameters."""
+    """A folder with the notebook of CONTRIBUTING.md, prose between its cells, and smoke.yml."""
     cells = re.findall(r"# %%([^\n]*)\n(.*?)(?=# %%|\Z)", block("Add a notebook"), re.DOTALL)
     code = [books.code(source.strip(), *tags.split()) for tags, source in cells]
     prose = "\n".join(
         ["# Radius", *(f"## {heading.capitalize()}" for heading in HEADINGS), "word " * 400]
     )
-    first, *rest = code
-    nbformat.write(
-        books.book(books.markdown(prose), first, books.markdown("then"), *rest),
-        tmp_path / "10_radius.ipynb",
-    )
+    book = [books.markdown(prose), code[0]]
+    for cell in code[1:]:
+        book += [books.markdown("then"), cell]
+    nbformat.write(books.book(*book), tmp_path / "10_radius.ipynb")
     (tmp_path / "smoke.yml").write_text(yaml.safe_dump({"10_radius": {"lam": 5.0}}))
     return tmp_path
 
