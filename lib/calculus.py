@@ -1,11 +1,11 @@
 """Calculus on the manifold: logarithm, mean and parallel transport, for any metric."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from . import checks
@@ -13,101 +13,101 @@ from .elements import elements
 from .metrics.base import Metric
 from .metrics.score_metric import ScoreMetric
 from .solvers.geodesic import ConvergenceWarning, Geodesic
-from .solvers.initial_value import flow
+from .solvers.initial_value import geodesic_flow
+from .solvers.shooting import aim
 from .solvers.solve import geodesic
 
 
-def initial_velocity(points: Tensor) -> Tensor:
-    """γ'(0) of paths (batch, N, *event) -> (batch, *event): the one-sided difference of fourth order over five points."""
+def initial_velocity(
+    points: Float[Tensor, "batch points *event"],
+) -> Float[Tensor, "batch *event"]:
+    """γ'(0) of paths: the one-sided difference of fourth order over five points."""
     n = min(5, points.shape[1])
-    row = elements(n, n - 1).V[0].to(points.device) * ((points.shape[1] - 1) / (n - 1))
-    return torch.einsum("n,bn...->b...", row, points[:, :n].double()).to(points)
+    slope = elements(n, n - 1).V[0].to(points.device) * ((points.shape[1] - 1) / (n - 1))
+    return torch.einsum("n,bn...->b...", slope, points[:, :n].double()).to(points)
 
 
 def logarithm(
     metric: Metric,
-    a: Tensor,
-    b: Tensor,
+    a: Float[Tensor, "*batch_event"],
+    b: Float[Tensor, "*batch_event"],
     *,
     tol: float = 1e-6,
     corrections: int = 30,
     steps: int = 100,
-    **settings,
-) -> Tensor:
-    """Riemannian logarithm: v (batch, *event) with exp_a(v) = b over time 1, for a, b (batch, *event) or one pair.
+    **settings: Any,
+) -> Float[Tensor, "batch *event"]:
+    """Riemannian logarithm: the velocity v with exp_a(v) = b at time 1.
 
-    The initial velocity of `geodesic(metric, a, b, **settings)`, then at most `corrections` quasi-Newton steps on the end
-    point of the flow (RK4, `steps` steps) until it misses b by at most tol·‖b − a‖ (raised to rounding in float32);
-    corrections=0 leaves them out. Equal points have logarithm 0. Warns `ConvergenceWarning` where tol is not met; the best
+    The initial velocity of the geodesic between the points, then corrected on the end point of its
+    flow. Equal points have logarithm 0. Warns `ConvergenceWarning` where tol is not met; the best
     velocity is returned there.
+
+    Args:
+        metric: The metric.
+        a: Points, or one point.
+        b: The points to be reached.
+        tol: The flow may miss b by tol·‖b − a‖ (raised to rounding in float32).
+        corrections: At most so many quasi-Newton steps; 0 leaves them out.
+        steps: RK4 steps of the flow.
+        **settings: Of `geodesic`.
+
+    Returns:
+        The velocities.
+
+    Raises:
+        ValueError: Points that do not fit each other or the score, or are not finite.
+
+    Example:
+        >>> import torch
+        >>> from lib import EuclideanMetric
+        >>> from lib.calculus import logarithm
+        >>> logarithm(EuclideanMetric(), torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0, 1.0]]))
+        tensor([[2., 0.]])
     """
-    a, b = (checks.batched(n, x, metric.event_shape) for n, x in (("a", a), ("b", b)))
+    a = checks.batched("a", a, metric.event_shape)
+    b = checks.batched("b", b, metric.event_shape)
     checks.same_layout("a", a, "b", b)
-    apart, v = ~(a == b).flatten(1).all(1), torch.zeros_like(a)
-    tol = _reachable(checks.positive("tol", tol), a)
-    if bool(apart.any()):
-        v[apart] = initial_velocity(geodesic(metric, a[apart], b[apart], **settings).points)
-        if checks.count("corrections", corrections, least=0):
-            v[apart], miss = _aim(metric, a[apart], b[apart], v[apart], steps, tol, corrections)
-            if bool((miss > tol).any()):
-                warnings.warn(
-                    f"exp(log) misses by up to {float(miss.max()):.1e}·‖b − a‖, above tol = {tol:g}; raise "
-                    "corrections=, steps= or points=",
-                    ConvergenceWarning,
-                    stacklevel=2,
-                )
+    checks.count("corrections", corrections, least=0)
+    tol = _above_rounding(tol, a)
+    v = torch.zeros_like(a)
+    apart = ~(a == b).flatten(1).all(1)
+    if not bool(apart.any()):
+        return v
+    metric, a, b = metric.pick(apart.nonzero().flatten()), a[apart], b[apart]
+    v[apart] = initial_velocity(geodesic(metric, a, b, **settings).points)
+    if corrections > 0:
+        v[apart], miss = aim(metric, a, b, v[apart], steps=steps, tol=tol, max_iter=corrections)
+        if bool((miss > tol).any()):
+            warnings.warn(
+                f"exp(log) misses by up to {float(miss.max()):.1e}·‖b − a‖, above tol = {tol:g}; "
+                "raise corrections=, steps= or points=",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
     return v
 
 
-def _reachable(tol: float, like: Tensor) -> float:
-    return max(tol, 20 * torch.finfo(like.dtype).eps)
-
-
-@torch.no_grad()
-def _aim(
-    metric: Metric, a: Tensor, b: Tensor, v: Tensor, steps: int, tol: float, most: int
-) -> tuple[Tensor, Tensor]:
-    """Broyden's method on exp_a(v) − b = 0, from the flat Jacobian I, each row on its own: the best v, its relative miss."""
-    row = lambda x: x.flatten(1)
-    end = lambda u: row(flow(metric, a, u.reshape(a.shape), steps=steps)[0][:, -1] - b)
-    u, scale = row(v).clone(), row(b - a).norm(dim=1)
-    F, shrink = end(u), torch.ones_like(scale)[:, None]
-    best, least, updates = u.clone(), F.norm(dim=1).nan_to_num(torch.inf), []
-    # the inverse Jacobian is I + Σ left right^T
-    apply = lambda w: w + sum(left * (right * w).sum(1, keepdim=True) for left, right in updates)
-    transposed = lambda w: (
-        w + sum(right * (left * w).sum(1, keepdim=True) for left, right in updates)
-    )
-    for _ in range(most):
-        going = (least > tol * scale)[:, None]
-        if not bool(going.any()):
-            break
-        du = torch.where(going, -apply(F), 0.0)
-        du = (
-            du * (scale[:, None] / du.norm(dim=1, keepdim=True)).clamp_max(1.0) * shrink
-        )  # no leap beyond ‖b − a‖
-        new = end(u + du)
-        finite = torch.isfinite(new).all(1, keepdim=True)
-        ok, shrink = going & finite, torch.where(finite, 1.0, shrink / 4)
-        change = torch.where(ok, new - F, 0.0)
-        Hy, right = apply(change), transposed(du)
-        below = (du * Hy).sum(1, keepdim=True)
-        sound = ok & (
-            below.abs() > 1e-12 * du.norm(dim=1, keepdim=True) * Hy.norm(dim=1, keepdim=True)
-        )
-        updates.append((torch.where(sound, (du - Hy) / below, 0.0), torch.where(sound, right, 0.0)))
-        u, F = torch.where(ok, u + du, u), torch.where(ok, new, F)
-        better = F.norm(dim=1) < least
-        best[better], least[better] = u[better], F.norm(dim=1)[better]
-    return best.reshape(v.shape), least / scale
+def _above_rounding(tol: float, like: Tensor) -> float:
+    return max(checks.positive("tol", tol), 20 * torch.finfo(like.dtype).eps)
 
 
 @dataclass(frozen=True)
 class FrechetMean:
-    """point (*event), the mean. residual: ‖Σ w log‖ relative to the weighted mean ‖log‖. geodesics: from the mean to each
-    point that differs from it, one batch. variance: Σ w_i d(point, x_i)² (a density metric counts from log p = 0 at the mean)."""
+    """The mean of points on a manifold.
 
-    point: Tensor
+    Attributes:
+        point: The mean.
+        variance: Σ w_i d(point, x_i)²; a density metric counts from log p = 0 at the mean.
+        residual: ‖Σ w_i log(x_i)‖ relative to the weighted mean ‖log(x_i)‖.
+        converged: Whether the residual is at most tol.
+        iterations: Steps.
+        geodesics: From the mean to each point that differs from it, one batch.
+        score_evaluations: Points at which the score was computed.
+        score_batches: Calls of the score.
+    """
+
+    point: Float[Tensor, "*event"]
     variance: float
     residual: float
     converged: bool
@@ -119,71 +119,98 @@ class FrechetMean:
 
 def frechet_mean(
     metric: Metric,
-    points: Tensor,
+    points: Float[Tensor, "m *event"],
     /,
-    weights: Tensor | None = None,
+    weights: Float[Tensor, "m"] | None = None,
     *,
     tol: float = 1e-4,
     max_iter: int = 50,
-    **settings,
+    **settings: Any,
 ) -> FrechetMean:
-    """Minimiser of Σ w_i d(x, x_i)² over x, for points (m, *event), m ≥ 2, and weights (m,) > 0 (equal unless given).
+    """Minimiser of Σ w_i d(x, x_i)² over x, by the Karcher flow x ← x + τ Σ w_i log_x(x_i).
 
-    Karcher flow x ← x + τ Σ w_i log_x(x_i), which stops when the sum is below tol relative to the mean ‖log‖; τ = 1 halves
-    where the sum grows. The m geodesics of a step are solved as one batch, so a step costs the score batches of one geodesic,
-    and each starts from the last step's path. settings go to `geodesic` (Gauss–Newton solves to tol², another solver to its
-    object's own tol). Where the mean is not unique it depends on the start, the weighted mean of R^d.
-    Warns `ConvergenceWarning` if tol is not met. Raises ValueError for bad points or weights.
+    τ = 1 halves where the sum grows. The m geodesics of a step are solved as one batch, so a step
+    costs the score batches of one geodesic, and each starts from the last step's path. Where the
+    mean is not unique it depends on the start, the weighted mean of R^d. Warns `ConvergenceWarning`
+    if tol is not met.
+
+    Args:
+        metric: The metric.
+        points: At least two points x_i.
+        weights: Of the points, > 0; equal unless given.
+        tol: Stop when ‖Σ w_i log(x_i)‖ ≤ tol Σ w_i ‖log(x_i)‖.
+        max_iter: Most steps.
+        **settings: Of `geodesic`. Gauss–Newton solves to tol², another solver to its object's own
+            tol.
+
+    Returns:
+        The mean, with what it took.
+
+    Raises:
+        ValueError: Bad points or weights.
     """
-    points, w = _weighted(metric, points, weights)
-    before, combine = replace(metric.counter), lambda v: torch.einsum("m,m...->...", w, v)
+    points, weights = _weighted(metric, points, weights)
+    before = replace(metric.counter)
     if settings.get("solver", "gauss_newton") == "gauss_newton":
-        settings["tol"] = max(
-            checks.positive("tol", tol) ** 2, 1e-14
-        )  # a path off by e has an energy off by e²
-    x, tau, best, start = combine(points), 1.0, None, {}
+        # A path off by e has an energy off by e².
+        settings["tol"] = max(checks.positive("tol", tol) ** 2, 1e-14)
+    x = torch.einsum("m,m...->...", weights, points)
+    best = None
+    step_length = 1.0
+    start = {}
     for iteration in range(1, checks.count("max_iter", max_iter) + 1):  # noqa: B007
-        logs, apart, paths = _logarithms(metric, x, points, settings | start)
-        total = combine(logs)
-        residual = float(total.norm() / (w @ logs.flatten(1).norm(dim=1)))
-        if best is None or residual < best[0]:
-            best = residual, x, total, apart, paths
+        candidate = _candidate(metric, x, points, weights, settings | start)
+        if best is None or candidate.residual < best.residual:
+            best = candidate
         else:
-            tau /= 2
-        if best[0] <= tol:
+            step_length /= 2
+        if best.residual <= tol:
             break
-        x = best[1] + tau * best[2]
-        start = {"init": _moved(best[4].points, tau * best[2])} if bool(best[3].all()) else {}
-    residual, x, _, apart, paths = best
-    if residual > tol:
+        step = step_length * best.direction
+        x = best.point + step
+        start = {"init": _moved(best.geodesics.points, step)} if bool(best.apart.all()) else {}
+    if best.residual > tol:
         warnings.warn(
-            f"the mean's residual is {residual:.1e}, above tol = {tol:g}; raise max_iter= or points=",
+            f"the mean's residual is {best.residual:.1e}, above tol = {tol:g}; raise max_iter= or "
+            "points=",
             ConvergenceWarning,
             stacklevel=2,
         )
-    after, variance = metric.counter, float(w[apart].double() @ _squared(metric, paths))
+    squared = _squared_lengths(metric, best.geodesics)
     return FrechetMean(
-        x,
-        variance,
-        residual,
-        residual <= tol,
-        iteration,
-        paths,
-        after.evaluations - before.evaluations,
-        after.batches - before.batches,
+        point=best.point,
+        variance=float(weights[best.apart].double() @ squared),
+        residual=best.residual,
+        converged=best.residual <= tol,
+        iterations=iteration,
+        geodesics=best.geodesics,
+        score_evaluations=metric.counter.evaluations - before.evaluations,
+        score_batches=metric.counter.batches - before.batches,
     )
 
 
-def _logarithms(
-    metric: Metric, x: Tensor, points: Tensor, settings: dict
-) -> tuple[Tensor, Tensor, Geodesic]:
-    """log_x of all points in one batch, which of them differ from x, and the geodesics to those."""
-    apart, logs = ~(points == x).flatten(1).all(1), torch.zeros_like(points)
+class _Candidate(NamedTuple):
+    """A candidate for the mean: the direction Σ w log there, and the geodesics to other points."""
+
+    point: Tensor
+    direction: Tensor
+    residual: float
+    apart: Tensor
+    geodesics: Geodesic
+
+
+def _candidate(
+    metric: Metric, x: Tensor, points: Tensor, weights: Tensor, settings: dict[str, Any]
+) -> _Candidate:
+    apart = ~(points == x).flatten(1).all(1)
     if not bool(apart.any()):
         raise ValueError("the points are all equal: their mean is that point")
-    paths = geodesic(metric, x.expand_as(points)[apart], points[apart], **settings)
-    logs[apart] = initial_velocity(paths.points)
-    return logs, apart, paths
+    geodesics = geodesic(metric, x.expand_as(points)[apart], points[apart], **settings)
+    logarithms = torch.zeros_like(points)
+    logarithms[apart] = initial_velocity(geodesics.points)
+    direction = torch.einsum("m,m...->...", weights, logarithms)
+    residual = float(direction.norm() / (weights @ logarithms.flatten(1).norm(dim=1)))
+    return _Candidate(x, direction, residual, apart, geodesics)
 
 
 def _weighted(metric: Metric, points: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -191,11 +218,9 @@ def _weighted(metric: Metric, points: Tensor, weights: Tensor | None) -> tuple[T
     points = checks.batched("points", points, metric.event_shape)
     if len(points) < 2:
         raise ValueError(f"a mean needs points (m ≥ 2, *event), got {tuple(points.shape)}")
-    weights = (
-        points.new_ones(len(points))
-        if weights is None
-        else checks.finite("weights", weights).to(points)
-    )
+    if weights is None:
+        weights = points.new_ones(len(points))
+    weights = checks.finite("weights", weights).to(points)
     if weights.shape != points.shape[:1] or bool((weights <= 0).any()):
         raise ValueError(f"weights must be {len(points)} positive numbers, got {weights.tolist()}")
     return points, weights / weights.sum()
@@ -207,8 +232,8 @@ def _moved(points: Tensor, shift: Tensor) -> Tensor:
     return points + fade * shift
 
 
-def _squared(metric: Metric, paths: Geodesic) -> Tensor:
-    """Squared lengths in one unit. A path's own unit is f = 0 on average over its ends; here f = 0 at its start."""
+def _squared_lengths(metric: Metric, paths: Geodesic) -> Tensor:
+    """Squared lengths where f = 0 at the start; a path's own has f = 0 on average at its ends."""
     squared = paths.length**2
     if isinstance(metric, ScoreMetric) and metric.alpha > 0:
         squared = squared * (-metric.alpha * paths.log_density[:, -1]).exp()
@@ -216,49 +241,68 @@ def _squared(metric: Metric, paths: Geodesic) -> Tensor:
 
 
 def parallel_transport(
-    metric: Metric, points: Tensor, vector: Tensor, *, steps: int = 2, tol: float = 1e-10
-) -> Tensor:
-    """Parallel transport of `vector` (batch, *event) along paths (batch, N, *event), from points[:, 0]: (batch, N, *event).
+    metric: Metric,
+    points: Float[Tensor, "batch points *event"],
+    vector: Float[Tensor, "*batch_event"],
+    *,
+    steps: int = 2,
+    tol: float = 1e-10,
+) -> Float[Tensor, "batch points *event"]:
+    """Parallel transport of vectors along paths, by the pole ladder (Lorenzi & Pennec 2014).
 
-    Pole ladder (Lorenzi & Pennec 2014), one rung a segment x → y: with m their geodesic midpoint and p = exp_x(v), the
-    geodesic reflection q of p through m gives the transported vector −log_y(q). Exact on symmetric spaces, of second order in
-    the segment length elsewhere (Guigui & Pennec 2022). The vector is scaled to the length of a segment and back, since
-    transport is linear. Each exponential takes `steps` RK4 steps, each logarithm quasi-Newton steps to the relative `tol`.
-    Raises ArithmeticError if a logarithm fails: the path needs more points.
+    One rung a segment x → y: with m their geodesic midpoint and p = exp_x(v), the geodesic
+    reflection q of p through m gives the transported vector −log_y(q). Exact on symmetric spaces,
+    of second order in the segment length elsewhere (Guigui & Pennec 2022). The vector is scaled to
+    the length of a segment and back, since transport is linear.
+
+    Args:
+        metric: The metric.
+        points: The paths.
+        vector: Tangent vectors at their starts.
+        steps: RK4 steps of each exponential.
+        tol: Relative tolerance of each logarithm.
+
+    Returns:
+        The vectors at all points of the paths.
+
+    Raises:
+        ValueError: Paths and vectors that do not fit each other.
+        ArithmeticError: A logarithm fails: the path needs more points.
     """
-    points, vector = (
-        checks.floating("points", points),
-        checks.batched("vector", vector, metric.event_shape),
-    )
+    checks.finite("points", checks.floating("points", points))
+    vector = checks.batched("vector", vector, metric.event_shape)
     if points.ndim != vector.ndim + 1 or points.shape[1] < 2:
         raise ValueError(
             "points must have shape (batch, N ≥ 2, *event) and vector (batch, *event), got "
             f"{tuple(points.shape)} and {tuple(vector.shape)}"
         )
-    checks.same_layout("points[:, 0]", checks.finite("points", points)[:, 0], "vector", vector)
-    shape, rung = (-1, *[1] * (vector.ndim - 1)), points.diff(dim=1).flatten(2).norm(dim=2).mean(1)
-    length, tol = vector.flatten(1).norm(dim=1), _reachable(checks.positive("tol", tol), vector)
-    scale = torch.where(length > 0, rung / length, 0.0).reshape(shape)
-    carried, back = [vector * scale], torch.where(scale > 0, 1 / scale, 0.0)
+    checks.same_layout("points[:, 0]", points[:, 0], "vector", vector)
+    tol = _above_rounding(tol, vector)
+    segment = points.diff(dim=1).flatten(2).norm(dim=2).mean(1)
+    length = vector.flatten(1).norm(dim=1)
+    scale = torch.where(length > 0, segment / length, 0.0).reshape(-1, *[1] * (vector.ndim - 1))
+    transported = [vector * scale]
     for x, y in zip(points[:, :-1].unbind(1), points[:, 1:].unbind(1), strict=True):
-        carried.append(_pole(metric, x, y, carried[-1], steps, tol))
-    return torch.stack(carried, 1) * back[:, None]
+        transported.append(_rung(metric, x, y, transported[-1], steps, tol))
+    back = torch.where(scale > 0, 1 / scale, 0.0)
+    return torch.stack(transported, 1) * back[:, None]
 
 
 @torch.no_grad()
-def _pole(metric: Metric, x: Tensor, y: Tensor, v: Tensor, steps: int, tol: float) -> Tensor:
+def _rung(metric: Metric, x: Tensor, y: Tensor, v: Tensor, steps: int, tol: float) -> Tensor:
     """One rung of the pole ladder."""
 
     def exp(a: Tensor, u: Tensor) -> Tensor:
-        return flow(metric, a, u, steps=steps)[0][:, -1]
+        return geodesic_flow(metric, a, u, steps=steps).points[:, -1]
 
     def log(a: Tensor, b: Tensor) -> Tensor:
-        u, miss = _aim(metric, a, b, b - a, steps, tol, 30)
+        velocity, miss = aim(metric, a, b, b - a, steps=steps, tol=tol, max_iter=30)
         if bool((miss > 1e3 * tol).any()):
             raise ArithmeticError(
                 "a rung of the ladder is too long for its logarithm; give the path more points"
             )
-        return u
+        return velocity
 
     middle = exp(x, log(x, y) / 2)
-    return -log(y, exp(middle, -log(middle, exp(x, v))))
+    reflected = exp(middle, -log(middle, exp(x, v)))
+    return -log(y, reflected)

@@ -1,6 +1,7 @@
 """Images ↔ latents of a Stable Diffusion, its text inversion, and frames at equal perceptual steps.
 
-Noising and DDIM inversion need nothing of their own: lib.flow and lib.methods.spaces work on a `StableDiffusionScore` as on any score.
+Noising and DDIM inversion need nothing of their own: `lib.flow` and `lib.methods.spaces` work on a
+`StableDiffusionScore` as on any score.
 """
 
 from __future__ import annotations
@@ -9,143 +10,197 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
-
-from experiments.evaluation.frames import adjacent_distances, mse
-from experiments.training.loop import Settings, fit
+from tqdm.auto import tqdm
 
 from . import checks, flow
+from .files import replacing
 from .scores.schedule import CEILING
 from .scores.stable_diffusion import StableDiffusionScore, vae_factor
 
-SLACK = 0.01  # how far outside [0, 1] a resized image may be
+# How far outside [0, 1] a resized image may be.
+SLACK = 0.01
+
+# diffusers' bounds of the log-variance of a VAE's posterior.
+LOG_VARIANCE = (-30, 20)
 
 
 def encode(
     score: StableDiffusionScore, images: Tensor, *, generator: torch.Generator | None = None
-) -> Tensor:
-    """Images (n, 3, height, width) in [0, 1] -> latents (n, 4, height/f, width/f), scaled, f the VAE's factor (8 in SD).
+) -> Float[Tensor, "n channels h w"]:
+    """Images to latents, scaled.
 
-    The mean of the VAE's posterior, or a sample of it drawn from `generator`. Dtype and device stay those of the images.
-    ValueError or TypeError: another shape, sides that f does not divide, values outside [0, 1] or not finite.
+    Args:
+        score: Of the model.
+        images: (n, 3, height, width) in [0, 1]; sides are multiples of the VAE's factor (8 in SD).
+        generator: Draws a sample of the VAE's posterior; None takes its mean.
+
+    Returns:
+        (n, 4, height/factor, width/factor); dtype and device stay those of the images.
+
+    Raises:
+        TypeError: No floating tensor.
+        ValueError: Another shape, values outside [0, 1] or not finite.
     """
-    vae, factor = score.pipe.vae, vae_factor(score.pipe.vae)
-    channels = vae.config.in_channels
-    checks.finite("images", checks.floating("images", images))
-    if images.ndim != 4 or images.shape[1] != channels or len(images) == 0:
-        raise ValueError(
-            f"images must have shape (n, {channels}, height, width), got {tuple(images.shape)}; grey ones: "
-            "images.expand(-1, 3, -1, -1), one image: images[None]"
-        )
-    if images.shape[2] % factor or images.shape[3] % factor:
-        raise ValueError(
-            f"height and width must be multiples of {factor}, got {images.shape[2]}×{images.shape[3]}: resize them "
-            "(torchvision.transforms.functional.resize) or read them at that size (experiments.images.read)"
-        )
-    if images.min() < -SLACK or images.max() > 1 + SLACK:
-        raise ValueError(
-            f"images has values from {images.min():.4g} to {images.max():.4g}, but images lie in [0, 1]: divide "
-            "images in 0..255 by 255"
-        )
+    vae = score.pipe.vae
+    _check_images(images, vae)
 
     def moments(x: Tensor) -> Tensor:
-        return score.guarded_vae(
-            lambda net, dtype, device: (
-                net.encode((2 * x - 1).to(device, dtype)).latent_dist.parameters
-            )
-        ).to(x)
+        def ask(network: nn.Module, dtype: torch.dtype, device: torch.device) -> Tensor:
+            return network.encode((2 * x - 1).to(device, dtype)).latent_dist.parameters
+
+        return score.guarded_vae(ask).to(x)
 
     with torch.no_grad():
-        mean, log_variance = torch.cat([moments(x) for x in images.split(score.micro_batch)]).chunk(
-            2, dim=1
-        )
+        both = torch.cat([moments(x) for x in images.split(score.micro_batch)])
+        z, log_variance = both.chunk(2, dim=1)
         if generator is not None:
             noise = torch.randn(
-                mean.shape, generator=generator, device=generator.device, dtype=mean.dtype
+                z.shape, generator=generator, device=generator.device, dtype=z.dtype
             )
-            mean = mean + (log_variance.clamp(-30, 20) / 2).exp() * noise.to(
-                mean
-            )  # diffusers' bounds
-    return (mean - (vae.config.get("shift_factor") or 0)) * vae.config.scaling_factor
+            z = z + (log_variance.clamp(*LOG_VARIANCE) / 2).exp() * noise.to(z)
+    return (z - _shift(vae)) * vae.config.scaling_factor
 
 
 def decode(score: StableDiffusionScore, latents: Tensor) -> Tensor:
-    """Latents (…, 4, h, w) -> images (…, 3, h·f, w·f) in [0, 1], in micro-batches, paths (pairs, frames, …) too."""
-    config, flat = (
-        score.pipe.vae.config,
-        checks.finite("latents", checks.floating("latents", latents)).flatten(0, -4),
-    )
-    if latents.ndim < 4 or flat.shape[1] != config.latent_channels:
+    """Latents to images in [0, 1], in micro-batches.
+
+    Args:
+        score: Of the model.
+        latents: (…, 4, h, w), paths (pairs, frames, …) too.
+
+    Returns:
+        (…, 3, h·factor, w·factor).
+    """
+    vae = score.pipe.vae
+    checks.finite("latents", checks.floating("latents", latents))
+    if latents.ndim < 4 or latents.shape[-3] != vae.config.latent_channels:
         raise ValueError(
-            f"latents must have shape (…, {config.latent_channels}, h, w), got {tuple(latents.shape)}"
+            f"latents must have shape (…, {vae.config.latent_channels}, h, w), "
+            f"got {tuple(latents.shape)}"
         )
 
     def pixels(z: Tensor) -> Tensor:
-        z = z / config.scaling_factor + (config.get("shift_factor") or 0)
-        return score.guarded_vae(
-            lambda net, dtype, device: net.decode(z.to(device, dtype)).sample
-        ).to(z)
+        z = z / vae.config.scaling_factor + _shift(vae)
+
+        def ask(network: nn.Module, dtype: torch.dtype, device: torch.device) -> Tensor:
+            return network.decode(z.to(device, dtype)).sample
+
+        return score.guarded_vae(ask).to(z)
 
     with torch.no_grad():
+        flat = latents.flatten(0, -4)
         images = torch.cat([pixels(z) for z in flat.split(score.micro_batch)])
     return ((images + 1) / 2).clamp(0, 1).reshape(*latents.shape[:-3], *images.shape[1:])
 
 
+def _check_images(images: Tensor, vae: nn.Module) -> None:
+    channels = vae.config.in_channels
+    factor = vae_factor(vae)
+    checks.finite("images", checks.floating("images", images))
+    if images.ndim != 4 or images.shape[1] != channels or len(images) == 0:
+        raise ValueError(
+            f"images must have shape (n, {channels}, height, width), got {tuple(images.shape)}; "
+            "grey ones: images.expand(-1, 3, -1, -1), one image: images[None]"
+        )
+    height, width = images.shape[2:]
+    if height % factor or width % factor:
+        raise ValueError(
+            f"height and width must be multiples of {factor}, got {height}×{width}: resize them "
+            "(torchvision.transforms.functional.resize)"
+        )
+    if images.min() < -SLACK or images.max() > 1 + SLACK:
+        raise ValueError(
+            f"images has values from {images.min():.4g} to {images.max():.4g}, but images lie in "
+            "[0, 1]: divide images in 0..255 by 255"
+        )
+
+
+def _shift(vae: nn.Module) -> float:
+    """What the model takes from its latents before it scales them."""
+    return vae.config.get("shift_factor") or 0
+
+
 class RoundTrip(NamedTuple):
-    """Peak signal-to-noise ratio (n,) in dB against the images: of the VAE alone, and of VAE and inversion together; root mean
-    square of the inversion's error in the latents, (n,)."""
+    """What is lost on the way to noise and back.
 
-    vae: Tensor
-    both: Tensor
-    latents: Tensor
+    Attributes:
+        vae: Peak signal-to-noise ratio in dB against the images, of the VAE alone.
+        both: The same, of VAE and inversion together.
+        latents: Root mean square of the inversion's error in the latents.
+    """
+
+    vae: Float[Tensor, "n"]
+    both: Float[Tensor, "n"]
+    latents: Float[Tensor, "n"]
 
 
-def round_trip(score: StableDiffusionScore, images: Tensor, sigma: float, **settings) -> RoundTrip:
-    """What DDIM inversion to noise level sigma and back loses: images (n, 3, height, width). settings: of `lib.flow.diffuse`."""
-    latents = encode(score, images)
-    back = flow.denoise(score, flow.diffuse(score, latents, sigma, **settings), sigma, **settings)
-    psnr = lambda z: -10 * mse(decode(score, z), images).log10()
-    return RoundTrip(psnr(latents), psnr(back), (back - latents).flatten(1).square().mean(1).sqrt())
+def round_trip(
+    score: StableDiffusionScore, images: Tensor, sigma: float, **settings: Any
+) -> RoundTrip:
+    """What DDIM inversion to a noise level and back loses.
+
+    Args:
+        score: Of the model.
+        images: (n, 3, height, width) in [0, 1].
+        sigma: Noise level.
+        **settings: Of `lib.flow.diffuse`.
+    """
+    z = encode(score, images)
+    noised = flow.diffuse(score, z, sigma, **settings)
+    back = flow.denoise(score, noised, sigma, **settings)
+
+    def psnr(latents: Tensor) -> Tensor:
+        error = (decode(score, latents) - images).square().flatten(1).mean(1)
+        return -10 * error.log10()
+
+    return RoundTrip(psnr(z), psnr(back), (back - z).flatten(1).square().mean(1).sqrt())
 
 
 @dataclass(frozen=True)
-class TextSchedule(Settings):
-    """Of a text inversion: AdamW at a constant rate. decay: its weight decay; batch: noisy copies of the image a step.
+class TextSchedule:
+    """Settings of a text inversion: AdamW at a constant rate.
 
-    The defaults are those of arXiv 2504.06675's released code (configs: tv_lr 0.005, tv_steps 500, tv_batch_size 2).
+    The defaults are those of arXiv 2504.06675's released code (configs: tv_lr 0.005, tv_steps 500,
+    tv_batch_size 2).
+
+    Attributes:
+        steps: Of the optimiser.
+        batch: Noisy copies of the image a step.
+        rate: Learning rate.
+        decay: Weight decay; 0 is Adam.
+        every: Steps between checkpoints.
+        seed: Of all that is drawn.
     """
 
     steps: int = 500
     batch: int = 2
     rate: float = 5e-3
-    warmup: int = 0
-    ema: float = 0.0
-    clip: float = 1e9
+    decay: float = 0.01
     every: int = 50
-    decay: float = 0.01  # of torch's AdamW
+    seed: int = 0
 
-    def rate_at(self, step: int) -> float:
-        return self.rate
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "every"):
+            checks.count(name, getattr(self, name))
+        checks.positive("rate", self.rate)
+        checks.positive("decay", self.decay, zero=True)
 
 
+# "impus": ICLR 2024, released code run_morph.py.
 SCHEDULES = {
     "yu2025": TextSchedule(),
-    "impus": TextSchedule(
-        steps=2500, batch=1, rate=2e-3, decay=0.0
-    ),  # ICLR 2024, released code run_morph.py: Adam
+    "impus": TextSchedule(steps=2500, batch=1, rate=2e-3, decay=0.0),
 }
-
-
-class _Embedding(nn.Module):
-    def __init__(self, text: Tensor) -> None:
-        super().__init__()
-        self.text = nn.Parameter(text.detach().float().clone())
 
 
 def text_inversion(
@@ -157,14 +212,29 @@ def text_inversion(
     schedule: str | TextSchedule = "yu2025",
     until: int | None = None,
     progress: bool = True,
-) -> Tensor:
-    """The prompt's embedding (1, tokens, width), changed until the model denoises one image well (Gal et al. 2023, eq. 2):
+) -> Float[Tensor, "1 tokens width"]:
+    """The prompt's embedding, changed until the model denoises one image well.
 
-        min_text E ‖(y − D(y; text))/sigma − noise‖²,   y = latent + sigma·noise,   the time uniform over the schedule's steps.
+    Gal et al. 2023, eq. 2, with the time uniform over the schedule's steps:
 
-    latent: (1, 4, h, w), or several views of the image (k, 4, h, w), drawn from. prompt: text or embedding to start from.
-    schedule: a name of SCHEDULES or a `TextSchedule`. folder: where the checkpoint is kept; a run that was interrupted goes on
-    from there, bit for bit on a CPU, and one that is done only reads it. until, progress, errors: as `experiments.training.loop.fit`.
+        min_text E ‖(y − D(y; text))/sigma − noise‖²,   y = latent + sigma·noise.
+
+    A run that was interrupted goes on from its checkpoint, bit for bit on a CPU, and one that is
+    done is only read.
+
+    Args:
+        score: Of the model.
+        latent: (1, 4, h, w), or several views of the image (k, 4, h, w), drawn from.
+        folder: Where checkpoint.safetensors is kept.
+        prompt: Text or embedding to start from.
+        schedule: A name of SCHEDULES or a `TextSchedule`.
+        until: Stop after this step, to go on another time.
+        progress: Whether to show a bar.
+
+    Raises:
+        ValueError: The checkpoint is damaged, or of another latent, prompt, model or schedule.
+        FloatingPointError: The loss is not finite; the last checkpoint stays.
+        OSError: The folder cannot be written.
     """
     if isinstance(schedule, str):
         schedule = SCHEDULES[checks.choice("schedule", schedule, SCHEDULES)]
@@ -176,70 +246,187 @@ def text_inversion(
     start = score.embed(prompt)
     if len(start) != 1:
         raise ValueError(f"one prompt is inverted at a time, got {len(start)}")
-    state = fit(
-        _Embedding(start).to(start.device),
-        _inversion_loss(score, latent, schedule.batch),
-        folder,
-        schedule,
-        data=_about(score, latent, start),
-        until=until,
-        progress=progress,
-    )
-    return state.model.text.detach()
+    last = schedule.steps if until is None else min(schedule.steps, checks.count("until", until))
+
+    inversion = _Inversion(start, schedule)
+    path = Path(folder) / "checkpoint.safetensors"
+    identity = {
+        "latent": _digest(latent),
+        "prompt": _digest(start),
+        "model": score.origin,
+        "schedule": asdict(schedule),
+    }
+    if path.exists():
+        inversion.restore(path, identity)
+    else:
+        # A folder that cannot be written is better known before the work.
+        inversion.store(path, identity)
+    with tqdm(
+        total=last, initial=inversion.step, desc="text inversion", disable=not progress
+    ) as bar:
+        try:
+            while inversion.step < last:
+                inversion.advance(lambda text, g: _loss(score, latent, text, schedule.batch, g))
+                bar.update()
+                if inversion.step % schedule.every == 0:
+                    inversion.store(path, identity)
+        finally:
+            inversion.store(path, identity)
+    return inversion.text.detach()
 
 
-def _inversion_loss(
-    score: StableDiffusionScore, latent: Tensor, batch: int
-) -> Callable[[nn.Module, torch.Generator], Tensor]:
+def _loss(
+    score: StableDiffusionScore,
+    latent: Tensor,
+    text: Tensor,
+    batch: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """The mean squared error of the noise that the model predicts in noisy copies of the latent."""
     levels = score.schedule.log_sigmas.exp()
-    levels = levels[levels <= CEILING]  # the last ones of zero terminal SNR hold no image
-
-    def loss(model: nn.Module, generator: torch.Generator) -> Tensor:
-        sigma = levels[torch.randint(len(levels), (batch,), generator=generator)]
-        x = latent[torch.randint(len(latent), (batch,), generator=generator)]
-        noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
-        column = sigma.to(x).reshape(-1, 1, 1, 1)
-        asked = copy.copy(score)
-        asked.training = True
-        score.counter.evaluations += batch
-        score.counter.derivatives += batch
-        clean = asked.posterior_means(x + column * noise, sigma, [model.text])[0]
-        return (
-            ((x - clean) / column).float().square().mean()
-        )  # (y − D)/sigma − noise = (x − D)/sigma
-
-    return loss
+    # The last ones of zero terminal SNR hold no image.
+    levels = levels[levels <= CEILING]
+    sigma = levels[torch.randint(len(levels), (batch,), generator=generator)]
+    x = latent[torch.randint(len(latent), (batch,), generator=generator)]
+    noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
+    column = sigma.to(x).reshape(-1, 1, 1, 1)
+    differentiable = copy.copy(score)
+    differentiable.training = True
+    score.counter.evaluations += batch
+    score.counter.derivatives += batch
+    clean = differentiable.posterior_means(x + column * noise, sigma, [text])[0]
+    # (y − D)/sigma − noise = (x − D)/sigma
+    return ((x - clean) / column).float().square().mean()
 
 
-def _about(score: StableDiffusionScore, latent: Tensor, start: Tensor) -> str:
-    """Names latent, start and model, so that no checkpoint of another inversion is continued."""
-    digest = lambda x: hashlib.sha256(
-        x.detach().float().cpu().contiguous().numpy().tobytes()
-    ).hexdigest()[:16]
-    return f"latent {digest(latent)}, prompt {digest(start)}, model {json.dumps(score.origin, sort_keys=True)}"
+class _Inversion:
+    """Where a text inversion stands: all that the next step depends on.
 
-
-def perceptual_times(distances: Tensor, times: Tensor, count: int) -> Tensor:
-    """Times of `count` frames at equal steps of the cumulated distance: (pairs, N − 1), (pairs, N) -> (pairs, count), float64.
-
-    distances ≥ 0: between adjacent frames at `times`, rising. Between two frames the distance is taken as linear in time.
-    Frames that are all equal keep equal steps in time. ValueError: distances that are negative or not finite.
+    `state` is replaced as a whole after each step, so that an interrupt in a step leaves the last
+    one's, and nothing of its own.
     """
-    if distances.shape != (len(times), times.shape[1] - 1) or not bool(
-        (torch.isfinite(distances) & (distances >= 0)).all()
-    ):
+
+    def __init__(self, start: Tensor, schedule: TextSchedule) -> None:
+        self.text = nn.Parameter(start.detach().float().clone())
+        self.optimizer = torch.optim.AdamW(
+            [self.text], lr=schedule.rate, weight_decay=schedule.decay
+        )
+        self.generator = torch.Generator().manual_seed(schedule.seed)
+        self.state = self._state()
+        self.stored_step: int | None = None
+
+    @property
+    def step(self) -> int:
+        """Steps made so far, which the optimiser counts."""
+        return int(self.state["step"]) if "step" in self.state else 0
+
+    def advance(self, loss: Callable[[Tensor, torch.Generator], Tensor]) -> None:
+        """One step of the optimiser."""
+        self.optimizer.zero_grad()
+        value = loss(self.text, self.generator)
+        value.backward()
+        if not torch.isfinite(value) or not bool(torch.isfinite(self.text.grad).all()):
+            raise FloatingPointError(
+                f"the loss is {value.item()} at step {self.step}, or its gradient is not finite: "
+                "lower the learning rate"
+            )
+        self.optimizer.step()
+        self.state = self._state()
+
+    def _state(self) -> dict[str, Tensor]:
+        moments = self.optimizer.state_dict()["state"].get(0, {})
+        tensors = {"text": self.text, "generator": self.generator.get_state(), **moments}
+        return {name: value.detach().cpu().clone() for name, value in tensors.items()}
+
+    def store(self, path: Path, identity: dict[str, Any]) -> None:
+        """Write the state, unless the file has it already."""
+        if self.stored_step == self.step:
+            return
+        with replacing(path) as (draft,):
+            draft.write_bytes(save(self.state, {"inversion": json.dumps(identity)}))
+        self.stored_step = self.step
+
+    def restore(self, path: Path, identity: dict[str, Any]) -> None:
+        """Read what `store` wrote; ValueError for a damaged file or one of another inversion."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                stored = json.loads(file.metadata()["inversion"])
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # As JSON has it: origins may hold tuples.
+            for name, value in json.loads(json.dumps(identity)).items():
+                if stored[name] != value:
+                    raise ValueError(f"it belongs to another {name}")
+            with torch.no_grad():
+                self.text.copy_(state["text"])
+            self.generator.set_state(state["generator"])
+            moments = {name: state[name] for name in state.keys() - {"text", "generator"}}
+            optimizer = self.optimizer.state_dict()
+            optimizer["state"] = {0: moments} if moments else {}
+            self.optimizer.load_state_dict(optimizer)
+        except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(
+                f"cannot continue from {path}: {error}; delete it to start anew, or use another "
+                "folder"
+            ) from error
+        self.state = state
+        self.stored_step = self.step
+
+
+def _digest(x: Tensor) -> str:
+    return hashlib.sha256(x.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def adjacent_distances(
+    frames: Tensor, distance: Callable[[Tensor, Tensor], Tensor]
+) -> Float[Tensor, "pairs steps"]:
+    """distance(x_i, x_{i+1}) along frames.
+
+    Args:
+        frames: (pairs, N ≥ 2, c, h, w).
+        distance: Of images (n, c, h, w), twice, to (n,).
+
+    Returns:
+        (pairs, N − 1).
+    """
+    if frames.ndim != 5 or frames.shape[1] < 2:
         raise ValueError(
-            f"distances must be (pairs, N − 1) finite numbers ≥ 0 for times {tuple(times.shape)}, got shape "
-            f"{tuple(distances.shape)}"
+            f"frames must have shape (pairs, N ≥ 2, c, h, w), got {tuple(frames.shape)}"
+        )
+    steps = distance(frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1))
+    return steps.reshape(len(frames), frames.shape[1] - 1)
+
+
+def perceptual_times(
+    distances: Float[Tensor, "pairs steps"], times: Float[Tensor, "pairs frames"], count: int
+) -> Float[Tensor, "pairs count"]:
+    """Times of frames at equal steps of the cumulated distance.
+
+    Between two frames the distance is taken as linear in time. Frames that are all equal keep equal
+    steps in time.
+
+    Args:
+        distances: Between adjacent frames, ≥ 0, one fewer than frames.
+        times: Of the frames, rising.
+        count: How many times to give, at least 2.
+
+    Returns:
+        The times, float64.
+    """
+    checks.count("count", count, least=2)
+    finite = bool((torch.isfinite(distances) & (distances >= 0)).all())
+    if distances.shape != (len(times), times.shape[1] - 1) or not finite:
+        raise ValueError(
+            "distances must be (pairs, N − 1) finite numbers ≥ 0 for times "
+            f"{tuple(times.shape)}, got shape {tuple(distances.shape)}"
         )
     steps = distances.double().cpu()
     steps = torch.where(steps.sum(1, keepdim=True) > 0, steps, 1.0)
-    total = np.concatenate([np.zeros((len(steps), 1)), steps.cumsum(1).numpy()], 1)
-    new = [
-        np.interp(np.linspace(0, c[-1], checks.count("count", count, least=2)), c, t)
-        for c, t in zip(total, times.double().cpu().numpy(), strict=True)
+    way = torch.cat([torch.zeros(len(steps), 1).double(), steps.cumsum(1)], 1).numpy()
+    rows = [
+        np.interp(np.linspace(0, distance[-1], count), distance, time)
+        for distance, time in zip(way, times.double().cpu().numpy(), strict=True)
     ]
-    return torch.as_tensor(np.array(new))
+    return torch.as_tensor(np.array(rows))
 
 
 def equal_steps(
@@ -250,15 +437,25 @@ def equal_steps(
     *,
     rounds: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """Frames (pairs, count, c, height, width) at nearly equal perceptual steps along their paths, and their times (pairs, count).
+    """Frames at nearly equal perceptual steps along their paths.
 
-    show: times (pairs, count) -> frames. distance: images (n, …) twice -> (n,), LPIPS or any other. rounds: how often the frames
-    are measured and drawn anew; one in arXiv 2504.06675 (after DiffMorpher, CVPR 2024). Each costs all frames again.
+    Args:
+        show: Times (pairs, count) to frames (pairs, count, c, height, width).
+        distance: Of images (n, …), twice, to (n,): LPIPS or any other.
+        pairs: How many paths.
+        count: Frames a path, at least 2.
+        rounds: How often the frames are measured and drawn anew; one in arXiv 2504.06675 (after
+            DiffMorpher, CVPR 2024). Each costs all frames again.
+
+    Returns:
+        The frames and their times (pairs, count).
     """
-    times = torch.linspace(0, 1, checks.count("count", count, least=2), dtype=torch.float64)
-    times = times.expand(checks.count("pairs", pairs), -1)
+    checks.count("pairs", pairs)
+    checks.count("rounds", rounds)
+    even = torch.linspace(0, 1, checks.count("count", count, least=2), dtype=torch.float64)
+    times = even.expand(pairs, -1)
     frames = show(times)
-    for _ in range(checks.count("rounds", rounds)):
+    for _ in range(rounds):
         times = perceptual_times(adjacent_distances(frames, distance), times, count)
         frames = show(times)
     return frames, times

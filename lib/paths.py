@@ -1,74 +1,98 @@
-"""Paths between points: straight, spherical and spline; their speed and length; re-sampling.
+"""Paths between points: straight, spherical and spline; their length; re-sampling.
 
-A path is a tensor (batch, N, *event) of points at equal steps of its parameter t in [0, 1].
+A path is a tensor (batch, points, *event) of points at equal steps of its parameter t in [0, 1].
 """
-
-from __future__ import annotations
 
 from functools import lru_cache
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from . import checks
 from .elements import elements, lagrange
+from .metrics.base import Metric
 
 
-def _times(points: int | Tensor, like: Tensor) -> Tensor:
-    """Equally spaced times, or the caller's, as a column against the event axes: (1, m, 1, …)."""
-    t = (
-        torch.linspace(0, 1, checks.count("points", points, least=2))
-        if isinstance(points, int)
-        else points
-    )
-    return t.to(like).reshape(1, -1, *[1] * (like.ndim - 1))
+def lerp(
+    start: Float[Tensor, "batch *event"],
+    end: Float[Tensor, "batch *event"],
+    points: int | Float[Tensor, "points"] = 33,
+) -> Float[Tensor, "batch points *event"]:
+    """Straight path (1 − t) a + t b; both ends are returned exactly.
 
+    Args:
+        start: Points a.
+        end: Points b.
+        points: How many points at equal times, or the times in [0, 1].
 
-def lerp(start: Tensor, end: Tensor, points: int | Tensor = 33) -> Tensor:
-    """Straight path. start, end (batch, *event); points: a number, or times (m,) -> (batch, m, *event).
-
-    Both ends are returned exactly.
+    Returns:
+        The paths.
     """
     checks.same_layout("start", start, "end", end)
     t = _times(points, start)
     return (1 - t) * start[:, None] + t * end[:, None]
 
 
-def slerp(start: Tensor, end: Tensor, points: int | Tensor = 33) -> Tensor:
-    """Great-circle path about the origin, each pair flattened to one vector (Shoemake 1985).
+def slerp(
+    start: Float[Tensor, "batch *event"],
+    end: Float[Tensor, "batch *event"],
+    points: int | Float[Tensor, "points"] = 33,
+) -> Float[Tensor, "batch points *event"]:
+    """Great-circle path about the origin, each point one vector (Shoemake 1985).
 
-    Norms are interpolated with the same weights. Parallel vectors, where the arc has no length, fall back to `lerp`;
-    so do opposite ones, where it has no direction.
+        γ(t) = [sin((1 − t) ω) a + sin(t ω) b] / sin ω,   ω the angle between a and b.
+
+    Norms are interpolated with the same weights. Parallel vectors, where the arc has no length,
+    fall back to `lerp`; so do opposite ones, where it has no direction.
+
+    Args:
+        start: Points a.
+        end: Points b.
+        points: How many points at equal times, or the times in [0, 1].
+
+    Returns:
+        The paths.
     """
-    checks.same_layout("start", start, "end", end)
-    a, b = start.flatten(1).double(), end.flatten(1).double()
-    a, b = a / a.norm(dim=1, keepdim=True), b / b.norm(dim=1, keepdim=True)
-    # the angle by atan2 of chord and sum stays accurate for small angles, where arccos does not
-    angle = 2 * torch.atan2((b - a).norm(dim=1), (b + a).norm(dim=1))
-    flat = ~((angle.sin() > 1e-7) & torch.isfinite(angle))
+    straight = lerp(start, end, points)
+    a, b = (x.flatten(1).double() for x in (start, end))
+    angle = _angle(a / a.norm(dim=1, keepdim=True), b / b.norm(dim=1, keepdim=True))
     shape = (-1, *[1] * start.ndim)
-    omega, t = (
-        angle.where(~flat, torch.ones_like(angle)).reshape(shape),
-        _times(points, start).double(),
-    )
-    wa, wb = ((1 - t) * omega).sin() / omega.sin(), (t * omega).sin() / omega.sin()
-    arc = wa.to(start) * start[:, None] + wb.to(start) * end[:, None]
-    return torch.where(flat.reshape(shape), lerp(start, end, points), arc)
+    is_arc = (angle.sin() > 1e-7).reshape(shape)  # False for the NaN of a zero vector
+    omega = torch.where(is_arc, angle.reshape(shape), 1.0)
+    t = _times(points, start).double()
+    weight_a = ((1 - t) * omega).sin() / omega.sin()
+    weight_b = (t * omega).sin() / omega.sin()
+    arc = weight_a.to(start) * start[:, None] + weight_b.to(start) * end[:, None]
+    return torch.where(is_arc, arc, straight)
 
 
-@lru_cache(maxsize=256)
-def _spline_matrix(knots: int, times: tuple[float, ...], derivative: int) -> Tensor:
-    """A natural cubic spline is linear in its knots: the matrix (len(times), knots) that evaluates it (scipy's spline)."""
-    spline = CubicSpline(np.linspace(0, 1, knots), np.eye(knots), bc_type="natural")
-    return torch.from_numpy(spline(np.asarray(times), derivative))
+def _times(points: int | Tensor, like: Tensor) -> Tensor:
+    """Equally spaced times, or the caller's, as a column against the event axes: (1, m, 1, …)."""
+    if isinstance(points, int):
+        points = torch.linspace(0, 1, checks.count("points", points, least=2))
+    return points.to(like).reshape(1, -1, *[1] * (like.ndim - 1))
+
+
+def _angle(a: Tensor, b: Tensor) -> Tensor:
+    """Angle between vectors of equal norm, (..., d) -> (..., 1)."""
+    # atan2 of chord and sum stays accurate for small angles, where arccos does not.
+    return 2 * torch.atan2((b - a).norm(dim=-1, keepdim=True), (b + a).norm(dim=-1, keepdim=True))
 
 
 class NaturalSpline:
-    """Natural cubic spline through equally spaced knots (batch, K, *event), K ≥ 2; times t (m,) in [0, 1]."""
+    """Natural cubic spline through equally spaced knots.
 
-    def __init__(self, knots: Tensor) -> None:
+    Args:
+        knots: At least two points a curve, at equal steps of t in [0, 1].
+
+    Raises:
+        ValueError: Fewer knots, or knots that are not finite.
+    """
+
+    def __init__(self, knots: Float[Tensor, "batch knots *event"]) -> None:
         checks.finite("knots", checks.floating("knots", knots))
         if knots.ndim < 3 or knots.shape[1] < 2:
             raise ValueError(
@@ -76,59 +100,94 @@ class NaturalSpline:
             )
         self.knots = knots
 
-    def position(self, t: Tensor) -> Tensor:
-        """γ(t): (m,) -> (batch, m, *event)."""
+    def position(self, t: Float[Tensor, "times"]) -> Float[Tensor, "batch times *event"]:
+        """γ(t)."""
         return self._evaluate(t, 0)
 
-    def velocity(self, t: Tensor) -> Tensor:
-        """γ'(t): (m,) -> (batch, m, *event)."""
+    def velocity(self, t: Float[Tensor, "times"]) -> Float[Tensor, "batch times *event"]:
+        """γ'(t)."""
         return self._evaluate(t, 1)
 
-    def acceleration(self, t: Tensor) -> Tensor:
-        """γ''(t): (m,) -> (batch, m, *event); zero at both ends."""
+    def acceleration(self, t: Float[Tensor, "times"]) -> Float[Tensor, "batch times *event"]:
+        """γ''(t); zero at both ends."""
         return self._evaluate(t, 2)
 
     def _evaluate(self, t: Tensor, derivative: int) -> Tensor:
-        matrix = _spline_matrix(self.knots.shape[1], tuple(t.tolist()), derivative)
+        # A spline is linear in its knots.
+        matrix = torch.from_numpy(_basis(self.knots.shape[1])(t.cpu().numpy(), derivative))
         return torch.einsum("mk,bk...->bm...", matrix.to(self.knots), self.knots)
 
 
+@lru_cache(maxsize=64)
+def _basis(knots: int) -> CubicSpline:
+    """The natural splines that are 1 at one knot and 0 at all others."""
+    return CubicSpline(np.linspace(0, 1, knots), np.eye(knots), bc_type="natural")
+
+
 class SphericalSpline(NaturalSpline):
-    """Great-circle pieces through knots on a sphere about the origin: position and velocity of the pieces, acceleration
-    of the natural cubic spline through the same knots, as in the released code of arXiv 2504.06675."""
+    """Great-circle pieces through knots on a sphere about the origin.
 
-    def position(self, t: Tensor) -> Tensor:
-        return self._pieces(t)[0]
+    Position and velocity are those of the pieces, the acceleration is that of the natural cubic
+    spline through the same knots, as in the released code of arXiv 2504.06675.
+    """
 
-    def velocity(self, t: Tensor) -> Tensor:
-        return self._pieces(t)[1]
+    def position(self, t: Float[Tensor, "times"]) -> Float[Tensor, "batch times *event"]:
+        """γ(t)."""
+        a, b, omega, t, _ = self._pieces(t)
+        arc = (((1 - t) * omega).sin() * a + (t * omega).sin() * b) / omega.sin()
+        return arc.unflatten(2, self.knots.shape[2:])
 
-    def _pieces(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        k = self.knots.shape[1] - 1
-        piece = (t * k).floor().long().clamp(0, k - 1)
-        local = (t * k - piece).to(self.knots).reshape(1, -1, 1)
-        a, b = (self.knots[:, i].flatten(2) for i in (piece, piece + 1))
-        omega = 2 * torch.atan2(
-            (b - a).norm(dim=2, keepdim=True), (b + a).norm(dim=2, keepdim=True)
-        ).clamp_min(1e-7)
-        position = (((1 - local) * omega).sin() * a + (local * omega).sin() * b) / omega.sin()
-        velocity = (
-            k * omega * ((local * omega).cos() * b - ((1 - local) * omega).cos() * a) / omega.sin()
-        )
-        shape = (len(self.knots), len(t), *self.knots.shape[2:])
-        return position.reshape(shape), velocity.reshape(shape)
+    def velocity(self, t: Float[Tensor, "times"]) -> Float[Tensor, "batch times *event"]:
+        """γ'(t)."""
+        a, b, omega, t, pieces = self._pieces(t)
+        rate = pieces * omega
+        v = rate * ((t * omega).cos() * b - ((1 - t) * omega).cos() * a) / omega.sin()
+        return v.unflatten(2, self.knots.shape[2:])
+
+    def _pieces(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+        """Of each time's piece: its ends, their angle and the time on it; and how many pieces."""
+        pieces = self.knots.shape[1] - 1
+        piece = (t * pieces).floor().long().clamp(0, pieces - 1)
+        local = (t * pieces - piece).to(self.knots).reshape(1, -1, 1)
+        a = self.knots[:, piece].flatten(2)
+        b = self.knots[:, piece + 1].flatten(2)
+        return a, b, _angle(a, b).clamp_min(1e-7), local, pieces
 
 
-def evaluate(points: Tensor, times: Tensor, degree: int = 2) -> Tensor:
-    """The path at other times: points (batch, N, *event), times (m,) or (batch, m) in [0, 1] -> (batch, m, *event)."""
+def evaluate(
+    points: Float[Tensor, "batch points *event"],
+    times: Float[Tensor, "*batch times"],
+    degree: int = 2,
+) -> Float[Tensor, "batch times *event"]:
+    """A path at other times, by the piecewise polynomial through its points.
+
+    Args:
+        points: The paths.
+        times: Times in [0, 1], the same for all paths or some for each.
+        degree: Degree of the polynomials (see `elements`).
+
+    Returns:
+        The points there.
+    """
     times = times.expand(len(points), -1) if times.ndim == 1 else times
     nodes, weights = lagrange(points.shape[1], times.to(points.device), degree)
     path = torch.arange(len(points), device=points.device)[:, None, None]
     return torch.einsum("bmk,bmk...->bm...", weights.to(points), points[path, nodes])
 
 
-def arc_length(points: Tensor, metric=None, degree: int = 2) -> Tensor:
-    """Length from the start to each node, (batch, N), float64: Euclidean, or under `metric`."""
+def arc_length(
+    points: Float[Tensor, "batch points *event"], metric: Metric | None = None, degree: int = 2
+) -> Float[Tensor, "batch points"]:
+    """Length from the start of a path to each of its points.
+
+    Args:
+        points: The paths.
+        metric: Measure under this metric; None: the Euclidean length.
+        degree: Degree of the polynomials (see `elements`).
+
+    Returns:
+        The lengths, float64; 0 at the first point.
+    """
     e = elements(points.shape[1], degree)
     if metric is None:
         speed = (e.D.to(points.device) @ points.flatten(2).double()).norm(dim=2)
@@ -138,15 +197,29 @@ def arc_length(points: Tensor, metric=None, degree: int = 2) -> Tensor:
     return torch.cat([torch.zeros_like(total[:, :1]), total], 1)
 
 
-def length(points: Tensor, metric=None, degree: int = 2) -> Tensor:
-    """Length of a path (batch, N, *event) -> (batch,), Euclidean or under `metric`."""
+def length(
+    points: Float[Tensor, "batch points *event"], metric: Metric | None = None, degree: int = 2
+) -> Float[Tensor, "batch"]:
+    """Length of a path, Euclidean or under `metric` (see `arc_length`)."""
     return arc_length(points, metric, degree)[:, -1]
 
 
-def resample(points: Tensor, count: int, metric=None, degree: int = 2) -> Tensor:
-    """`count` points at equal Euclidean (or Riemannian) distance along the same path; both ends stay exactly.
+def resample(
+    points: Float[Tensor, "batch points *event"],
+    count: int,
+    metric: Metric | None = None,
+    degree: int = 2,
+) -> Float[Tensor, "batch count *event"]:
+    """Points at equal distances along the same path; both ends stay exactly.
 
-    (batch, N, *event) -> (batch, count, *event).
+    Args:
+        points: The paths.
+        count: How many points are wanted, at least 2.
+        metric: Distances under this metric; None: Euclidean ones.
+        degree: Degree of the polynomials (see `elements`).
+
+    Returns:
+        The paths with `count` points.
     """
     checks.count("count", count, least=2)
     if points.shape[1] == 2:
@@ -155,5 +228,6 @@ def resample(points: Tensor, count: int, metric=None, degree: int = 2) -> Tensor
     nodes = np.linspace(0, 1, points.shape[1])
     times = [np.interp(np.linspace(0, row[-1], count), row, nodes) for row in distance]
     new = evaluate(points, torch.as_tensor(np.array(times)), degree)
-    new[:, 0], new[:, -1] = points[:, 0], points[:, -1]
+    new[:, 0] = points[:, 0]
+    new[:, -1] = points[:, -1]
     return new

@@ -1,4 +1,4 @@
-"""The read-along site: the committed, executed notebooks, their figures, and pages around them. `make site` builds it."""
+"""The read-along site: executed notebooks, figures, pages around them; `make site` builds it."""
 
 import importlib.util
 import sys
@@ -21,6 +21,7 @@ html_show_copyright = html_show_sphinx = html_use_index = html_domain_indices = 
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
     "sphinxcontrib.bibtex",
     "sphinx_design",
@@ -29,12 +30,12 @@ extensions = [
     "readme",
     "captions",
     "mentions",
-    "docstrings",
+    "literal",
 ]
 exclude_patterns = ["extensions", "**.ipynb_checkpoints"]
 include_patterns = ["**.md", "**.ipynb"]
 
-nb_execution_mode = "off"  # the site shows what is committed
+nb_execution_mode = "off"  # the site shows what make figures executed, else what is committed
 nb_merge_streams = True
 nb_code_prompt_show, nb_code_prompt_hide = "The code of this figure", "Hide the code of this figure"
 nb_ipywidgets_js = {}  # widgets live in JupyterLab; their scripts would come from elsewhere
@@ -50,6 +51,11 @@ bibtex_bibfiles = ["references.bib"]
 bibtex_default_style = "unsrt"
 bibtex_reference_style = "label"
 
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # a class's attributes as a list; their shapes stand in its signature
+napoleon_attr_annotations = False
+napoleon_use_rtype = False
+
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
@@ -59,7 +65,7 @@ add_module_names = False
 toc_object_entries_show_parents = "hide"
 default_role = "literal"
 
-# One file with SVG output: no fonts and no further scripts to fetch, so it works from file:// in every browser.
+# One file with SVG output: nothing further to fetch, so it works from file:// in every browser.
 mathjax_path = "tex-svg.js"
 mathjax3_config = {"svg": {"fontCache": "local", "scale": 0.92}, "options": {"enableMenu": False}}
 

@@ -10,7 +10,7 @@ from lib.metrics import DensityMetric, EuclideanMetric, ScoreMetric, SteinMetric
 from lib.scores import FunctionScore, GaussianMixtureScore
 from lib.solvers import ConvergenceWarning, distance, shoot
 from lib.solvers.gauss_newton import GaussNewton
-from lib.solvers.initial_value import flow
+from lib.solvers.initial_value import geodesic_flow
 
 double = lambda *values: torch.tensor(values, dtype=torch.float64)
 
@@ -174,7 +174,7 @@ def test_mean_that_does_not_converge_warns():
 
 def walk(metric, start, velocity, segments):
     """A geodesic finer than its rungs: points and velocities at segments + 1 times."""
-    points, velocities, _ = flow(metric, start, velocity, steps=8 * segments)
+    points, velocities, _ = geodesic_flow(metric, start, velocity, steps=8 * segments)
     return points[:, ::8], velocities[:, ::8]
 
 

@@ -20,11 +20,12 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 from torchvision.transforms.functional import to_tensor
 
+from experiments import classifiers as classifier
 from experiments import data, evaluation
-from experiments.classifiers import base as classifier
-from experiments.classifiers import digits as digits_classifier
+from experiments.classifiers import DigitClassifier
 from experiments.evaluation.sets import fid_of_pairs, kid_of_pairs
 from experiments.training import classifiers as classifier_training
+from experiments.training.rotated_mnist import turn
 from lib import FunctionScore, GaussianScore, interpolate, paths
 
 LPIPS_FILE = Path(
@@ -588,14 +589,14 @@ def test_classifier_is_as_accurate_on_turned_mnist_as_its_card_says(network):
     ]["accuracy"]
     digits = data.digits("mnist")
     pick = torch.randperm(len(digits), generator=torch.Generator().manual_seed(5))[:500]
-    images = digits_classifier.turned(digits.images[pick], torch.Generator().manual_seed(6))
+    images = turn(digits.images[pick], torch.Generator().manual_seed(6))
     error = math.sqrt(stated * (1 - stated) / 500)
     assert abs(network.accuracy(images, digits.labels[pick]) - stated) < 4 * error and stated > 0.96
 
 
 def test_classifier_reads_turned_digits_of_another_source(network):
     digits = data.digits("sklearn")
-    images = digits_classifier.turned(digits.images, torch.Generator().manual_seed(0))
+    images = turn(digits.images, torch.Generator().manual_seed(0))
     assert (
         network.accuracy(images, digits.labels) > 0.65
     )  # 8×8 pixels enlarged, other writers, never seen in training
@@ -603,11 +604,9 @@ def test_classifier_reads_turned_digits_of_another_source(network):
 
 def test_six_and_nine_are_one_class(network):
     nines = data.digits(labels=[9])
-    assert digits_classifier.to_class(torch.arange(10)).tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 6]
+    assert DigitClassifier().target(torch.arange(10)).tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 6]
     assert (
-        network(nines.images).shape
-        == (len(nines), 9)
-        == (len(nines), len(digits_classifier.CLASSES))
+        network(nines.images).shape == (len(nines), 9) == (len(nines), len(DigitClassifier.classes))
     )
     read = (network(nines.images).argmax(1) == 6).double().mean()
     for digit in (6, 9):
@@ -645,7 +644,7 @@ def test_classifier_refuses_other_images(network, images, error, words):
 
 def test_training_repeats_itself_and_leaves_the_global_seed(tmp_path):
     before = torch.get_rng_state()
-    short = replace(digits_classifier.SETTINGS, steps=4, batch=32)
+    short = replace(classifier_training.RECIPES["digits"].settings, steps=4, batch=32)
     trained = [
         classifier_training.train_classifier(tmp_path / name, short, source="sklearn")
         for name in "ab"
@@ -677,12 +676,12 @@ def test_training_repeats_itself_and_leaves_the_global_seed(tmp_path):
 def test_training_is_plain_adamw(tmp_path):
     """The recipe of the bundled weights by hand: AdamW and a cosine rate, without averaging or clipping."""
     short, digits = (
-        replace(digits_classifier.SETTINGS, steps=3, batch=16, seed=7),
+        replace(classifier_training.RECIPES["digits"].settings, steps=3, batch=16, seed=7),
         data.digits("sklearn", split="train"),
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(7)
-        model = digits_classifier.DigitClassifier()
+        model = DigitClassifier()
     optimizer, draw = (
         torch.optim.AdamW(model.parameters(), short.rate),
         torch.Generator().manual_seed(7),
@@ -691,8 +690,8 @@ def test_training_is_plain_adamw(tmp_path):
     for _ in range(3):
         pick = torch.randint(len(digits), (16,), generator=draw)
         images, labels = (
-            digits_classifier.turned(digits.images[pick], draw),
-            digits_classifier.to_class(digits.labels[pick]),
+            turn(digits.images[pick], draw),
+            model.target(digits.labels[pick]),
         )
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(model(images), labels).backward()
@@ -773,6 +772,6 @@ def test_another_architecture_and_missing_files_are_refused(copied):
     with pytest.raises(ValueError, match="no reference statistics"):
         classifier.load_reference(copied)
     (copied / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="train_classifier"):
+    with pytest.raises(FileNotFoundError, match=r"experiments\.training"):
         classifier.load_classifier(copied)
     assert not Path("unpickled").exists()

@@ -9,7 +9,7 @@ from torch.func import jacfwd, vmap
 from lib.metrics import DensityMetric, EuclideanMetric, ScoreMetric, SteinMetric
 from lib.scores import FunctionScore, GaussianMixtureScore, SphereScore
 from lib.solvers import ConvergenceWarning, Geodesic, shoot
-from lib.solvers.initial_value import flow
+from lib.solvers.initial_value import geodesic_flow
 
 FAMILY = [(0.0, 0.0), (4.0, 0.0), (0.0, 0.7), (4.0, 0.7), (1000.0, 0.0)]
 
@@ -100,7 +100,7 @@ def test_speed_is_conserved(lam, alpha, generator):
 def test_speed_drift_is_that_of_the_dense_metric(generator):
     """The reported drift, from scores and the integrated f, against v^T G v with the closed log-density."""
     metric, (x, v) = ScoreMetric(mixture(generator), 4.0, 0.7), pair(generator)
-    points, velocities, _ = flow(metric, x, v / 2, steps=6)
+    points, velocities, _ = geodesic_flow(metric, x, v / 2, steps=6)
     speed = (
         metric.inner(*(a.flatten(0, 1) for a in (points, velocities, velocities)))
         .sqrt()
@@ -258,7 +258,7 @@ def test_the_callers_tensors_stay(generator):
 def test_flow_is_differentiable():
     """d exp/dv against a central difference."""
     metric, step = half_plane(), 1e-5
-    end = lambda v: flow(metric, UP, v, steps=20)[0][:, -1]
+    end = lambda v: geodesic_flow(metric, UP, v, steps=20)[0][:, -1]
     direction = torch.tensor([[0.3, -0.8]], dtype=torch.float64)
     exact = torch.func.jvp(end, (RIGHT,), (direction,))[1]
     assert torch.allclose(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from experiments import data
-from experiments.classifiers.base import load_classifier
+from experiments.classifiers import load_classifier
 from experiments.evaluation import evaluate, paired_ratio
 from lib import flow, interpolate, scores
 from lib.solvers import ConvergenceWarning

@@ -14,7 +14,7 @@ from lib.scores import DistillationScore, StableDiffusionScore
 from lib.scores.distillation import NEGATIVE, distilled
 from lib.scores.variance_preserving import VariancePreservingScore
 from lib.solvers import ConvergenceWarning, FunctionalGradient, geodesic, shoot
-from lib.solvers.initial_value import flow as flow_of
+from lib.solvers.initial_value import geodesic_flow as flow_of
 
 LATENT = (4, 8, 8)
 PIPES = {version: pipeline(version) for version in VERSIONS}

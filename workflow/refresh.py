@@ -17,27 +17,32 @@ METADATA = {
 def refresh(run: Run) -> bool:
     """Put the outputs of a default run into the committed notebook; whether it changed.
 
+    Raises:
+        ValueError: The notebook has changed since it ran.
+    """
+    return replace_text(run.notebook, refreshed(run))
+
+
+def refreshed(run: Run) -> str:
+    """The committed notebook with the outputs of a run, as the text of a file.
+
     What differs between two equal runs is left out: times, versions, widgets, progress bars.
     """
-    notebook = run.notebook
-    book = nbformat.read(notebook, as_version=4)
-    executed = iter(code_cells(run.folder / "notebook.ipynb"))
+    book = nbformat.read(run.notebook, as_version=4)
+    executed = code_cells(run.folder / "notebook.ipynb")
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    if [cell.source for cell in code] != [cell.source for cell in executed]:
+        raise ValueError(f"{run.notebook.stem} has changed since it ran; run make figures")
     book.metadata = METADATA
-    count = 0
     for cell in book.cells:
         cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
-        if cell.cell_type != "code":
-            continue
-        made = next(executed)
-        if made.source != cell.source:
-            raise ValueError(f"{notebook.stem} has changed since it ran; run make figures")
-        count += 1
+    for count, (cell, made) in enumerate(zip(code, executed, strict=True), 1):
         cell.execution_count = count
         cell.outputs = [output for output in made.outputs if not is_passing(output)]
         for output in cell.outputs:
             if "execution_count" in output:
                 output.execution_count = count
-    return replace_text(notebook, nbformat.writes(nbformat.from_dict(book)) + "\n")
+    return nbformat.writes(nbformat.from_dict(book)) + "\n"
 
 
 def is_passing(output: nbformat.NotebookNode) -> bool:

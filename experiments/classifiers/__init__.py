@@ -1,1 +1,24 @@
-"""Classifiers of digits and of hands, whose features the evaluation uses."""
+"""Small classifiers of digits and of hands; their features serve FID, KID and a perceptual distance.
+
+"digits" reads digits turned by any angle, "hands" photographs of hands signing digits. Neither is
+Inception or LPIPS: numbers from these features compare methods within this project and nothing else.
+`experiments.training` makes them.
+"""
+
+from .loading import (
+    KINDS,
+    Reference,
+    load_classifier,
+    load_reference,
+)
+from .networks import Classifier, DigitClassifier, HandClassifier
+
+__all__ = [
+    "KINDS",
+    "Classifier",
+    "DigitClassifier",
+    "HandClassifier",
+    "Reference",
+    "load_classifier",
+    "load_reference",
+]

@@ -1,7 +1,5 @@
 """Bootstrap intervals over pairs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -33,26 +31,38 @@ def bootstrap(
     generator: torch.Generator | None = None,
     centre: bool = False,
 ) -> Interval:
-    """Percentile bootstrap interval (Efron 1979): `draws` times as many pairs as there are, drawn with replacement.
+    """Percentile bootstrap interval (Efron 1979): as many pairs as there are, drawn with replacement.
 
-    values (…, pairs), statistic: (…, draws, pairs) -> (draws,), reducing the last axis. Without a generator every call draws
-    the same pairs (seed 0), so methods compared on the same pairs share their luck. centre: move the draws' mean onto the
-    estimate, for a statistic that repeated pairs bias (FID, KID): then the interval shows spread alone.
-    ValueError: fewer than two pairs, or a value or draw that is not finite.
+    Not scipy.stats.bootstrap: FID and KID are resampled by the indices of pairs, and centred.
+
+    Args:
+        values: (…, pairs).
+        statistic: (…, draws, pairs) -> (draws,), reducing the last axis.
+        level: of the interval.
+        draws: number of resamples.
+        generator: of the draws; without one every call draws the same pairs (seed 0).
+        centre: move the draws' mean onto the estimate, for a statistic that repeated pairs bias
+            (FID, KID): the interval then shows spread alone.
+
+    Raises:
+        ValueError: fewer than two pairs, or a value or draw that is not finite.
     """
     values = torch.as_tensor(values)
-    values = checks.finite("values", values.double() if values.is_floating_point() else values)
-    if values.ndim < 1 or values.shape[-1] < 2 or not 0 < level < 1:
-        raise ValueError(
-            f"bootstrap needs two pairs or more and a level in (0, 1), got {tuple(values.shape)} and {level}"
-        )
-    generator = generator or torch.Generator().manual_seed(0)
-    n = values.shape[-1]
-    picked = torch.randint(n, (checks.count("draws", draws), n), generator=generator)
-    estimate, copies = (
-        statistic(values),
-        checks.finite("the statistic's draws", statistic(values[..., picked])),
-    )
-    copies = copies + (estimate - copies.mean()) * centre
-    low, high = torch.quantile(copies, copies.new_tensor([(1 - level) / 2, (1 + level) / 2]))
+    if values.is_floating_point():
+        values = values.double()
+    checks.finite("values", values)
+    if values.ndim < 1 or values.shape[-1] < 2:
+        raise ValueError(f"bootstrap needs two pairs or more, got {tuple(values.shape)}")
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie in (0, 1), got {level}")
+    if generator is None:
+        generator = torch.Generator().manual_seed(0)
+    pairs = values.shape[-1]
+    drawn = torch.randint(pairs, (checks.count("draws", draws), pairs), generator=generator)
+    estimate = statistic(values)
+    resampled = checks.finite("the statistic's draws", statistic(values[..., drawn]))
+    if centre:
+        resampled = resampled + (estimate - resampled.mean())
+    tail = (1 - level) / 2
+    low, high = torch.quantile(resampled, resampled.new_tensor([tail, (1 + level) / 2]))
     return Interval(float(estimate), float(low), float(high))

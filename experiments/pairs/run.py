@@ -20,10 +20,10 @@ from lib import checks, latents
 from lib.methods.interpolate import interpolate
 from lib.scores.stable_diffusion import StableDiffusionScore, in_words, vae_factor
 
-from ..classifiers.base import Classifier, Reference
+from ..classifiers import Classifier, Reference
 from ..evaluation import evaluate, load_lpips, mse, path_log_density, set_summary, summary
 from ..evaluation.frames import Distance
-from ..evaluation.table import _is_measure
+from ..evaluation.table import is_measure
 from ..figures import save_results
 from . import files
 from .files import digest, kept, named, stored, told, total
@@ -128,9 +128,7 @@ class _Run:
                 "a reference without a classifier says nothing; give the classifier= whose features it holds"
             )
         if foreign := sorted(
-            name
-            for name in self.pairs.about
-            if name in (*OWN, *self.distances) or _is_measure(name)
+            name for name in self.pairs.about if name in (*OWN, *self.distances) or is_measure(name)
         ):
             raise ValueError(
                 f"columns {', '.join(foreign)} of the pairs are called as the result's own are; rename them"

@@ -1,10 +1,9 @@
-"""Trains the bundled classifiers, measures them and writes their folders: model, config, model card, reference."""
-
-from __future__ import annotations
+"""Trains the bundled classifiers, measures them and writes their folders: model, config, card, reference."""
 
 import hashlib
 import json
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,144 +13,263 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lib import checks
+from lib.files import replacing
 
-from ..classifiers.base import CARD, CONFIG, MODEL, REFERENCE, Classifier, Draw, HeldOut, kinds
-from ..figures import replacing
-from .digits import replaceable, write_folder
-from .loop import Loss, Settings, State, fit, made_how
+from .. import data, hands
+from ..classifiers.loading import CONFIG, KINDS, MODEL, REFERENCE
+from ..classifiers.networks import Classifier
+from .folders import require_replaceable, training_table, write_folder
+from .loop import Loss, Settings, State, fit
+from .networks import seeded
+from .rotated_mnist import Draw, turn
 
+CARD = "README.md"
 WRITTEN = {MODEL, CONFIG, CARD, REFERENCE}
+PHOTOGRAPHS = "sign-digits"
+COPIES = 10  # of each held-out photograph, moved differently, in the reference
+ROWS = 1000  # of features in a reference
 
 
-def make_reference(
-    folder: str | Path,
-    classifier: Classifier,
-    *,
-    source: str | None = None,
-    rows: int = 1000,
-    seed: int = 2,
-) -> Path:
-    """Write `reference.safetensors`: features of the held-out images of `source`, moved (`Classifier.held_out`)."""
-    with replacing(Path(folder) / REFERENCE) as (draft,):
-        draft.write_bytes(_reference(classifier, classifier.held_out(source), rows, seed))
-    return Path(folder) / REFERENCE
+@dataclass(frozen=True)
+class TrainingData:
+    """What a classifier is trained on and measured by.
+
+    Attributes:
+        draw: draw(n, generator) -> moved training images and their digits.
+        description: of these.
+        images: held-out images, (n, *event) in [0, 1].
+        labels: their digits, (n,).
+        held_out_description: of these.
+        move: move(generator) -> the held-out images, moved, of which the reference is made.
+        reference_description: of these.
+    """
+
+    draw: Draw
+    description: str
+    images: Tensor
+    labels: Tensor
+    held_out_description: str
+    move: Callable[[torch.Generator], Tensor]
+    reference_description: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a classifier is trained: settings, what on (by the source of its data), smoothing of labels."""
+
+    settings: Settings
+    read: Callable[[str | None], TrainingData]
+    smoothing: float = 0.0
+
+
+def turned_digits(source: str | None = None) -> TrainingData:
+    """Digits of a source as in `data.digits` (MNIST if None), each turned by its own uniform angle."""
+    train = data.digits(source or "mnist", split="train")
+    test = data.digits(source or "mnist", split="test")
+
+    def draw(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        chosen = torch.randint(len(train), (n,), generator=generator)
+        return turn(train.images[chosen], generator), train.labels[chosen]
+
+    return TrainingData(
+        draw=draw,
+        description=f"{train.source.name}, {len(train):,} digits, turned by a new uniform random "
+        "angle at each draw",
+        images=turn(test.images, torch.Generator().manual_seed(1)),
+        labels=test.labels,
+        held_out_description=f"{len(test):,} digits ({test.source.name}), each turned once by a "
+        "uniform random angle",
+        move=lambda generator: turn(test.images, generator),
+        reference_description=f"{len(test):,} test digits ({test.source.name}), each turned by a "
+        "uniform angle",
+    )
+
+
+def moved_photographs(source: str | None = None) -> TrainingData:
+    """The photographs of hands, moved at random in training; ValueError for another source."""
+    checks.choice("source of photographs", source or PHOTOGRAPHS, [PHOTOGRAPHS])
+    train = hands.photographs("train")
+    test = hands.photographs("test")
+
+    def draw(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        chosen = torch.randint(len(train), (n,), generator=generator)
+        return hands.augment(train.pixels[chosen], generator), train.labels[chosen]
+
+    def move(generator: torch.Generator) -> Tensor:
+        return torch.cat([hands.augment(test.pixels, generator) for _ in range(COPIES)])
+
+    return TrainingData(
+        draw=draw,
+        description=f"{PHOTOGRAPHS}, {len(train):,} photographs, each moved anew at each draw",
+        images=hands.move(test.pixels),
+        labels=test.labels,
+        held_out_description=f"{len(test):,} photographs ({PHOTOGRAPHS}, every tenth), as they are",
+        move=move,
+        reference_description=f"{COPIES * len(test):,} pictures: each of {len(test):,} held-out "
+        f"photographs ({PHOTOGRAPHS}), moved {COPIES} times at random",
+    )
+
+
+RECIPES = {
+    # Plain AdamW: no averaging, no clipping.
+    "digits": Recipe(
+        Settings(steps=2500, batch=128, rate=3e-3, warmup=0, ema=0.0, clip=1e6),
+        turned_digits,
+    ),
+    "hands": Recipe(
+        Settings(steps=1500, batch=64, rate=2e-3, warmup=50, ema=0.995, clip=1.0, every=250),
+        moved_photographs,
+        smoothing=0.05,
+    ),
+}
 
 
 def train_classifier(
     folder: str | Path,
     settings: Settings | None = None,
     *,
-    kind: str = "digits",
+    name: str = "digits",
     source: str | None = None,
     work: str | Path | None = None,
     until: int | None = None,
+    device: str | torch.device = "cpu",
     machine: str = "",
     progress: bool = True,
 ) -> Classifier:
-    """Train on moved training images (`training.fit`); write model, config, model card and reference; return the model.
+    """Train a classifier, measure it, and write model, config, model card and reference.
 
-    Ten minutes on one CPU thread. kind: "digits" or "hands". settings: of that kind if None. source: of the data, as in
-    `Classifier.training`. work: the checkpoint is kept there, and a training that was cut short goes on. until: stop after this
-    step. machine: in words, for the card. The folder is written as a whole or not at all; errors as `fit` and `write_folder`.
+    Args:
+        folder: made as a whole or not at all.
+        settings: of the training, those of the bundled classifier if None.
+        name: "digits" or "hands".
+        source: of the data, as its recipe takes it.
+        work: keeps the checkpoint; a training that was cut short goes on from there.
+        until: stop after this step.
+        device: to train on.
+        machine: in words, for the card; this one if empty.
+        progress: whether to show a bar.
+
+    Returns:
+        The classifier of the averaged weights, on the CPU.
+
+    Raises:
+        ValueError, OSError: bad input, before any step is made; and as `fit` and `write_folder`.
     """
-    replaceable(Path(folder), WRITTEN)
-    kind = kinds()[checks.choice("classifier", kind, kinds())]
-    settings, (draw, words), test = (
-        settings or kind.settings,
-        kind.training_draw(source),
-        kind.held_out(source),
-    )
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # layers draw their first weights from the global generator
-        torch.default_generator.manual_seed(settings.seed)
-        model = kind()
-    with TemporaryDirectory() as passing:
+    device = checks.device(device)
+    require_replaceable(folder, WRITTEN)
+    recipe = RECIPES[checks.choice("classifier", name, RECIPES)]
+    settings = settings or recipe.settings
+    training = recipe.read(source)
+    model = seeded(settings.seed, KINDS[name]).to(device)
+    loss = classification_loss(training.draw, settings.batch, recipe.smoothing)
+    with TemporaryDirectory() as temporary:
         state = fit(
             model,
-            classifying_loss(draw, settings.batch, model.smoothing),
-            work or passing,
+            loss,
+            work or temporary,
             settings,
-            data=words,
+            data=training.description,
             until=until,
             progress=progress,
         )
-    model = state.average.eval().requires_grad_(False)
-    contents = _contents(model, state, settings, test, machine)
+    model = state.average.to("cpu")
+    weights = safetensors.torch.save(model.state_dict())
+    model.sha256 = hashlib.sha256(weights).hexdigest()
+    config = _config(model, state, training)
+    contents = {
+        MODEL: weights,
+        CONFIG: json.dumps(config, indent=2).encode() + b"\n",
+        REFERENCE: _reference(model, training),
+        CARD: _card(model, config, training_table(state, machine)).encode(),
+    }
 
-    def make(made: Path) -> None:
-        made.mkdir()
-        for name, content in contents.items():
-            (made / name).write_bytes(content)
+    def write(draft: Path) -> None:
+        draft.mkdir()
+        for file, content in contents.items():
+            (draft / file).write_bytes(content)
 
-    write_folder(folder, make, WRITTEN)
+    write_folder(folder, write, WRITTEN)
     return model
 
 
-def classifying_loss(draw: Draw, batch: int, smoothing: float = 0.0) -> Loss:
-    """Cross-entropy, labels smoothed, of `batch` images that draw(n, generator) -> (images, digits) gives."""
+def classification_loss(draw: Draw, batch: int, smoothing: float = 0.0) -> Loss:
+    """Cross-entropy, labels smoothed, of images that draw(n, generator) -> (images, digits) gives."""
 
     def loss(model: Classifier, generator: torch.Generator) -> Tensor:
+        device = next(model.parameters()).device
         images, labels = draw(batch, generator)
-        return F.cross_entropy(model(images), model.target(labels), label_smoothing=smoothing)
+        logits = model(images.to(device))
+        target = model.target(labels).to(device)
+        return F.cross_entropy(logits, target, label_smoothing=smoothing)
 
     return loss
 
 
-def _contents(
-    model: Classifier, state: State, settings: Settings, test: HeldOut, machine: str
-) -> dict[str, bytes]:
-    """What the model's folder holds, by file name; gives the model its sha256."""
-    weights = safetensors.torch.save(model.state_dict())
-    model.sha256 = hashlib.sha256(weights).hexdigest()
-    config = {
+def make_reference(
+    folder: str | Path,
+    classifier: Classifier,
+    *,
+    name: str = "digits",
+    source: str | None = None,
+    rows: int = ROWS,
+) -> Path:
+    """Write `reference.safetensors`, the features of held-out images, moved, of a source."""
+    path = Path(folder) / REFERENCE
+    training = RECIPES[checks.choice("classifier", name, RECIPES)].read(source)
+    with replacing(path) as (draft,):
+        draft.write_bytes(_reference(classifier, training, rows))
+    return path
+
+
+def _reference(model: Classifier, training: TrainingData, rows: int = ROWS, seed: int = 2) -> bytes:
+    generator = torch.Generator().manual_seed(seed)
+    features = model.features(training.move(generator)).double()
+    chosen = torch.randperm(len(features), generator=generator)[:rows]
+    tensors = {
+        "mean": features.mean(0).float(),
+        "covariance": features.T.cov().float(),
+        "sample": features[chosen].float(),
+    }
+    metadata = {
+        "made_of": f"{training.reference_description}, seed {seed}",
+        "model": str(model.sha256),
+    }
+    return safetensors.torch.save(tensors, metadata)
+
+
+def _config(model: Classifier, state: State, training: TrainingData) -> dict:
+    return {
         "model": model.kind,
         "widths": model.widths,
         "classes": model.classes,
         "sha256": model.sha256,
-        "training": {"data": state.data, **asdict(settings)},
+        "training": {"data": state.data, **asdict(state.settings)},
         "held_out": {
-            "data": test.words,
-            "images": len(test.labels),
-            "accuracy": model.accuracy(test.images, test.labels),
+            "data": training.held_out_description,
+            "images": len(training.labels),
+            "accuracy": model.accuracy(training.images, training.labels),
         },
-        "reference": test.moved_words,
-    }
-    return {
-        MODEL: weights,
-        CONFIG: json.dumps(config, indent=2).encode() + b"\n",
-        REFERENCE: _reference(model, test),
-        CARD: _card(model, config, made_how(state, settings, machine)).encode(),
+        "reference": training.reference_description,
     }
 
 
-def _reference(model: Classifier, test: HeldOut, rows: int = 1000, seed: int = 2) -> bytes:
-    generator = torch.Generator().manual_seed(seed)
-    features = model.features(test.moved(generator)).double()
-    keep = torch.randperm(len(features), generator=generator)[:rows]
-    parts = {"mean": features.mean(0), "covariance": features.T.cov(), "sample": features[keep]}
-    return safetensors.torch.save(
-        {name: part.float() for name, part in parts.items()},
-        {"made_of": f"{test.moved_words}, seed {seed}", "model": str(model.sha256)},
-    )
-
-
-def _card(model: Classifier, config: dict, training: str) -> str:
-    held_out, shape = config["held_out"], ", ".join(map(str, model.event_shape))
-    name = next(name for name, kind in kinds().items() if isinstance(model, kind))
+def _card(model: Classifier, config: dict, table: str) -> str:
+    shape = ", ".join(map(str, model.event_shape))
+    held_out = config["held_out"]
+    parameters = sum(p.numel() for p in model.parameters())
     return f"""# {model.name.capitalize()}
 
 {model.about}
-{len(model.classes)} classes, {sum(p.numel() for p in model.parameters()):,} parameters, input (n, {shape}) in [0, 1].
+{len(model.classes)} classes, {parameters:,} parameters, input (n, {shape}) in [0, 1].
 
-Its last features, averaged over space ({model.widths[-1]} numbers), serve FID and KID here, the activations of its
-{len(model.widths)} stages a perceptual distance. It is no Inception and no LPIPS network. `{REFERENCE}` holds
-mean and covariance of the features of {config["reference"]},
-and 1,000 of them.
+Its last features, averaged over space ({model.widths[-1]} numbers), serve FID and KID here, the
+activations of its {len(model.widths)} stages a perceptual distance. It is no Inception and no LPIPS
+network. `{REFERENCE}` holds mean and covariance of the features of
+{config["reference"]}, and 1,000 of them.
 
-{training}
+{table}
 | held-out accuracy | {held_out["accuracy"]:.4f} on {held_out["data"]} |
 | sha256 of {MODEL} | `{model.sha256}` |
 
-Remake: `train_classifier(folder, kind="{name}")` in `experiments/training/classifiers.py`.
+Remake: `python -m experiments.training {model.kind}`.
 """

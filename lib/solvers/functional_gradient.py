@@ -1,51 +1,70 @@
-"""Functional gradient descent on ∫ p^−alpha ‖γ'‖ dt with bisection (paper B, Yu et al., CVPR 2025, arXiv 2504.06675).
+"""Functional gradient descent on ∫ p^−alpha ‖γ'‖ dt (Yu et al., CVPR 2025, arXiv 2504.06675).
 
-With P = I − v v^T/‖v‖², v = γ', the functional derivative is ∝ −[P s + (1/alpha) P γ''/‖v‖²], so the descent direction is
+With P = I − v v^T/‖v‖², v = γ', the functional derivative is ∝ −[P s + (1/alpha) P γ''/‖v‖²], so
+the descent direction is
 
     g = P s + (1/alpha) P γ''/‖v‖².
 
-The curve is a few control points: first one between the ends, then 3, 7, 15. In the paper's form it lives on the sphere of the
-end points' mean norm R: position and velocity by SLERP between neighbours, γ'' from the natural cubic spline, both s and γ''
-first projected on the sphere's tangent space, the points re-normalised after each step (as in the released code).
+The curve is a few control points: first one between the ends, then 3, 7, 15. In the paper's form it
+lives on the sphere of the end points' mean norm R: position and velocity by SLERP between
+neighbours, γ'' from the natural cubic spline, both s and γ'' first projected on the sphere's
+tangent space, the points re-normalised after each step (as in the released code).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .. import checks, paths
 from ..elements import elements
 from ..metrics.base import Metric
 from ..metrics.score_metric import ScoreMetric
-from .base import Callback, Solution, Solver, stopped, unfinished
+from .base import (
+    CONVERGED,
+    MAX_ITER,
+    NOT_FINITE,
+    Callback,
+    Progress,
+    Reason,
+    Solution,
+    Solver,
+    check_start,
+    relative_gradients,
+)
 
-SAME = 1e-4  # relative difference of two lengths that the quadrature cannot tell
+SKIPPED = Reason("ended by the skip rule", "use solver='gauss_newton' to go on to the geodesic")
+TOO_LONG = Reason("the curve became longer", "lower step=")
 
-
-def project_out(x: Tensor, v: Tensor) -> Tensor:
-    """(I − v v^T/‖v‖²) x on flat vectors (..., d)."""
-    return x - (x * v).sum(-1, keepdim=True) / v.pow(2).sum(-1, keepdim=True).clamp_min(1e-30) * v
+# Relative difference of two lengths that the quadrature cannot tell.
+LENGTH_ERROR = 1e-4
 
 
 @dataclass(frozen=True)
 class FunctionalGradient(Solver):
-    """Gradient descent on the control points, coarse to fine; forward scores at the control points only.
+    """Gradient descent on the control points, coarse to fine; scores at the control points only.
 
-    levels: interior control points of each level; max_iter: iterations a level. step: first step length, falling linearly to 0
-    over all iterations and divided by the number of control points; the paper's 0.1 belongs to its normalised latents, and a
-    score of a thin manifold (‖s‖ ~ distance/sigma²) wants step ≲ sigma². Where the mean over the points of ‖P s‖ is below that
-    of ‖P γ''‖/(alpha ‖v‖²), the rest of the level is skipped (the paper's rule: the curve bends enough).
-    tol: converged when on the last level mean ‖g‖ ≤ tol · (mean ‖P s‖ + mean ‖P γ''‖/(alpha ‖v‖²) + 1/(alpha ‖b − a‖)).
-    spherical: the paper's form. The problem is solved on directions and the norm is carried linearly from one end's to the
-    other's, so that both ends are met exactly (the paper sets both to the mean norm: the same where they agree). False:
-    a natural cubic spline and no re-normalisation, for data that does not live on a sphere about the origin.
+    The start is the given path, put on the sphere and at constant Euclidean speed. A level that
+    makes the curve longer under the metric is dropped and counts as not converged. The result has
+    constant speed under the metric.
 
-    The start is the given path, put on the sphere and at constant Euclidean speed. A level that makes the curve longer (under
-    the metric, by more than 1e-4) is dropped and counts as not converged. The result has constant speed under the metric.
+    Attributes:
+        tol: Converged when on the last level mean ‖g‖ ≤ tol · (mean ‖P s‖ + mean ‖P γ''‖/(alpha
+            ‖v‖²) + 1/(alpha ‖b − a‖)).
+        max_iter: Iterations a level. Where the mean over the points of ‖P s‖ is below that of
+            ‖P γ''‖/(alpha ‖v‖²), the rest of the level is skipped (the paper's rule: the curve
+            bends enough).
+        step: First step length, falling linearly to 0 over all iterations and divided by the number
+            of control points. The paper's 0.1 belongs to its normalised latents; a score of a thin
+            manifold (‖s‖ ~ distance/sigma²) wants step ≲ sigma².
+        levels: Interior control points of each level; each level bisects.
+        spherical: The paper's form. The problem is solved on directions and the norm goes linearly
+            from one end's to the other's, so that both ends are met exactly (the paper sets both to
+            the mean norm: the same where they agree). False: a natural cubic spline and no
+            re-normalisation, for data that does not live on a sphere about the origin.
     """
 
     name: ClassVar[str] = "functional_gradient"
@@ -57,29 +76,66 @@ class FunctionalGradient(Solver):
 
     def __post_init__(self) -> None:
         checks.positive("step", self.step)
-        knots = [checks.count("levels", n) + 1 for n in self.levels]
-        if not knots or any(b != 2 * a for a, b in zip(knots, knots[1:])):
+        pieces = [checks.count("levels", n) + 1 for n in self.levels]
+        bisects = all(fine == 2 * coarse for coarse, fine in pairwise(pieces))
+        if not pieces or not bisects:
             raise ValueError(
-                f"levels must bisect, such as (1, 3, 7, 15) interior control points, got {self.levels}"
+                "levels must bisect, such as (1, 3, 7, 15) interior control points, got "
+                f"{self.levels}"
             )
 
-    def solve(self, metric: Metric, path: Tensor, callback: Callback | None = None) -> Solution:
-        """See `Solver.solve`. Raises TypeError or ValueError for any metric but exp(−2 alpha f) I with alpha > 0."""
+    def solve(
+        self,
+        metric: Metric,
+        path: Float[Tensor, "batch points *event"],
+        callback: Callback | None = None,
+    ) -> Solution:
+        """See `Solver.solve`; only for metrics exp(−2 alpha f) I with alpha > 0."""
         if not isinstance(metric, ScoreMetric):
             raise TypeError(
-                f"functional_gradient solves the density metric; for {metric.name} use solver='relaxation'"
+                "functional_gradient solves the density metric; for "
+                f"{metric.name} use solver='relaxation'"
             )
         if metric.lam > 0 or metric.alpha == 0:
             raise ValueError(
-                f"functional_gradient needs lam = 0 and alpha > 0 (DensityMetric), got {metric.name}; "
-                "use solver='gauss_newton'"
+                "functional_gradient needs lam = 0 and alpha > 0 (DensityMetric), got "
+                f"{metric.name}; use solver='gauss_newton'"
             )
         with torch.no_grad():
             return _Run(self, metric, path.detach(), callback).solve()
 
 
+def project_out(
+    x: Float[Tensor, "*points d"], v: Float[Tensor, "*points d"]
+) -> Float[Tensor, "*points d"]:
+    """(I − v v^T/‖v‖²) x: vectors x without their part along v."""
+    return x - (x * v).sum(-1, keepdim=True) / v.pow(2).sum(-1, keepdim=True).clamp_min(1e-30) * v
+
+
+def descent_direction(
+    velocity: Float[Tensor, "*points d"],
+    acceleration: Float[Tensor, "*points d"],
+    score: Float[Tensor, "*points d"],
+    alpha: float,
+) -> tuple[Float[Tensor, "*points d"], Float[Tensor, "*points d"]]:
+    """The descent direction g in its two parts: towards high density, and straightening.
+
+    Args:
+        velocity: γ' at points of a curve.
+        acceleration: γ'' there.
+        score: s there.
+        alpha: Of the density metric.
+
+    Returns:
+        P s and P γ''/(alpha ‖γ'‖²); g is their sum.
+    """
+    pull = project_out(score, velocity)
+    bend = project_out(acceleration, velocity)
+    return pull, bend / (alpha * velocity.pow(2).sum(-1, keepdim=True))
+
+
 class _Run:
-    """One batch of curves, flat and, in the spherical form, carried on the sphere of radius R."""
+    """One batch of curves, flat and, in the spherical form, on the sphere of radius R."""
 
     def __init__(
         self,
@@ -88,154 +144,138 @@ class _Run:
         path: Tensor,
         callback: Callback | None,
     ) -> None:
-        self.settings, self.metric, self.path, self.callback = settings, metric, path, callback
+        self.settings = settings
+        self.metric = metric
+        self.path = path
+        self.progress = Progress(len(path), callback)
         self.norms = path[:, [0, -1]].flatten(2).norm(dim=2, keepdim=True)  # (batch, 2, 1)
         self.radius = self.norms.mean(1, keepdim=True)
         if settings.spherical and bool((self.norms == 0).any()):
             raise ValueError(
-                "spherical=True needs end points away from the origin; use FunctionalGradient(spherical=False)"
+                "spherical=True needs end points away from the origin; use "
+                "FunctionalGradient(spherical=False)"
             )
-        self.start = paths.resample(self.normalise(path.flatten(2)), path.shape[1])
-        # the curvature that turns by one radian between the ends, over alpha: what counts as much
+        self.start = paths.resample(self.on_sphere(path.flatten(2)), path.shape[1])
+        # The curvature that turns by one radian between the ends, over alpha: what counts as much.
         self.unit = 1 / (metric.alpha * (path[:, -1] - path[:, 0]).flatten(1).norm(dim=1))
-        self.iteration = torch.zeros(len(path), dtype=torch.long)
-        self.converged, self.reason = unfinished(len(path), "max_iter reached")
-        self.history: list[dict] = []
+        self.iterations = torch.zeros(len(path), dtype=torch.long)
         self.points, self.length = self.measure(self.start)
-        if not bool(torch.isfinite(self.length).all()):
-            raise ValueError(
-                f"{metric.score.name} is NaN or infinite on the starting path; start from another path "
-                "(init=...) or a larger noise level"
-            )
+        check_start(metric, self.length)
 
-    def normalise(self, x: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+    def on_sphere(self, x: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
         """Back to the sphere (the spherical form only)."""
-        return (
-            x * (self.radius[rows] / x.norm(dim=-1, keepdim=True)) if self.settings.spherical else x
-        )
+        if not self.settings.spherical:
+            return x
+        return x * (self.radius[rows] / x.norm(dim=-1, keepdim=True))
 
-    def spline(self, knots: Tensor) -> paths.NaturalSpline:
-        return (paths.SphericalSpline if self.settings.spherical else paths.NaturalSpline)(knots)
-
-    def outside(self, x: Tensor, t: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
-        """Points of the data space: the norm linear in t."""
+    def in_space(self, x: Tensor, t: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        """Points of the data space: the norm linear in t (the spherical form only)."""
         if not self.settings.spherical:
             return x
         t = t.to(x)[:, None]
-        return x * ((1 - t) * self.norms[rows, :1] + t * self.norms[rows, 1:]) / self.radius[rows]
+        first, last = self.norms[rows].split(1, dim=1)
+        return x * ((1 - t) * first + t * last) / self.radius[rows]
+
+    def spline(self, knots: Tensor) -> paths.NaturalSpline:
+        if self.settings.spherical:
+            return paths.SphericalSpline(knots)
+        return paths.NaturalSpline(knots)
 
     def score(self, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
-        return (
-            self.metric.score.pick(rows)
-            .along(t)(x.reshape(-1, *self.path.shape[2:]))
-            .reshape(x.shape)
-        )
+        """Scores at points (rows, m, d) of the pairs `rows`, at times t (m,) of their paths."""
+        score = self.metric.score.pick(rows).along(t)
+        return score(x.reshape(-1, *self.path.shape[2:])).reshape(x.shape)
 
     def measure(self, curve: Tensor) -> tuple[Tensor, Tensor]:
-        """Points (batch, N, d), ends exact, and length under the metric (batch,), whatever the speed, of a curve."""
-        points = self.outside(curve, _times(curve.shape[1] - 2)).clone()
-        points[:, 0], points[:, -1] = self.path[:, 0].flatten(1), self.path[:, -1].flatten(1)
-        scores = self.score(points, _times(points.shape[1] - 2), torch.arange(len(points)))
+        """Points (batch, N, d), ends exact, and length under the metric (batch,) of a curve."""
+        e = elements(curve.shape[1], self.settings.degree)
+        points = self.in_space(curve, e.times).clone()
+        points[:, 0] = self.path[:, 0].flatten(1)
+        points[:, -1] = self.path[:, -1].flatten(1)
+        scores = self.score(points, e.times, torch.arange(len(points)))
         squared = self.metric.speed_squared(points, self.settings.degree, scores=scores)
-        return points, squared.sqrt() @ elements(points.shape[1], self.settings.degree).w.to(
-            squared
-        )
+        return points, squared.sqrt() @ e.w.to(squared)
 
     def solve(self) -> Solution:
-        t = _times(self.settings.levels[0])
-        knots = self.normalise(paths.evaluate(self.start, t))
-        for level, count in enumerate(self.settings.levels):
-            knots, t = self.refine(knots, t, _times(count)), _times(count)
-            self.descend(knots, t, last=count == self.settings.levels[-1])
-            self.keep(self.spline(knots).position(_times(self.path.shape[1] - 2)), count)
-            if stopped(
-                self.callback, level + 1, self.points.reshape(self.path.shape), self.length**2
-            ):
-                self.reason = ["stopped by the callback"] * len(knots)
-                self.converged[:] = False
+        settings = self.settings
+        t = _times(settings.levels[0])
+        knots = self.on_sphere(paths.evaluate(self.start, t))
+        for level, count in enumerate(settings.levels, start=1):
+            if level > 1:
+                knots = self.refine(knots, t, _times(count))
+                t = _times(count)
+            self.descend(knots, t)
+            self.keep_if_shorter(self.spline(knots).position(_times(self.path.shape[1] - 2)), count)
+            self.progress.restart()
+            points = self.points.reshape(self.path.shape)
+            if self.progress.stopped(level, points, self.length**2):
                 break
-        return Solution(
-            self.even(self.points.reshape(self.path.shape)),
-            self.converged,
-            self.reason,
-            None,
-            self.history,
-        )
+        return self.progress.solution(self.at_constant_speed(self.points.reshape(self.path.shape)))
 
-    def even(self, points: Tensor) -> Tensor:
-        """The paths at equal distances; left as they are where the score is not finite between their points."""
-        result = paths.resample(points, points.shape[1], self.metric)
-        sound = torch.isfinite(result).flatten(1).all(1)
-        for i in (~sound).nonzero().flatten().tolist():
-            self.converged[i], self.reason[i] = (
-                False,
-                f"the score is NaN or infinite beside the path; {self.reason[i]}",
-            )
-        return torch.where(sound.reshape(-1, *[1] * (points.ndim - 1)), result, points)
+    def refine(self, knots: Tensor, t: Tensor, finer: Tensor) -> Tensor:
+        """Control points at finer times: on the spline, plus the start's detail that it lacks."""
+        start = self.on_sphere(paths.evaluate(self.start, finer))
+        coarse_start = self.on_sphere(paths.evaluate(self.start, t))
+        detail = start - self.spline(coarse_start).position(finer)
+        return self.on_sphere(self.spline(knots).position(finer) + detail)
 
-    def keep(self, curve: Tensor, count: int) -> None:
-        """Take the level's curve if it is no longer than what stood before, to the accuracy of the quadrature."""
-        points, length = self.measure(curve)
-        better = length <= self.length * (1 + SAME)
-        self.history.append({"control_points": count, "energy": (length**2).tolist()})
-        for i in (~better).nonzero().flatten().tolist():
-            self.converged[i] = False
-            self.reason[i] = (
-                f"the length rose from {float(self.length[i]):.6g} to {float(length[i]):.6g} with {count} control "
-                "points, which were dropped; lower step="
-            )
-        self.points[better], self.length[better] = points[better], length[better]
-
-    def refine(self, knots: Tensor, old: Tensor, new: Tensor) -> Tensor:
-        """Control points at the times `new`: on the spline, plus what it lacks of the start curve's detail."""
-        if len(old) == len(new):
-            return knots
-        base = lambda t: self.normalise(paths.evaluate(self.start, t))
-        knots = self.spline(knots).position(new) + base(new) - self.spline(base(old)).position(new)
-        return self.normalise(knots)
-
-    def descend(self, knots: Tensor, t: Tensor, last: bool) -> None:
+    def descend(self, knots: Tensor, t: Tensor) -> None:
         """One level, in place, every pair until its own end."""
-        o, active = self.settings, torch.arange(len(knots))
-        for remaining in reversed(range(o.max_iter + 1)):
-            g, pull, bend = self.direction(knots[active], t[1:-1], active)
-            residual = g.norm(dim=2).mean(1) / (pull + bend + self.unit[active])
-            met, skip, bad = (
-                (c).cpu() for c in (residual <= o.tol, pull < bend, ~torch.isfinite(residual))
-            )
-            for k, i in enumerate(active.tolist()):
-                self.converged[i] = last and met[k]
-                self.reason[i] = (
-                    "converged"
-                    if met[k]
-                    else "the score is NaN or infinite beside the path"
-                    if bad[k]
-                    else f"{'ended by the skip rule' if skip[k] else 'max_iter reached'}, relative gradient {float(residual[k]):.2g}"
-                )
-            go = ~(met | skip | bad)
-            active, g = active[go], g[go]
-            if len(active) == 0 or remaining == 0:
-                break
-            fall = 1 - self.iteration[active] / (o.max_iter * len(o.levels))
-            rate = (o.step / (len(t) - 2) * fall).to(g)
-            knots[active, 1:-1] = self.normalise(
-                knots[active, 1:-1] + rate[:, None, None] * g, active
-            )
-            self.iteration[active] += 1
+        settings = self.settings
+        for remaining in reversed(range(settings.max_iter + 1)):
+            rows = self.progress.active
+            pull, bend = self.direction(knots[rows], t[1:-1], rows)
+            g = pull + bend
+            pull_size, bend_size, size = (y.norm(dim=2).mean(1) for y in (pull, bend, g))
+            gradient = size / (pull_size + bend_size + self.unit[rows])
+            met = (gradient <= settings.tol).cpu()
+            finite = torch.isfinite(gradient).cpu()
+            skipped = (pull_size < bend_size).cpu() & finite & ~met
+            going = finite & ~met & ~skipped
+            self.progress.end(rows[met], CONVERGED)
+            self.progress.end(rows[~finite], NOT_FINITE)
+            self.progress.end(rows[skipped], SKIPPED, relative_gradients(gradient[skipped]))
+            if remaining == 0:
+                self.progress.end(rows[going], MAX_ITER, relative_gradients(gradient[going]))
+            rows = self.progress.active
+            if len(rows) == 0:
+                return
+            done = self.iterations[rows] / (settings.max_iter * len(settings.levels))
+            rate = (settings.step / (len(t) - 2) * (1 - done)).to(g)
+            moved = knots[rows, 1:-1] + rate[:, None, None] * g[going]
+            knots[rows, 1:-1] = self.on_sphere(moved, rows)
+            self.iterations[rows] += 1
 
-    def direction(self, knots: Tensor, t: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """g (n, m, d), mean ‖P s‖ and mean ‖P γ''‖/(alpha ‖v‖²) over the control points, (n,)."""
-        curve, x = self.spline(knots), knots[:, 1:-1]
-        v, a, s = (
-            curve.velocity(t),
-            curve.acceleration(t),
-            self.score(self.outside(x, t, rows), t, rows),
-        )
+    def direction(self, knots: Tensor, t: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The two parts of g at the interior control points, (rows, m, d) each."""
+        curve = self.spline(knots)
+        x = knots[:, 1:-1]
+        acceleration = curve.acceleration(t)
+        score = self.score(self.in_space(x, t, rows), t, rows)
         if self.settings.spherical:
-            s, a = project_out(s, x), project_out(a, x)
-        pull = project_out(s, v)
-        bend = project_out(a, v) / (self.metric.alpha * v.pow(2).sum(-1, keepdim=True))
-        return pull + bend, pull.norm(dim=2).mean(1), bend.norm(dim=2).mean(1)
+            acceleration = project_out(acceleration, x)
+            score = project_out(score, x)
+        return descent_direction(curve.velocity(t), acceleration, score, self.metric.alpha)
+
+    def keep_if_shorter(self, curve: Tensor, count: int) -> None:
+        """Take the level's curve if it is no longer than the one before."""
+        points, length = self.measure(curve)
+        longer = ~(length <= self.length * (1 + LENGTH_ERROR))
+        details = [
+            f"(from {before:.6g} to {after:.6g} with {count} control points, which were dropped)"
+            for before, after in torch.stack([self.length, length], 1)[longer].tolist()
+        ]
+        self.progress.end(longer.nonzero().flatten(), TOO_LONG, details)
+        self.progress.record(control_points=count, energy=(length**2).tolist())
+        self.points[~longer] = points[~longer]
+        self.length[~longer] = length[~longer]
+
+    def at_constant_speed(self, points: Tensor) -> Tensor:
+        """The paths at equal distances; unchanged where the score between points is not finite."""
+        even = paths.resample(points, points.shape[1], self.metric)
+        finite = torch.isfinite(even).flatten(1).all(1)
+        self.progress.end((~finite).nonzero().flatten(), NOT_FINITE)
+        return torch.where(finite.reshape(-1, *[1] * (points.ndim - 1)), even, points)
 
 
 def _times(interior: int) -> Tensor:

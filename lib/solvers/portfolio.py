@@ -1,17 +1,17 @@
 """Many starts, one winner: solve from a portfolio of paths, keep the path of least energy.
 
-Gauss–Newton finds the nearest basin. The starts here come from the model itself: the middle of the straight line plus
-noise, denoised by Tweedie's formula D(x) = x + sigma² s_sigma(x), is a blurred draw from the distribution, and a path
-bent through it lies in some basin. All starts are refined under the same metric, so that their energies are comparable.
+Gauss–Newton finds the nearest basin. The starts here come from the model itself: the middle of the
+straight line plus noise, denoised by Tweedie's formula D(x) = x + sigma² s_sigma(x), is a blurred
+draw from the distribution, and a path bent through it lies in some basin. All starts are refined
+under the same metric, so that their energies are comparable.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .. import checks, paths
@@ -22,28 +22,23 @@ from .gauss_newton import GaussNewton
 from .geodesic import measure
 
 
-def denoised_waypoints(
-    metric: Metric, start: Tensor, end: Tensor, sigma: float, noise: Tensor
-) -> Tensor:
-    """Way-points D(½(start + end) + sigma·noise), D(x) = x + sigma² s_sigma(x): noise (k, *event) -> (batch, k, *event).
-
-    Every pair gets the same noise, so that a batch of pairs gives what the pairs give one by one.
-    """
-    x = (start + end)[:, None] / 2 + sigma * noise.to(start)
-    flat = x.flatten(0, 1)
-    with torch.no_grad():
-        score = metric.score.at(sigma).along(torch.full((len(noise),), 0.5))
-        return (flat + sigma**2 * score(flat)).reshape(x.shape)
-
-
 @dataclass(frozen=True)
 class Portfolio(Solver):
-    """The given path and `starts` paths bent through denoised way-points, solved in one batch; the least energy wins.
+    """The given path, and others bent through denoised way-points, in one batch; the best wins.
 
-    noise: sigma of the way-points, in the units of x; the middle one of the noise levels if None. A bent path enters the
-    annealing at this level, where its basin is already distinct. alpha, lam: anneal under this member of the metric family
-    instead of the final one (None keeps it); the last solve is always under the final metric. seed: of the noise. inner: what
-    solves each path, with the portfolio's own tol, max_iter and level_tol.
+    A bent path enters the annealing at the noise level of its way-point, where its basin is already
+    distinct. The last solve is always under the metric itself.
+
+    Attributes:
+        starts: Bent paths a pair.
+        noise: sigma of the way-points, in the units of x; None: the middle one of the noise levels.
+        lam: Anneal under this weight of the Stein metric; None: the metric's own.
+        alpha: Anneal under this power of the density; None: the metric's own.
+        seed: Of the noise.
+        inner: Solves each path, with the portfolio's own tol, max_iter and level_tol.
+        tol: See `GaussNewton`.
+        max_iter: See `GaussNewton`.
+        level_tol: See `GaussNewton`.
     """
 
     name: ClassVar[str] = "portfolio"
@@ -61,8 +56,17 @@ class Portfolio(Solver):
     def degree(self) -> int:
         return self.inner.degree
 
-    def solve(self, metric: Metric, path: Tensor, callback: Callback | None = None) -> Solution:
-        """Without noise levels there is nothing to bend with: raises ValueError."""
+    def solve(
+        self,
+        metric: Metric,
+        path: Float[Tensor, "batch points *event"],
+        callback: Callback | None = None,
+    ) -> Solution:
+        """Without noise levels there is nothing to bend with.
+
+        Raises:
+            ValueError: Always.
+        """
         raise ValueError(
             "solver='portfolio' needs noise_levels=: its starts are denoised way-points"
         )
@@ -70,11 +74,16 @@ class Portfolio(Solver):
     def anneal(
         self,
         metric: Metric,
-        path: Tensor,
+        path: Float[Tensor, "batch points *event"],
         levels: Sequence[float],
         callback: Callback | None = None,
     ) -> Solution:
-        """See `Solver.anneal`; raises TypeError for a metric outside the score metric family."""
+        """See `Solver.anneal`.
+
+        Raises:
+            TypeError: The metric is not of the family exp(−2 alpha f)(I + lam s s^T).
+            ValueError: There are no noise levels.
+        """
         if not isinstance(metric, ScoreMetric):
             raise TypeError(f"portfolio solves the score metric family, not {metric.name}")
         if not levels:
@@ -85,32 +94,29 @@ class Portfolio(Solver):
             lam=metric.lam if self.lam is None else self.lam,
             alpha=metric.alpha if self.alpha is None else self.alpha,
         )
-        first = inner.anneal(guide, path, levels, callback).points
-        candidates = [first[:, None]]
+        straight = inner.anneal(guide, path, levels, callback).points
+        candidates = straight[:, None]
         if self.starts:
-            candidates.append(self._bent(guide, path, levels, inner, callback))
-        every = torch.cat(candidates, 1)
-        batch, k = every.shape[:2]
-        metric = metric.pick(torch.arange(batch).repeat_interleave(k))
-        solution = inner.solve(metric, every.flatten(0, 1), callback)
-        measured = measure(metric, solution, degree=self.degree)
-        # a path that the quadrature does not resolve may look short: it wins only where none has converged
-        energy, sound = (
-            measured.energy.nan_to_num(nan=torch.inf).cpu().reshape(batch, k),
-            solution.converged.reshape(batch, k),
-        )
-        best = energy.where(sound | ~sound.any(1, keepdim=True), torch.inf).argmin(1)
-        rows = torch.arange(batch) * k + best
+            bent = self._bent_paths(guide, path, levels, inner, callback)
+            candidates = torch.cat([candidates, bent], 1)
+
+        batch, count = candidates.shape[:2]
+        pair_of_candidate = torch.arange(batch).repeat_interleave(count)
+        final = metric.pick(pair_of_candidate)
+        solution = inner.solve(final, candidates.flatten(0, 1), callback)
+        energy = measure(final, solution, degree=self.degree).energy.reshape(batch, count)
+        winner = _least(energy.cpu(), solution.converged.reshape(batch, count))
+        rows = torch.arange(batch) * count + winner
+        entry = {"energies": energy.tolist(), "winner": winner.tolist()}
         return Solution(
-            solution.points[rows],
-            solution.converged[rows],
-            [solution.reason[i] for i in rows.tolist()],
-            None if solution.scores is None else solution.scores[rows],
-            solution.history
-            + [{"energies": measured.energy.reshape(batch, k).tolist(), "winner": best.tolist()}],
+            points=solution.points[rows],
+            converged=solution.converged[rows],
+            reason=[solution.reason[row] for row in rows.tolist()],
+            scores=None if solution.scores is None else solution.scores[rows],
+            history=[*solution.history, entry],
         )
 
-    def _bent(
+    def _bent_paths(
         self,
         guide: ScoreMetric,
         path: Tensor,
@@ -119,22 +125,58 @@ class Portfolio(Solver):
         callback: Callback | None,
     ) -> Tensor:
         """Annealed paths through the way-points: (batch, starts, points, *event)."""
-        sigma = (
-            levels[len(levels) // 2] if self.noise is None else checks.positive("noise", self.noise)
-        )
+        sigma = levels[len(levels) // 2]
+        if self.noise is not None:
+            sigma = checks.positive("noise", self.noise)
         checks.count("starts", self.starts)
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.randn(self.starts, *path.shape[2:], generator=generator, dtype=torch.float64)
         middle = denoised_waypoints(guide, path[:, 0], path[:, -1], sigma, noise).flatten(0, 1)
-        start, end = (path[:, i].repeat_interleave(self.starts, 0) for i in (0, -1))
+        start = path[:, 0].repeat_interleave(self.starts, 0)
+        end = path[:, -1].repeat_interleave(self.starts, 0)
         half = path.shape[1] // 2
-        bent = torch.cat(
-            [
-                paths.lerp(start, middle, half + 1),
-                paths.lerp(middle, end, path.shape[1] - half)[:, 1:],
-            ],
-            1,
-        )
+        to_middle = paths.lerp(start, middle, half + 1)
+        from_middle = paths.lerp(middle, end, path.shape[1] - half)
+        bent = torch.cat([to_middle, from_middle[:, 1:]], 1)
         guide = guide.pick(torch.arange(len(path)).repeat_interleave(self.starts))
-        solved = inner.anneal(guide, bent, [s for s in levels if s <= sigma], callback).points
+        lower_levels = [level for level in levels if level <= sigma]
+        solved = inner.anneal(guide, bent, lower_levels, callback).points
         return solved.reshape(len(path), self.starts, *path.shape[1:])
+
+
+def _least(energy: Tensor, converged: Tensor) -> Tensor:
+    """Of each row the column of least energy among the converged, or of all if none has.
+
+    A path that the quadrature does not resolve may look short, so it may not win against others.
+    """
+    energy = energy.nan_to_num(nan=torch.inf)
+    eligible = converged | ~converged.any(1, keepdim=True)
+    return energy.where(eligible, torch.inf).argmin(1)
+
+
+def denoised_waypoints(
+    metric: Metric,
+    start: Float[Tensor, "batch *event"],
+    end: Float[Tensor, "batch *event"],
+    sigma: float,
+    noise: Float[Tensor, "k *event"],
+) -> Float[Tensor, "batch k *event"]:
+    """Way-points D(½(start + end) + sigma·noise), with the denoiser D(x) = x + sigma² s_sigma(x).
+
+    Every pair gets the same noise, so that a batch of pairs gives what the pairs give one by one.
+
+    Args:
+        metric: Its score denoises.
+        start: First ends.
+        end: Last ends.
+        sigma: Noise level, in the units of x.
+        noise: Draws of unit variance.
+
+    Returns:
+        For each pair a way-point a draw.
+    """
+    x = (start + end)[:, None] / 2 + sigma * noise.to(start)
+    flat = x.flatten(0, 1)
+    with torch.no_grad():
+        score = metric.score.at(sigma).along(torch.full((len(noise),), 0.5))
+        return (flat + sigma**2 * score(flat)).reshape(x.shape)

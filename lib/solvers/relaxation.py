@@ -1,64 +1,93 @@
-"""Relaxation: the energy of the path, minimised over its interior points by a gradient method (paper A, arXiv 2505.11128).
+"""Relaxation: the energy of a path, minimised over its points by a gradient method.
+
+The solver of paper A (arXiv 2505.11128), for
 
     E = T Σ_i w_i (‖u_i‖² + lam (s(m_i)·u_i)²),   u_i = x_{i+1} − x_i,   m_i = (x_i + x_{i+1})/2,
 
-for any other metric T Σ u_i^T G(m_i) u_i. The paper's settings are not public; the defaults are a third party's reading.
+and for any other metric T Σ u_i^T G(m_i) u_i. The paper's settings are not public; the defaults are
+a third party's reading.
 """
 
-from __future__ import annotations
-
+from collections import deque
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .. import checks
+from ..elements import working_dtype
 from ..metrics.base import Metric
 from ..metrics.score_metric import ScoreMetric
 from ..scores.base import Score, WrappedScore
-from .base import CONVERGED, NO_FALL, NOT_FINITE, Callback, Progress, Solution, Solver, check_start
+from .base import (
+    CONVERGED,
+    MAX_ITER,
+    NO_FALL,
+    NOT_FINITE,
+    Callback,
+    Progress,
+    Solution,
+    Solver,
+    check_start,
+)
+
+# largest relative gradient ‖∂E‖·‖b − a‖/E of a path that may count as converged
+FLAT = 0.1
 
 
 class FrozenScore(WrappedScore):
-    """A score whose value is exact and whose derivative is taken as ds/dx = −I/sigma²: no back-propagation through a network.
+    """A score with its exact value and the derivative ds/dx = −I/sigma²: no back-propagation.
 
-    That is the derivative of N(x_0, sigma² I), of one data point seen through the noise; it keeps the pull across a
-    manifold and adds a false one along it. score: any with a noise level; counts on that score's counter.
+    That is the derivative of N(x_0, sigma² I), of one data point seen through the noise; it keeps
+    the pull across a manifold and adds a false one along it.
+
+    Args:
+        score: Any with a noise level; evaluations count on its counter.
+
+    Raises:
+        ValueError: The score has no noise level.
     """
 
     def __init__(self, score: Score) -> None:
         sigma = score.sigma
         if sigma is None or not bool(torch.as_tensor(sigma > 0).all()):
             raise ValueError(
-                f"derivative='frozen' needs the noise level sigma > 0 of the score, and {score.name} has {sigma}; "
-                "give it one (FunctionScore(..., sigma=...)) or use derivative='exact'"
+                "derivative='frozen' needs the noise level sigma > 0 of the score, and "
+                f"{score.name} has {sigma}; give it one (FunctionScore(..., sigma=...)) or use "
+                "derivative='exact'"
             )
         super().__init__(score)
         self.name = f"{score.name} (frozen)"
 
-    def evaluate(self, x: Tensor) -> Tensor:
+    def evaluate(self, x: Float[Tensor, "n *event"]) -> Float[Tensor, "n *event"]:
         with torch.no_grad():
             s = self.score.evaluate(x)
-        # Adds zero, and the derivative −I/sigma².
+        # adds zero, and the derivative −I/sigma²
         return s + (x.detach() - x) / self.sigma_column(x) ** 2
-
-
-FLAT = 0.1  # largest relative gradient ‖∂E‖·‖b − a‖/E of a path that may count as converged
 
 
 @dataclass(frozen=True)
 class Relaxation(Solver):
-    """Adam or L-BFGS (strong Wolfe) on the interior points; the path of least energy that was seen is returned.
+    """Adam or L-BFGS (strong Wolfe) on the interior points; the path of least energy is returned.
 
-    tol: converged when `window` iterations lower the energy by less than tol, relative both to the energy and to its whole
-    fall so far (with a small learning rate slow is not the same as done), and ‖∂E‖·‖b − a‖ ≤ 0.1 E. max_iter: iterations,
-    one score batch each for Adam.
-    lr → lr_end: Adam's learning rate, cosine, in the units of the points. derivative: "exact" back-propagates through the
-    score, "frozen" takes ds/dx = −I/sigma² (see `FrozenScore`; its gradient is not that of the energy).
-    preconditioned: L-BFGS in coordinates in which the Euclidean energy of the path is the unit quadratic (a Sobolev gradient), so
-    that the number of points no longer spoils the conditioning.
     At these defaults Adam rarely converges, and says so.
+
+    Attributes:
+        tol: A pair has converged when `window` iterations lower its energy by less than tol,
+            relative both to the energy and to its whole fall so far (with a small learning rate
+            slow is not the same as done), and ‖∂E‖·‖b − a‖ ≤ 0.1 E.
+        max_iter: Iterations; with Adam one batch of scores each.
+        optimizer: "adam" or "lbfgs".
+        derivative: "exact" back-propagates through the score, "frozen" takes ds/dx = −I/sigma²
+            (see `FrozenScore`; its gradient is not that of the energy).
+        lr: Adam's learning rate at first, in the units of the points.
+        lr_end: Adam's learning rate at last; a cosine in between.
+        window: Iterations over which the fall of the energy is judged; with L-BFGS also those
+            between two calls of the callback.
+        preconditioned: L-BFGS in coordinates in which the Euclidean energy of the path is the unit
+            quadratic (a Sobolev gradient), so that more points do not spoil the conditioning.
     """
 
     name: ClassVar[str] = "relaxation"
@@ -76,132 +105,124 @@ class Relaxation(Solver):
         checks.choice("derivative", self.derivative, ("exact", "frozen"))
         if self.preconditioned and self.optimizer != "lbfgs":
             raise ValueError("preconditioned=True is for optimizer='lbfgs'; leave it out with adam")
-        (
-            checks.positive("lr", self.lr),
-            checks.positive("lr_end", self.lr_end),
-            checks.count("window", self.window),
-        )
+        checks.positive("lr", self.lr)
+        checks.positive("lr_end", self.lr_end)
+        checks.count("window", self.window)
 
-    def solve(self, metric: Metric, path: Tensor, callback: Callback | None = None) -> Solution:
-        """See `Solver.solve`. Raises TypeError or ValueError where the derivative asked for cannot be had."""
-        run = _Descent(self, self._differentiable(metric, path), path, callback)
-        run.adam() if self.optimizer == "adam" else run.lbfgs()
-        return run.progress.solution(run.best)
+    def solve(
+        self,
+        metric: Metric,
+        path: Float[Tensor, "batch points *event"],
+        callback: Callback | None = None,
+    ) -> Solution:
+        """See `Solver.solve`.
 
-    def _differentiable(self, metric: Metric, path: Tensor) -> Metric:
-        """The metric with the derivative that was asked for."""
+        Raises:
+            TypeError: The derivative is frozen, and the metric has no score to freeze.
+            ValueError: The score has no derivative, or is not finite on the starting path.
+        """
+        path = path.detach()
         if self.derivative == "frozen":
-            if not isinstance(metric, ScoreMetric):
-                raise TypeError(
-                    f"derivative='frozen' replaces the derivative of a score; {metric.name} is not a ScoreMetric: "
-                    "use derivative='exact'"
-                )
-            return metric.with_score(FrozenScore(metric.score))
-        if isinstance(metric, ScoreMetric) and metric.lam + metric.alpha > 0:
-            with torch.enable_grad():
-                first = metric.score.pick(torch.zeros(1, dtype=torch.long)).along(torch.zeros(1))
-                s = first(path[:1, 0].detach().requires_grad_())
-            if not s.requires_grad:
-                raise ValueError(
-                    f"{metric.score.name} returns a tensor without gradient (made under no_grad, or constant), so "
-                    "its derivative would silently be zero; use derivative='frozen' or solver='gauss_newton'"
-                )
-        return metric
+            metric = _with_frozen_score(metric)
+        else:
+            _check_differentiable(metric, path)
+        descent = _Descent(self, metric, path, callback)
+        if self.optimizer == "adam":
+            descent.adam()
+        else:
+            descent.lbfgs()
+        return descent.progress.solution(descent.best)
 
-    def done(self, first: Tensor, before: Tensor, now: Tensor) -> Tensor:
-        """Whether the fall from `before` to `now` is small against the energy and the fall since `first`."""
-        noise = 10 * torch.finfo(now.dtype).eps * now
-        return before - now <= torch.maximum(self.tol * torch.minimum(now, first - now), noise)
+
+def _with_frozen_score(metric: Metric) -> Metric:
+    if not isinstance(metric, ScoreMetric):
+        raise TypeError(
+            "derivative='frozen' replaces the derivative of a score; "
+            f"{metric.name} is not a ScoreMetric: use derivative='exact'"
+        )
+    return metric.with_score(FrozenScore(metric.score))
+
+
+def _check_differentiable(metric: Metric, path: Tensor) -> None:
+    """Refuse a score that returns a tensor without gradient; costs one evaluation."""
+    if not isinstance(metric, ScoreMetric) or metric.lam + metric.alpha == 0:
+        return
+    first = metric.score.pick(torch.zeros(1, dtype=torch.long)).along(torch.zeros(1))
+    with torch.enable_grad():
+        s = first(path[:1, 0].detach().requires_grad_())
+    if not s.requires_grad:
+        raise ValueError(
+            f"{metric.score.name} returns a tensor without gradient (made under no_grad, or "
+            "constant), so its derivative would silently be zero; use derivative='frozen' or "
+            "solver='gauss_newton'"
+        )
 
 
 class _Descent:
-    """One run: the best path and energy of each pair so far, and how it ended."""
+    """A batch of paths going down.
+
+    Attributes:
+        path: The starting paths.
+        gaps: ‖b − a‖ of each pair.
+        first_energy: Of the starting paths.
+        best: The paths of least energy so far.
+        least_energy: Theirs.
+        progress: Which pairs are still at work.
+    """
 
     def __init__(
         self, settings: Relaxation, metric: Metric, path: Tensor, callback: Callback | None
     ) -> None:
         self.settings = settings
         self.metric = metric
-        self.path = path.detach()
-        self.progress = Progress(len(path), callback)
+        self.path = path
+        self.gaps = (path[:, -1] - path[:, 0]).flatten(1).norm(dim=1)
         with torch.no_grad():
-            self.first = metric.energy(self.path)
-        check_start(metric, self.first)
-        self.gap = (path[:, -1] - path[:, 0]).flatten(1).norm(dim=1)
-        self.best, self.least = self.path.clone(), self.first.clone()
-
-    def gradient(self, x: Tensor, rows: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
-        """Energy of the pairs `rows`, which are x[active], its gradient into x.grad and the relative size of that: (len(rows),).
-
-        Keeps what is better than the best path so far.
-        """
-        with torch.enable_grad():
-            energy = self.metric.pick(rows).energy(
-                torch.cat([self.path[rows, :1], x[active], self.path[rows, -1:]], 1)
-            )
-            (x.grad,) = torch.autograd.grad(energy.sum(), x)
-        energy = energy.detach()
-        if self.settings.derivative == "exact" and self.metric.score is not None:
-            self.metric.counter.derivatives += len(rows) * (self.path.shape[1] - 1)
-        better = energy < self.least[rows]  # False for NaN
-        self.least[rows[better]], self.best[rows[better], 1:-1] = (
-            energy[better],
-            x.detach()[active[better]],
-        )
-        return energy, x.grad[active].flatten(1).norm(dim=1) * self.gap[rows] / energy
-
-    def halted(self, iteration: int) -> bool:
-        """History and callback; True if it asks to stop."""
-        self.progress.record(iteration=iteration, energy=self.least.tolist())
-        return self.progress.stopped(iteration, self.best, self.least)
+            self.first_energy = metric.energy(path)
+        check_start(metric, self.first_energy)
+        self.best = path.clone()
+        self.least_energy = self.first_energy.clone()
+        self.progress = Progress(len(path), callback)
 
     def adam(self) -> None:
-        """All pairs at once: Adam acts on every number by itself, so a pair does not feel the others."""
-        o = self.settings
-        x = self.path[:, 1:-1].clone().requires_grad_()
-        adam = torch.optim.Adam([x], lr=o.lr)
-        rate = torch.optim.lr_scheduler.CosineAnnealingLR(adam, o.max_iter, o.lr_end)
-        trace: list[Tensor] = []
-        for iteration in range(o.max_iter + 1):
+        """All pairs at once: Adam acts on every number alone, so pairs do not feel each other."""
+        settings = self.settings
+        free = self.path[:, 1:-1].clone()
+        free.grad = torch.zeros_like(free)
+        optimizer = torch.optim.Adam([free], lr=settings.lr)
+        rate = torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimizer, settings.max_iter, settings.lr_end
+        )
+        recent_energies: deque[Tensor] = deque(maxlen=settings.window + 1)
+        for iteration in range(settings.max_iter + 1):
             active = self.progress.active
-            energy, slope = self.gradient(x, active, active)
-            trace.append(self.least.clone())
-            bad = ~torch.isfinite(energy)
-            self.progress.end(active[bad], NOT_FINITE)
-            if iteration >= o.window:
-                met = o.done(self.first, trace[-1 - o.window], trace[-1])[active] & (slope <= FLAT)
-                self.progress.end(active[met & ~bad], CONVERGED)
-            if self.halted(iteration) or len(self.progress.active) == 0:
-                break
-            if iteration == o.max_iter:
-                break
-            adam.step()
-            rate.step()
+            energy, gradient, relative_gradient = self.evaluate(free[active], active)
+            recent_energies.append(self.least_energy.clone())
+            finite = torch.isfinite(energy).cpu()
+            self.progress.end(active[~finite], NOT_FINITE)
+            if iteration >= settings.window:
+                slow = self.has_slowed(active, recent_energies[0][active])
+                done = (slow & (relative_gradient <= FLAT)).cpu()
+                self.progress.end(active[done & finite], CONVERGED)
+            if self.report(iteration) or len(self.progress.active) == 0:
+                return
+            if iteration < settings.max_iter:
+                free.grad[active] = gradient
+                optimizer.step()
+                rate.step()
 
     def lbfgs(self) -> None:
-        """Pair by pair: the line search would couple them. History and callback once every `window` iterations."""
-        rows = torch.arange(len(self.path))
-        for row in rows.split(1):
-            if self._lbfgs(row):
-                break
+        """Pair by pair: the line search would couple them."""
+        coordinates = self.coordinates()
+        while len(self.progress.active) > 0:
+            self.lbfgs_pair(self.progress.active[:1], coordinates)
 
-    def _coordinates(self) -> Tensor:
-        """P in x = P z, (n, n): the identity, or the inverse root of the stiffness matrix T D^T D of the chain of segments."""
-        n = self.path.shape[1] - 2
-        if not self.settings.preconditioned:
-            return torch.eye(n).to(self.path)
-        stiffness = 2 * torch.eye(n) - torch.ones(n - 1).diag(1) - torch.ones(n - 1).diag(-1)
-        return torch.linalg.inv(torch.linalg.cholesky((n + 1) * stiffness.double())).T.to(self.path)
-
-    def _lbfgs(self, row: Tensor) -> bool:
-        """One pair; True if the callback asked to stop."""
-        o, slope, chunk = self.settings, [], min(self.settings.window, self.settings.max_iter)
-        P = self._coordinates()
-        z = (
-            torch.einsum("ij,bj...->bi...", torch.linalg.inv(P), self.path[row, 1:-1])
-            .contiguous()
-            .requires_grad_()
-        )
+    def lbfgs_pair(self, row: Tensor, P: Tensor) -> None:
+        """One pair, in coordinates z with x = P z; reports once every `window` iterations."""
+        settings = self.settings
+        chunk = min(settings.window, settings.max_iter)
+        z = torch.einsum("ij,bj...->bi...", torch.linalg.inv(P), self.path[row, 1:-1])
+        z = z.contiguous().requires_grad_()
         optimizer = torch.optim.LBFGS(
             [z],
             max_iter=chunk,
@@ -211,23 +232,71 @@ class _Descent:
             tolerance_change=0,
             line_search_fn="strong_wolfe",
         )
+        relative_gradient = torch.inf
 
         def closure() -> Tensor:
-            x = torch.einsum("ij,bj...->bi...", P, z.detach()).requires_grad_()
-            energy, relative = self.gradient(x, row, torch.zeros(1, dtype=torch.long))
-            z.grad = torch.einsum("ji,bj...->bi...", P, x.grad).contiguous()
-            slope.append(relative.item())
+            nonlocal relative_gradient
+            x = torch.einsum("ij,bj...->bi...", P, z.detach())
+            energy, gradient, relative = self.evaluate(x, row)
+            z.grad = torch.einsum("ji,bj...->bi...", P, gradient).contiguous()
+            relative_gradient = relative.item()
             return energy.sum()
 
-        for iteration in range(chunk, o.max_iter + 1, chunk):
-            before = self.least[row].clone()
+        for iteration in range(chunk, settings.max_iter + 1, chunk):
+            before = self.least_energy[row].clone()
             optimizer.step(closure)
-            if bool(o.done(self.first[row], before, self.least[row])):
-                if slope[-1] <= FLAT:
-                    self.progress.end(row, CONVERGED)
-                else:
-                    self.progress.end(row, NO_FALL, [f"(relative gradient {slope[-1]:.2g})"])
-                return self.halted(iteration)
-            if self.halted(iteration):
-                return True
-        return False
+            slow = bool(self.has_slowed(row, before))
+            if slow and relative_gradient <= FLAT:
+                self.progress.end(row, CONVERGED)
+            elif slow:
+                self.progress.end(row, NO_FALL, [f"(relative gradient {relative_gradient:.2g})"])
+            if self.report(iteration) or slow:
+                return
+        self.progress.end(row, MAX_ITER)
+
+    def coordinates(self) -> Tensor:
+        """P in x = P z: the identity, or the inverse root of the stiffness of a straight chain."""
+        free = self.path.shape[1] - 2
+        if not self.settings.preconditioned:
+            return torch.eye(free).to(self.path)
+        off_diagonal = torch.ones(free - 1)
+        stiffness = 2 * torch.eye(free) - off_diagonal.diag(1) - off_diagonal.diag(-1)
+        stiffness = (free + 1) * stiffness.to(working_dtype(self.path))
+        return torch.linalg.inv(torch.linalg.cholesky(stiffness)).T.to(self.path)
+
+    def evaluate(self, free: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Energy of some pairs, its gradient, and the size of that relative to E/‖b − a‖.
+
+        What is better than the best path so far takes its place.
+
+        Args:
+            free: Interior points of these pairs, (rows, n, *event).
+            rows: Which pairs of the batch they are.
+        """
+        free = free.detach().requires_grad_()
+        with torch.enable_grad():
+            path = torch.cat([self.path[rows, :1], free, self.path[rows, -1:]], 1)
+            energy = self.metric.pick(rows).energy(path)
+            (gradient,) = torch.autograd.grad(energy.sum(), free)
+        if self.settings.derivative == "exact" and self.metric.score is not None:
+            self.metric.counter.derivatives += len(rows) * (self.path.shape[1] - 1)
+        energy = energy.detach()
+        # False where the energy is NaN
+        better = (energy < self.least_energy[rows]).cpu()
+        self.least_energy[rows[better]] = energy[better]
+        self.best[rows[better], 1:-1] = free.detach()[better]
+        relative_gradient = gradient.flatten(1).norm(dim=1) * self.gaps[rows] / energy
+        return energy, gradient, relative_gradient
+
+    def has_slowed(self, rows: Tensor, before: Tensor) -> Tensor:
+        """Whether the fall since `before` is small against the energy and its whole fall."""
+        now = self.least_energy[rows]
+        whole_fall = self.first_energy[rows] - now
+        rounding = 10 * torch.finfo(now.dtype).eps * now
+        small = self.settings.tol * torch.minimum(now, whole_fall)
+        return before - now <= torch.maximum(small, rounding)
+
+    def report(self, iteration: int) -> bool:
+        """History and callback; True if it asks to stop."""
+        self.progress.record(iteration=iteration, energy=self.least_energy.tolist())
+        return self.progress.stopped(iteration, self.best, self.least_energy)

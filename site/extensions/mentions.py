@@ -1,21 +1,23 @@
-"""Mentions in a notebook's text become links: "notebook 03" to that notebook, a known work to the bibliography.
+"""Mentions in a notebook's text become links: "notebook 03" to that notebook, a work to its entry.
 
-Which words name a work stands in the field `mentions` of references.bib, a regular expression; the first mention in each
-notebook is followed by its number. The notebooks themselves stay plain Markdown. On the page of references each work
-says where it is cited.
+Which words name a work stands in the field `mentions` of references.bib, a regular expression; the
+first mention in each notebook is followed by its number. The notebooks themselves stay plain
+Markdown. On the page of references each work says where it is cited.
 """
 
 import json
 import re
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from docutils import nodes
 from pybtex.database import parse_file
 
-SITE = Path(__file__).resolve().parent.parent
-NOTEBOOKS, BIBLIOGRAPHY = SITE.parent / "notebooks", SITE / "references.bib"
+from workflow.parameters import ROOT, notebooks
+
+BIBLIOGRAPHY = ROOT / "site" / "references.bib"
 # what is no running text: code blocks, code, formulas, links, headings
-KEPT = re.compile(
+NO_TEXT = re.compile(
     r"(```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|!?\[[^\]]*\]\([^)]*\)|^#.*?$)",
     re.DOTALL | re.MULTILINE,
 )
@@ -32,48 +34,51 @@ def works() -> dict[str, re.Pattern]:
     }
 
 
-def pages() -> dict[str, str]:
-    return {path.name[:2]: path.name for path in NOTEBOOKS.glob("[0-9]*.ipynb")}
+def link_notebooks(text: str, pages: Mapping[str, str]) -> str:
+    """Each number in "notebooks 03 and 04" becomes a link; a single one takes the word along."""
 
+    def link_number(found: re.Match) -> str:
+        number = found[0]
+        return f"[{number}]({pages[number]})" if number in pages else number
 
-def link_notebooks(text: str, known: dict[str, str], own: str) -> str:
-    """Each number of another notebook in "notebooks 03 and 04" becomes a link; a single one takes the word along."""
-
-    def one(found):
-        words = found.group()
+    def link_all(found: re.Match) -> str:
+        words = found[0]
         numbers = re.findall(r"\d\d", words)
-        if len(numbers) == 1 and numbers[0] in known and numbers[0] != own:
-            return f"[{words}]({known[numbers[0]]})"
-        return re.sub(
-            r"\d\d",
-            lambda n: f"[{n[0]}]({known[n[0]]})" if n[0] in known and n[0] != own else n[0],
-            words,
-        )
+        if len(numbers) == 1 and numbers[0] in pages:
+            return f"[{words}]({pages[numbers[0]]})"
+        return re.sub(r"\d\d", link_number, words)
 
-    return NUMBERED.sub(one, text)
+    return NUMBERED.sub(link_all, text)
 
 
 def cite(text: str, unseen: dict[str, re.Pattern]) -> str:
-    """The citation behind the first mention of each work; a work that was mentioned leaves `unseen`."""
+    """A citation behind the first mention of each work, which then leaves `unseen`."""
     for key, pattern in list(unseen.items()):
-        if found := pattern.search(text):
+        found = pattern.search(text)
+        if found:
             text = f"{text[: found.end()]} {{cite:p}}`{key}`{text[found.end() :]}"
             del unseen[key]
     return text
 
 
-def running_text(markdown: str, change) -> str:
+def in_running_text(markdown: str, change: Callable[[str], str]) -> str:
     """`change` applied to everything but code, formulas, links and headings."""
-    return "".join(part if k % 2 else change(part) for k, part in enumerate(KEPT.split(markdown)))
+    parts = NO_TEXT.split(markdown)
+    parts[::2] = [change(part) for part in parts[::2]]
+    return "".join(parts)
 
 
-def link(notebook: dict, own: str) -> None:
-    unseen, known = works(), pages()
+def link(notebook: dict[str, Any], number: str) -> None:
+    """Links and citations in the text cells of a notebook."""
+    unseen = works()
+    pages = {path.name[:2]: path.name for path in notebooks() if path.name[:2] != number}
+
+    def change(text: str) -> str:
+        return link_notebooks(cite(text, unseen), pages)
+
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
-            cell["source"] = running_text(
-                "".join(cell["source"]), lambda text: link_notebooks(cite(text, unseen), known, own)
-            )
+            cell["source"] = in_running_text("".join(cell["source"]), change)
 
 
 def read(app, docname: str, source: list[str]) -> None:
@@ -93,29 +98,26 @@ def cited_in(app, doctree, docname: str) -> None:
     """Behind each entry of the bibliography, links to the pages that cite it."""
     domain = app.env.get_domain("cite")
     for entry in doctree.findall(nodes.citation):
-        keys = {c.key for c in domain.citations if c.citation_id in entry["ids"]}
-        places = sorted(
-            {
-                ref.docname
-                for ref in domain.citation_refs
-                for target in ref.targets
-                if target.key in keys
-            }
-            - {docname}
-        )
+        keys = {
+            citation.key for citation in domain.citations if citation.citation_id in entry["ids"]
+        }
+        places = {
+            reference.docname
+            for reference in domain.citation_refs
+            if keys & {target.key for target in reference.targets}
+        }
+        places.discard(docname)
         if places:
-            entry.append(
-                nodes.paragraph(
-                    "", "Cited in ", *_links(app, docname, places), classes=["cited-in"]
-                )
-            )
+            links = page_links(app, docname, sorted(places))
+            entry.append(nodes.paragraph("", "Cited in ", *links, classes=["cited-in"]))
 
 
-def _links(app, docname: str, places: list[str]):
-    for k, place in enumerate(places):
+def page_links(app, docname: str, places: list[str]) -> Iterator[nodes.Node]:
+    for number, place in enumerate(places):
+        if number:
+            yield nodes.Text(", ")
         title = app.env.titles[place].astext().split(":")[0]
         uri = app.builder.get_relative_uri(docname, place)
-        yield from ([nodes.Text(", ")] if k else [])
         yield nodes.reference("", title, internal=True, refuri=uri)
 
 

@@ -1,12 +1,14 @@
-"""Sections of README.md on a page: `<!-- README: a heading -->` stands for what is below that heading.
+"""Sections of README.md on a page: `<!-- README: a heading -->` stands for what is below it.
 
-Links to notebooks and to the web stay links; a path of the repository, which the site does not carry, becomes its text.
+Links to notebooks and to the web stay; a path of the repository, which the site does not carry,
+becomes its text.
 """
 
 import re
-from pathlib import Path
 
-README = Path(__file__).resolve().parent.parent.parent / "README.md"
+from workflow.parameters import ROOT
+
+README = ROOT / "README.md"
 PLACE = re.compile(r"<!-- README: (.+?) -->")
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]*)\)")
 
@@ -14,16 +16,15 @@ LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]*)\)")
 def section(heading: str) -> str:
     """The text below `## heading`, up to the next heading of that rank."""
     text = README.read_text(encoding="utf-8")
-    found = re.search(
-        rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE
-    )
+    pattern = rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)"
+    found = re.search(pattern, text, re.DOTALL | re.MULTILINE)
     if not found:
-        raise ValueError(
-            f"README.md has no section '## {heading}'; mend the page that asks for it, or README.md"
-        )
-    return LINK.sub(
-        lambda link: link[0] if re.match(r"https?:|notebooks/", link[2]) else link[1], found[1]
-    ).strip()
+        raise ValueError(f"README.md has no section '## {heading}'; mend README.md or the page")
+    return LINK.sub(reachable, found[1]).strip()
+
+
+def reachable(link: re.Match) -> str:
+    return link[0] if re.match(r"https?:|notebooks/", link[2]) else link[1]
 
 
 def read(app, docname: str, source: list[str]) -> None:

@@ -1,27 +1,45 @@
-"""The notebooks as sources of the site: Sphinx takes pages from below its own folder only, so they are mirrored there."""
+"""The notebooks as sources of the site, mirrored there: Sphinx takes no pages from elsewhere.
 
-import shutil
+A notebook that `make figures` has executed is shown so, another one as it is committed.
+"""
+
 import zlib
 from pathlib import Path
 
-SITE = Path(__file__).resolve().parent.parent
-NOTEBOOKS, MIRROR = SITE.parent / "notebooks", SITE / "notebooks"
+from workflow.parameters import NOTEBOOKS, notebooks
+from workflow.refresh import refreshed
+from workflow.runs import Run
+
+MIRROR = Path(__file__).resolve().parent.parent / "notebooks"
+
+
+def shown(notebook: Path) -> str:
+    """The text of the notebook file that the site shows."""
+    run = Run(notebook, {})
+    if run.finished:
+        try:
+            return refreshed(run)
+        except ValueError:
+            # it has changed since it ran
+            pass
+    return notebook.read_text(encoding="utf-8")
 
 
 def mirror(app, config) -> None:
-    """Copy what is new or changed, delete what is gone; what is as before keeps its time and is not read again."""
+    """Write what is new or changed, delete what is gone; what is as before is not read again."""
     MIRROR.mkdir(exist_ok=True)
-    originals = {path.name: path for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")}
+    texts = {path.name: shown(path) for path in notebooks(NOTEBOOKS)}
     for path in MIRROR.iterdir():
-        if path.name not in originals:
+        if path.name not in texts:
             path.unlink()
-    for name, path in originals.items():
+    for name, text in texts.items():
         copy = MIRROR / name
-        if not copy.exists() or copy.read_bytes() != path.read_bytes():
-            shutil.copyfile(path, copy)
+        if not copy.exists() or copy.read_text(encoding="utf-8") != text:
+            copy.write_text(text, encoding="utf-8")
 
 
 def setup(app):
     app.connect("config-inited", mirror)
     code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-    return {"parallel_read_safe": True, "env_version": zlib.crc32(code)}  # other code, other pages
+    # other code, other pages
+    return {"parallel_read_safe": True, "env_version": zlib.crc32(code)}

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from experiments import evaluation, gallery, hands
-from experiments.classifiers.base import load_classifier
+from experiments.classifiers import load_classifier
 from experiments.explore import explore
 from experiments.family import stein_family
 from lib import exact, latents, video
@@ -170,7 +170,7 @@ TABLE = [
         "rows ≥ 2",
     ),
     (
-        "experiments.classifiers.base",
+        "experiments.classifiers",
         "images of another size",
         lambda x: load_classifier().features(x[0]),
         ValueError,

@@ -1,4 +1,4 @@
-"""Commands that make models and frames: train, pairs."""
+"""The command that makes frames: pairs."""
 
 import os
 from pathlib import Path
@@ -6,75 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from experiments.figures import ROOT
-
 app = typer.Typer()
-
-
-@app.command("train", rich_help_panel="Models and pairs")
-def train_command(
-    name: Annotated[str, typer.Argument(help="rotated-mnist, hands or hand-classifier")],
-    out: Annotated[
-        Path | None,
-        typer.Option(help="the model is written here", show_default="build/models/NAME"),
-    ] = None,
-    work: Annotated[
-        Path | None,
-        typer.Option(
-            help="checkpoints are kept here; a training that was cut short goes on",
-            show_default="build/training/NAME",
-        ),
-    ] = None,
-    images: Annotated[
-        Path | None, typer.Option(help="train on the images of this folder, as they are")
-    ] = None,
-    digits: Annotated[
-        str | None,
-        typer.Option(help="mnist, sklearn, or auto (what is there)", show_default="mnist"),
-    ] = None,
-    download: Annotated[bool, typer.Option(help="MNIST may be downloaded")] = False,
-    steps: Annotated[
-        int | None,
-        typer.Option(help="length of the learning-rate schedule", show_default="its own"),
-    ] = None,
-    until: Annotated[
-        int | None, typer.Option(help="stop after this step of it, to go on another time")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(show_default="0")] = None,
-    device: Annotated[str | None, typer.Option(show_default="cpu")] = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            help="draws for samples.png; hands: of each digit", show_default="100; hands: 8"
-        ),
-    ] = None,
-    machine: Annotated[str | None, typer.Option(help="in words, for the model card")] = None,
-) -> None:
-    """Train a bundled model again, or on other images; measures it and writes it with its model card."""
-    from .. import trainers
-
-    options = {
-        "images": images,
-        "digits": digits,
-        "download": download or None,
-        "steps": steps,
-        "until": until,
-        "seed": seed,
-        "device": device,
-        "samples": samples,
-        "machine": machine,
-    }
-    train = trainers.fitting(
-        name, given := {key: value for key, value in options.items() if value is not None}
-    )
-    label = images.resolve().name if images else name
-    out, work = (
-        out or ROOT / "build" / "models" / label,
-        work or ROOT / "build" / "training" / label,
-    )
-    train(out, work, **given)
-    print(trainers.registry_lines(name, out), end="")
-    print(f"model: {os.path.relpath(out)}")
 
 
 @app.command("pairs", rich_help_panel="Models and pairs")
