@@ -1,4 +1,4 @@
-"""Hands signing the digits zero to nine: photographs, known movements, captions, and samples of a model of them."""
+"""Hands signing the digits zero to nine: photographs, known movements, captions, samples."""
 
 import io
 import math
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int, Real, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -36,19 +37,22 @@ TURN = 12.0
 SHIFT = 0.06
 SCALE = (0.92, 1.15)
 
+Pixels = Real[Tensor, "n channels height width"]
+Pictures = Float[Tensor, "n channels size size"]
+
 
 @dataclass(frozen=True)
 class Photographs:
     """Photographs of hands signing digits.
 
     Attributes:
-        pixels: (n, 3, 100, 100) uint8.
-        labels: (n,) int64 in 0 … 9.
+        pixels: uint8.
+        labels: 0 … 9.
         source: where they came from.
     """
 
-    pixels: Tensor
-    labels: Tensor
+    pixels: UInt8[Tensor, "n 3 100 100"]
+    labels: Int[Tensor, " n"]
     source: data.Source
 
     def __len__(self) -> int:
@@ -96,16 +100,13 @@ def _decode(jpeg: np.ndarray) -> np.ndarray:
         return np.array(resized)
 
 
-def move(pixels: Tensor, *, size: int = SIZE, **amounts: Any) -> Tensor:
+def move(pixels: Pixels, *, size: int = SIZE, **amounts: Any) -> Pictures:
     """Images turned, enlarged, mirrored and shifted; beyond the edge the picture is reflected.
 
     Args:
-        pixels: (n, c, h, w), uint8 or in [0, 1].
+        pixels: uint8 or in [0, 1].
         size: side of the result in pixels.
         amounts: degrees, scale, mirror and shift as in `experiments.warp.warp`.
-
-    Returns:
-        (n, c, size, size) float32 in [0, 1].
     """
     images = pixels.float()
     if pixels.dtype == torch.uint8:
@@ -116,16 +117,13 @@ def move(pixels: Tensor, *, size: int = SIZE, **amounts: Any) -> Tensor:
     return F.avg_pool2d(large, 2)
 
 
-def augment(pixels: Tensor, generator: torch.Generator, size: int = SIZE) -> Tensor:
+def augment(pixels: Pixels, generator: torch.Generator, size: int = SIZE) -> Pictures:
     """Each image by its own small turn, shift and scale, half of them mirrored.
 
     Args:
-        pixels: (n, 3, h, w), uint8 or in [0, 1].
+        pixels: uint8 or in [0, 1].
         generator: draws the movements.
         size: side of the result in pixels.
-
-    Returns:
-        (n, 3, size, size) float32 in [0, 1].
     """
     n = len(pixels)
 
@@ -141,27 +139,24 @@ def augment(pixels: Tensor, generator: torch.Generator, size: int = SIZE) -> Ten
 
 
 def movement(
-    images: Tensor,
-    amounts: Tensor,
+    images: Pixels,
+    amounts: Float[Tensor, " frames"],
     *,
     degrees: float = 0.0,
     shift: tuple[float, float] = (0.0, 0.0),
     scale: float = 1.0,
     size: int = SIZE,
-) -> Tensor:
+) -> Float[Tensor, "n frames channels size size"]:
     """Frames of a known movement: the truth for paths between its first and its last frame.
 
     Args:
-        images: (n, c, h, w), uint8 or in [0, 1].
-        amounts: (frames,), share of the whole movement at each frame. Negative ones go the other
+        images: uint8 or in [0, 1].
+        amounts: share of the whole movement at each frame. Negative ones go the other
             way, so that amounts from −½ to ½ put the image itself in the middle.
         degrees: of the whole movement; grows linearly.
         shift: of the whole movement, as a share of the side; grows linearly.
         scale: of the whole movement; grows as scale**amount.
         size: side of the result in pixels.
-
-    Returns:
-        (n, frames, c, size, size) float32 in [0, 1].
     """
     n = len(images)
     frames = len(amounts)
@@ -184,8 +179,8 @@ def sample(
     steps: int = 25,
     guidance: float = 3.0,
     size: int | None = None,
-) -> Tensor:
-    """One picture of each caption, drawn by the pipeline's own scheduler, the same alone and in a batch.
+) -> Pictures:
+    """One picture of each caption by the pipeline's own scheduler, the same alone and in a batch.
 
     Args:
         pipe: a StableDiffusionPipeline.
@@ -196,7 +191,7 @@ def sample(
         size: side in pixels, the model's own if None.
 
     Returns:
-        (n, 3, size, size) in [0, 1], on the CPU.
+        In [0, 1], on the CPU.
     """
     pipe.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
@@ -218,17 +213,17 @@ def all_captions() -> list[str]:
 
 
 def draw_captions(
-    labels: Tensor, generator: torch.Generator, *, unconditional: float = 0.1
-) -> Tensor:
+    labels: Int[Tensor, " n"], generator: torch.Generator, *, unconditional: float = 0.1
+) -> Int[Tensor, " n"]:
     """Draw a wording for each digit.
 
     Args:
-        labels: (n,) digits.
+        labels: the digits.
         generator: draws the wordings.
         unconditional: share of the digits that get no caption.
 
     Returns:
-        (n,) indices into `all_captions`.
+        Indices into `all_captions`.
     """
     wording = torch.randint(len(CAPTIONS), (len(labels),), generator=generator)
     dropped = torch.rand(len(labels), generator=generator) < unconditional

@@ -1,12 +1,13 @@
-"""Images turned, enlarged, mirrored and shifted: the one affine map behind turned digits and moved hands."""
+"""Images turned, enlarged, mirrored and shifted."""
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 
 def warp(
-    images: Tensor,
+    images: Float[Tensor, "n channels height width"],
     *,
     degrees: Tensor | float = 0.0,
     scale: Tensor | float = 1.0,
@@ -15,11 +16,11 @@ def warp(
     shape: tuple[int, int] | None = None,
     mode: str = "bicubic",
     padding_mode: str = "zeros",
-) -> Tensor:
+) -> Float[Tensor, "n channels new_height new_width"]:
     """Mirror, then turn and enlarge about the middle, then shift, each image by its own amount.
 
     Args:
-        images: (n, channels, h, w), floating. The map is computed in their dtype.
+        images: the map is computed in their dtype.
         degrees: counter-clockwise, a number or (n,).
         scale: above 1 enlarges, a number or (n,).
         mirror: left and right exchanged, one answer or (n,).
@@ -29,11 +30,11 @@ def warp(
         padding_mode: what lies outside, as there.
 
     Returns:
-        (n, channels, *shape). Bicubic interpolation overshoots beside sharp edges.
+        The images moved. Bicubic interpolation overshoots beside sharp edges.
     """
     n, channels, height, width = images.shape
 
-    def each(value: Tensor | float, *event: int) -> Tensor:
+    def each(value: Tensor | float | bool, *event: int) -> Tensor:
         return torch.as_tensor(value, dtype=images.dtype, device=images.device).expand(n, *event)
 
     angle = torch.deg2rad(each(degrees))

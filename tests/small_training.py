@@ -1,4 +1,4 @@
-"""A training of milliseconds, which another process can make too: `python tests/small_training.py FOLDER`."""
+"""A training of milliseconds; `python tests/small_training.py FOLDER` is another process at it."""
 
 import sys
 import time

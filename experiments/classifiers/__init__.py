@@ -1,16 +1,11 @@
-"""Small classifiers of digits and of hands; their features serve FID, KID and a perceptual distance.
+"""Small classifiers of digits and hands; their features serve FID, KID and a perceptual distance.
 
 "digits" reads digits turned by any angle, "hands" photographs of hands signing digits. Neither is
-Inception or LPIPS: numbers from these features compare methods within this project and nothing else.
-`experiments.training` makes them.
+Inception or LPIPS: numbers from these features compare methods within this project and nothing
+else. `experiments.training` makes them.
 """
 
-from .loading import (
-    KINDS,
-    Reference,
-    load_classifier,
-    load_reference,
-)
+from .loading import KINDS, Reference, load_classifier, load_reference
 from .networks import Classifier, DigitClassifier, HandClassifier
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Classifiers and their reference statistics, read from their files by name or folder; nothing is unpickled."""
+"""Classifiers and their reference statistics by name or folder; nothing is unpickled."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -26,16 +27,16 @@ class Reference:
     """Features of moved held-out images, all float64.
 
     Attributes:
-        mean: (k,), of all of them.
-        covariance: (k, k), of all of them.
-        sample: (≤ 1000, k), some of them.
+        mean: of all of them.
+        covariance: of all of them.
+        sample: some of them, at most 1000.
         made_of: the images in words.
         model: sha256 of the classifier whose features these are.
     """
 
-    mean: Tensor
-    covariance: Tensor
-    sample: Tensor
+    mean: Float[Tensor, " k"]
+    covariance: Float[Tensor, "k k"]
+    sample: Float[Tensor, "rows k"]
     made_of: str
     model: str
 
@@ -61,7 +62,8 @@ def load_classifier(name: str | Path = "digits") -> Classifier:
         sha256 = str(config["sha256"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{config_path} is no config of a {' or '.join(kinds)} ({error!r}); restore it or train anew"
+            f"{config_path} is no config of a {' or '.join(kinds)} ({error!r}); restore it or "
+            "train anew"
         ) from error
     weights = model_path.read_bytes()
     if hashlib.sha256(weights).hexdigest() != sha256:
@@ -83,7 +85,7 @@ def load_classifier(name: str | Path = "digits") -> Classifier:
 
 
 def load_reference(name: str | Path = "digits") -> Reference:
-    """The feature statistics of "digits" or "hands", or those of a folder; errors as `load_classifier`."""
+    """Feature statistics of "digits" or "hands", or of a folder; errors as `load_classifier`."""
     path = _find(name, REFERENCE)
     try:
         with safe_open(path, "pt") as file:

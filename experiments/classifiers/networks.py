@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lib import checks
@@ -57,12 +58,15 @@ class Classifier(nn.Module):
         """In words."""
         return self.kind.replace("-", " ")
 
-    def target(self, labels: Tensor) -> Tensor:
-        """Index into `classes` of digits (n,) in 0..9."""
+    def target(self, labels: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+        """Index into `classes` of digits in 0..9."""
         return labels
 
-    def layers(self, images: Tensor) -> list[Tensor]:
-        """Activations (n, width, h, w) after each stage, of images (n, *event_shape) in [0, 1].
+    def layers(self, images: Float[Tensor, "n *event"]) -> list[Tensor]:
+        """Activations (n, width, h, w) after each stage.
+
+        Args:
+            images: (n, *event_shape) in [0, 1].
 
         Raises:
             ValueError, TypeError: images of another shape or dtype.
@@ -81,15 +85,17 @@ class Classifier(nn.Module):
             activations.append(x)
         return activations
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, classes) of images (n, *event_shape) in [0, 1]."""
+    def forward(self, images: Float[Tensor, "n *event"]) -> Float[Tensor, "n classes"]:
+        """Logits of images (n, *event_shape) in [0, 1]."""
         return self.head(self._pooled(images))
 
-    def features(self, images: Tensor) -> Tensor:
-        """Last activations averaged over space, (n, widths[-1]): what FID and KID are taken of."""
+    def features(self, images: Float[Tensor, "n *event"]) -> Float[Tensor, "n width"]:
+        """Last activations averaged over space: what FID and KID are taken of."""
         return _in_chunks(self._pooled, images)
 
-    def perceptual_distance(self, a: Tensor, b: Tensor) -> Tensor:
+    def perceptual_distance(
+        self, a: Float[Tensor, "n *event"], b: Float[Tensor, "n *event"]
+    ) -> Float[Tensor, " n"]:
         """Σ_layers mean_space ‖φ(a)/‖φ(a)‖ − φ(b)/‖φ(b)‖‖², φ the channels at one place.
 
         The form of LPIPS (Zhang et al. 2018, eq. 1) on this classifier's stages, without learned
@@ -100,7 +106,7 @@ class Classifier(nn.Module):
             b: images of the same shape.
 
         Returns:
-            (n,), ≥ 0.
+            ≥ 0, one a pair of images.
         """
         checks.same_layout("a", a, "b", b)
 
@@ -109,11 +115,18 @@ class Classifier(nn.Module):
 
         return _in_chunks(distance, a, b)
 
-    def right(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Whether the most likely class of images (n, *event_shape) is that of digits (n,): (n,)."""
+    def right(
+        self, images: Float[Tensor, "n *event"], labels: Int[Tensor, " n"]
+    ) -> Bool[Tensor, " n"]:
+        """Whether each image's most likely class is that of its digit.
+
+        Args:
+            images: (n, *event_shape) in [0, 1].
+            labels: digits in 0..9.
+        """
         return _in_chunks(self, images).argmax(1) == self.target(labels)
 
-    def accuracy(self, images: Tensor, labels: Tensor) -> float:
+    def accuracy(self, images: Float[Tensor, "n *event"], labels: Int[Tensor, " n"]) -> float:
         """Share of images whose most likely class is that of their digit; arguments as `right`."""
         return float(self.right(images, labels).double().mean())
 
@@ -134,7 +147,7 @@ class DigitClassifier(Classifier):
     )
     against = "turned held-out digits"
 
-    def target(self, labels: Tensor) -> Tensor:
+    def target(self, labels: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
         """A 9 is a turned 6."""
         return torch.where(labels == 9, 6, labels)
 
@@ -148,9 +161,9 @@ class HandClassifier(Classifier):
     widths = (24, 48, 64, 64)
     first_stride = 2
     about = (
-        "Tells which digit, zero to nine, a hand signs in a photograph (Turkish sign language, plain\n"
-        "background). Whose hand a photograph shows is not noted, so the held-out ones may show people\n"
-        "it learned from."
+        "Tells which digit, zero to nine, a hand signs in a photograph (Turkish sign language,\n"
+        "plain background). Whose hand a photograph shows is not noted, so the held-out ones may\n"
+        "show people it learned from."
     )
     against = "held-out photographs of hands, moved"
 

@@ -1,7 +1,9 @@
-"""Methods × pairs → one tidy table, each number with its exact definition (`definition(column)`)."""
+"""Methods × pairs → one tidy table, each number with its exact definition (`definition`)."""
+
+from lib.latents import adjacent_distances
 
 from .bootstrap import Interval, bootstrap
-from .frames import PathLogDensity, adjacent_distances, mse, path_log_density, pdv, ppl, psnr, ssim
+from .frames import PathLogDensity, mse, path_log_density, pdv, ppl, psnr, ssim
 from .published import Lpips, load_lpips
 from .sets import fid, frechet_distance, kid
 from .table import definition, evaluate, paired_ratio, set_differences, set_summary, summary

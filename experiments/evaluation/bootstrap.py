@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from lib import checks
@@ -23,7 +24,7 @@ def mean(values: Tensor) -> Tensor:
 
 
 def bootstrap(
-    values: Tensor,
+    values: Shaped[Tensor, "*groups pairs"],
     statistic: Callable[[Tensor], Tensor] = mean,
     *,
     level: float = 0.95,
@@ -31,13 +32,13 @@ def bootstrap(
     generator: torch.Generator | None = None,
     centre: bool = False,
 ) -> Interval:
-    """Percentile bootstrap interval (Efron 1979): as many pairs as there are, drawn with replacement.
+    """Percentile bootstrap interval (Efron 1979): pairs are drawn with replacement.
 
     Not scipy.stats.bootstrap: FID and KID are resampled by the indices of pairs, and centred.
 
     Args:
-        values: (…, pairs).
-        statistic: (…, draws, pairs) -> (draws,), reducing the last axis.
+        values: one column a pair.
+        statistic: (*groups, draws, pairs) -> (draws,), reducing the last axis.
         level: of the interval.
         draws: number of resamples.
         generator: of the draws; without one every call draws the same pairs (seed 0).

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from jaxtyping import Float
 from torch import Tensor
 from torchmetrics.functional.image import (
     peak_signal_noise_ratio,
@@ -11,36 +12,32 @@ from torchmetrics.functional.image import (
 
 from lib import checks
 from lib.density import along_path
-from lib.latents import adjacent_distances as adjacent_distances
 from lib.scores import Score
 
-# Images (n, c, h, w) twice -> (n,).
-Distance = Callable[[Tensor, Tensor], Tensor]
+Images = Float[Tensor, "n channels height width"]
+Distance = Callable[[Images, Images], Float[Tensor, " n"]]
 
 
-def mse(images: Tensor, truth: Tensor) -> Tensor:
-    """Mean squared error a pixel and channel: (n, c, h, w) in [0, 1], twice -> (n,)."""
+def mse(images: Images, truth: Images) -> Float[Tensor, " n"]:
+    """Mean squared error a pixel and channel, of images in [0, 1]."""
     checks.same_layout("images", images, "truth", truth)
     return (images - truth).square().flatten(1).mean(1)
 
 
-def psnr(images: Tensor, truth: Tensor) -> Tensor:
-    """−10 log10(mse) in dB: (n, c, h, w) in [0, 1], twice -> (n,); infinite for equal images."""
+def psnr(images: Images, truth: Images) -> Float[Tensor, " n"]:
+    """−10 log10(mse) in dB, of images in [0, 1]; infinite for equal images."""
     checks.same_layout("images", images, "truth", truth)
     return peak_signal_noise_ratio(images, truth, data_range=1.0, reduction="none", dim=(1, 2, 3))
 
 
-def ssim(images: Tensor, truth: Tensor) -> Tensor:
+def ssim(images: Images, truth: Images) -> Float[Tensor, " n"]:
     """Structural similarity (Wang et al. 2004), 1 for equal images.
 
     Gaussian window, sigma 1.5, K = (0.01, 0.03), range 1, mean over the image.
 
     Args:
-        images: (n, c, h, w) in [0, 1], h and w ≥ 11 pixels.
+        images: in [0, 1], at least 11×11 pixels.
         truth: of the same shape.
-
-    Returns:
-        (n,).
     """
     checks.same_layout("images", images, "truth", truth)
     if min(images.shape[-2:]) < 11:
@@ -54,16 +51,15 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
     return similarity.reshape(len(images))
 
 
-def ppl(steps: Tensor) -> Tensor:
-    """Perceptual path length, the sum of the distances of adjacent frames: (pairs, N − 1) -> (pairs,)."""
+def ppl(steps: Float[Tensor, "pairs steps"]) -> Float[Tensor, " pairs"]:
+    """Perceptual path length: the sum of the distances of adjacent frames."""
     return steps.sum(1)
 
 
-def pdv(steps: Tensor) -> Tensor:
+def pdv(steps: Float[Tensor, "pairs steps"]) -> Float[Tensor, " pairs"]:
     """Perceptual distance variation, zero for frames at equal perceptual steps.
 
-    Standard deviation (divisor: their number) of the distances of adjacent frames:
-    (pairs, N − 1) -> (pairs,).
+    Standard deviation (divisor: their number) of the distances of adjacent frames.
     """
     return steps.std(1, correction=0)
 
@@ -72,16 +68,16 @@ class PathLogDensity(NamedTuple):
     """log p over the frames of each path, in nats.
 
     Attributes:
-        mean: (pairs,), less the mean over the two end points.
-        dip: (pairs,) ≥ 0, how far the lowest frame lies below the lower end point.
+        mean: less the mean over the two end points.
+        dip: ≥ 0, how far the lowest frame lies below the lower end point.
     """
 
-    mean: Tensor
-    dip: Tensor
+    mean: Float[Tensor, " pairs"]
+    dip: Float[Tensor, " pairs"]
 
 
-def path_log_density(score: Score, frames: Tensor) -> PathLogDensity:
-    """log p_sigma along frames (pairs, N, *event), relative to the end points.
+def path_log_density(score: Score, frames: Float[Tensor, "pairs frames *event"]) -> PathLogDensity:
+    """log p_sigma along frames, relative to the end points.
 
     sigma is the score's own level. By the line integral of the score (`lib.density.along_path`), a
     quadrature: inexact for frames far apart against sigma.

@@ -1,4 +1,4 @@
-"""LPIPS with its published weights, where the backbone's weights are on the machine or may be downloaded."""
+"""LPIPS with its published weights."""
 
 import hashlib
 import warnings
@@ -8,11 +8,13 @@ import lpips
 import torch
 import torch.nn.functional as F
 import torchvision
+from jaxtyping import Float
 from torch import Tensor
 
 from lib import checks
 
 from .. import data
+from .frames import Images
 
 BACKBONES = {"squeeze": "SqueezeNet1_1_Weights", "alex": "AlexNet_Weights", "vgg": "VGG16_Weights"}
 SMALLEST = 64  # pixels; the backbones were made for 224
@@ -22,8 +24,8 @@ CHUNK = 64  # images at a time: a plain bound on memory
 class Lpips:
     """LPIPS v0.1 (Zhang et al. 2018) by the `lpips` package.
 
-    Grey images are repeated to three channels; [0, 1] is moved to [−1, 1]; images whose shorter side
-    is below 64 pixels are enlarged bilinearly to 64; the distance is averaged over space.
+    Grey images are repeated to three channels; [0, 1] is moved to [−1, 1]; images whose shorter
+    side is below 64 pixels are enlarged bilinearly to 64; the distance is averaged over space.
 
     Args:
         net: "squeeze", "alex" or "vgg".
@@ -52,8 +54,8 @@ class Lpips:
             ) from error
 
     @torch.no_grad()
-    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distance of images (n, 1 or 3, h, w) in [0, 1] -> (n,) float32."""
+    def __call__(self, a: Images, b: Images) -> Float[Tensor, " n"]:
+        """Distance of images of 1 or 3 channels in [0, 1]; float32."""
         checks.same_layout("a", a, "b", b)
         if a.ndim != 4 or a.shape[1] not in (1, 3):
             raise ValueError(
@@ -65,7 +67,9 @@ class Lpips:
 
 
 def load_lpips(net: str = "squeeze", *, download: bool = False) -> Lpips:
-    """LPIPS with the ImageNet backbone of GEODESICS_DATA (squeeze) or of torch's cache; only tensors are read.
+    """LPIPS with the ImageNet backbone of GEODESICS_DATA (squeeze) or of torch's cache.
+
+    Only tensors are read, no pickled objects.
 
     Args:
         net: "squeeze", "alex" or "vgg".
@@ -77,16 +81,13 @@ def load_lpips(net: str = "squeeze", *, download: bool = False) -> Lpips:
     """
     checks.choice("net", net, BACKBONES)
     local = data.locate("lpips-squeeze") if net == "squeeze" else None
-    if local:
-        path = next(iter(local.values()))
-    else:
-        path = _torchvision_file(net, download)
+    path = next(iter(local.values())) if local else _torchvision_file(net, download)
     weights = torch.load(path, map_location="cpu", weights_only=True)
     return Lpips(net, weights, path.name)
 
 
 def _torchvision_file(net: str, download: bool) -> Path:
-    """torchvision's file in torch's cache, checked by the start of the sha256 that its name ends in."""
+    """torchvision's file in torch's cache; its name ends in the start of its sha256."""
     url = getattr(torchvision.models, BACKBONES[net]).IMAGENET1K_V1.url
     path = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
     checksum = path.stem.rsplit("-", 1)[-1]

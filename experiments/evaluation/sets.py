@@ -1,8 +1,9 @@
-"""Distances between two sets of images through their features; the features are the caller's, and belong into every report."""
+"""Distances between two sets of images through their features; reports name the network."""
 
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from lib import checks
@@ -12,23 +13,27 @@ from ..classifiers import Reference
 # The one "pair" of a set that is not divided.
 ALL = torch.tensor([0])
 
+Features = Float[Tensor, "rows k"]
+OtherFeatures = Float[Tensor, "other_rows k"]
+PairFeatures = Float[Tensor, "pairs frames k"]
 
-def fid(features: Tensor, reference: Tensor | Reference) -> float:
+
+def fid(features: Features, reference: OtherFeatures | Reference) -> float:
     """Fréchet distance ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½) of Gaussians fitted to features.
 
     Heusel et al. 2017, eq. 6, in float64. Biased upwards for small n: compare only at equal n.
 
     Args:
-        features: (n, k).
-        reference: features (m, k), or a `Reference`.
+        features: of one set.
+        reference: features of the other, or a `Reference`.
     """
     features, reference = _checked(features, reference)
     return float(fid_of_pairs(features[None], reference)(ALL))
 
 
 def kid(
-    features: Tensor,
-    reference: Tensor | Reference,
+    features: Features,
+    reference: OtherFeatures | Reference,
     *,
     subsets: int = 10,
     generator: torch.Generator | None = None,
@@ -38,8 +43,8 @@ def kid(
     The unbiased squared MMD of all rows under k(x, y) = (x·y/k + 1)³; it may be negative.
 
     Args:
-        features: (n, k).
-        reference: features (m, k), or a `Reference`, of which the sample is taken.
+        features: of one set.
+        reference: features of the other, or a `Reference`, of which the sample is taken.
         subsets: disjoint random parts, of whose values the standard error of the mean is taken.
         generator: of the parts; seed 0 if None.
     """
@@ -60,12 +65,12 @@ def kid(
 
 
 def frechet_distance(
-    mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: Tensor
-) -> Tensor:
-    """Squared 2-Wasserstein distance of Gaussians (Fréchet 1957), batched over a.
-
-    Means (…, k) and covariances (…, k, k) -> (…).
-    """
+    mean_a: Float[Tensor, "*sets k"],
+    covariance_a: Float[Tensor, "*sets k k"],
+    mean_b: Float[Tensor, " k"],
+    covariance_b: Float[Tensor, "k k"],
+) -> Float[Tensor, "*sets"]:
+    """Squared 2-Wasserstein distance of Gaussians (Fréchet 1957), batched over a."""
     values, vectors = torch.linalg.eigh(covariance_b)
     # Σ_b = root rootᵀ, so that Σ_a Σ_b has the eigenvalues of rootᵀ Σ_a root.
     root = vectors * values.clamp_min(0).sqrt()
@@ -74,11 +79,11 @@ def frechet_distance(
     return (mean_a - mean_b).square().sum(-1) + traces - 2 * spectrum.sqrt().sum(-1)
 
 
-def fid_of_pairs(features: Tensor, reference: Reference) -> Callable[[Tensor], Tensor]:
+def fid_of_pairs(features: PairFeatures, reference: Reference) -> Callable[[Tensor], Tensor]:
     """The FID of the frames of chosen pairs, fast enough for thousands of choices.
 
     Args:
-        features: (pairs, frames, k).
+        features: of the frames of each pair.
         reference: the other set.
 
     Returns:
@@ -102,7 +107,7 @@ def fid_of_pairs(features: Tensor, reference: Reference) -> Callable[[Tensor], T
     return of_chosen
 
 
-def kid_of_pairs(features: Tensor, reference: Reference) -> Callable[[Tensor], Tensor]:
+def kid_of_pairs(features: PairFeatures, reference: Reference) -> Callable[[Tensor], Tensor]:
     """The KID of the frames of chosen pairs, as `fid_of_pairs`."""
     return _mmd_of_pairs(features, reference.sample)
 
@@ -155,5 +160,7 @@ def _checked(features: Tensor, reference: Tensor | Reference) -> tuple[Tensor, R
         )
     if not isinstance(reference, Reference):
         other = other.double()
-        reference = Reference(other.mean(0), other.T.cov(), other, "the caller's", "unknown")
+        # torch gives a number for the covariance of a single column.
+        covariance = torch.atleast_2d(other.T.cov())
+        reference = Reference(other.mean(0), covariance, other, "the caller's", "unknown")
     return features.double(), reference

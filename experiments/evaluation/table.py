@@ -1,4 +1,4 @@
-"""Methods × pairs → one tidy table; its summary with intervals; comparisons of methods on the same pairs."""
+"""Methods × pairs → one tidy table, its summary with intervals, comparisons on the same pairs."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,21 +8,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from lib import checks
+from lib.latents import adjacent_distances
 from lib.scores import Score
 
 from ..classifiers import KINDS, Classifier, Reference, load_classifier
 from .bootstrap import Interval, bootstrap
-from .frames import Distance, adjacent_distances, mse, path_log_density, pdv, ppl, psnr, ssim
+from .frames import Distance, mse, path_log_density, pdv, ppl, psnr, ssim
 from .sets import fid_of_pairs, kid_of_pairs
+
+Frames = Float[Tensor, "pairs frames channels height width"]
 
 SET_MEASURES = {"fid": fid_of_pairs, "kid": kid_of_pairs}
 
 INNER = (
-    "mean over the frames between first and last (given or reconstructed: not counted), against the "
-    "true frames"
+    "mean over the frames between first and last (given or reconstructed: not counted), against "
+    "the true frames"
 )
 DEFINITIONS = {
     "mse": f"mean squared error a pixel, {INNER}; lower is better",
@@ -32,10 +36,10 @@ DEFINITIONS = {
     "perceptual": f"LPIPS's form on the bundled {{network}}, unweighted, {INNER}; lower is better",
     "lpips": "LPIPS v0.1 with published weights, small images enlarged to 64 pixels, "
     f"{INNER}; lower is better",
-    "log_density_mean": "nats: mean of log p_sigma over all frames less its mean over the two ends, "
-    "line integral of the score",
-    "log_density_dip": "nats ≥ 0: how far log p_sigma of the lowest frame lies below the lower end; "
-    "lower is better",
+    "log_density_mean": "nats: mean of log p_sigma over all frames less its mean over the two "
+    "ends, line integral of the score",
+    "log_density_dip": "nats ≥ 0: how far log p_sigma of the lowest frame lies below the lower "
+    "end; lower is better",
     "evaluations": "network (score) evaluations a pair: points at which the score was computed",
     "seconds": "wall-clock seconds a pair, all pairs in one batch",
     "fid": "Fréchet distance of the bundled {network}'s features, frames between first and last of "
@@ -78,7 +82,7 @@ def definition(measure: str, classifier: str | Classifier = "digits") -> str:
 
 def evaluate(
     frames: Mapping[str, Any],
-    truth: Tensor | None = None,
+    truth: Frames | None = None,
     *,
     distances: Mapping[str, Distance] | None = None,
     score: Score | None = None,
@@ -86,16 +90,18 @@ def evaluate(
     seconds: Mapping[str, float | Tensor] | None = None,
     about: Mapping[str, Sequence] | None = None,
 ) -> pd.DataFrame:
-    """One row a (method, pair) with every measure that the arguments allow; `definition` says what each is.
+    """One row a (method, pair) with every measure that the arguments allow.
+
+    `definition` says what each column is.
 
     Args:
-        frames: method → (pairs, N ≥ 3, c, h, w) in [0, 1], or a result of `lib.interpolate`.
+        frames: method → frames (at least three) in [0, 1], or a result of `lib.interpolate`.
             Clamped to [0, 1], as they would be shown (not for the log density).
         truth: the true frames, of the same shape, for mse, psnr, ssim and distances. First and last
             frame do not count against it.
         distances: name → function of images twice -> (n,), for the columns name (with truth),
-            ppl_name and pdv_name. By default "perceptual", that of the bundled digit classifier; for
-            photographs of hands load_classifier("hands").perceptual_distance.
+            ppl_name and pdv_name. By default "perceptual", that of the bundled digit classifier;
+            for photographs of hands load_classifier("hands").perceptual_distance.
         score: for the log density along the frames.
         evaluations: method → total over the pairs, or (pairs,); the result's own by default.
         seconds: the same.
@@ -149,8 +155,8 @@ def summary(
         settings: of `bootstrap` (level, draws, generator).
 
     Returns:
-        Columns `by`, measure, estimate, low, high, pairs; low and high are NaN for one pair, or where
-        a value is infinite (psnr).
+        Columns `by`, measure, estimate, low, high, pairs; low and high are NaN for one pair, or
+        where a value is infinite (psnr).
 
     Raises:
         ValueError: unknown column, or only some rows of a group have a measure.
@@ -260,7 +266,9 @@ def set_differences(
 def paired_ratio(
     table: pd.DataFrame, method: str, baseline: str, measure: str, **settings: Any
 ) -> Interval:
-    """Mean of a measure over pairs, method's over baseline's, with its interval over the same pairs of both.
+    """Mean of a measure over pairs, method's over baseline's, with its interval.
+
+    The same pairs of both are drawn.
 
     Args:
         table: of `evaluate`, one row a method and pair.
@@ -270,7 +278,7 @@ def paired_ratio(
         settings: of `bootstrap`.
 
     Raises:
-        ValueError: unknown method, several rows for one method and pair, or pairs that lack a value.
+        ValueError: unknown method, several rows for one method and pair, or a pair without value.
     """
     for name in (method, baseline):
         checks.choice("method", name, table["method"].unique())
@@ -336,7 +344,7 @@ def _image_columns(
     return {name: values.cpu() for name, values in columns.items()}
 
 
-def _each(total: float | Tensor, pairs: int) -> np.ndarray:
+def _each(total: float | int | Tensor, pairs: int) -> np.ndarray:
     """(pairs,) of a total over all pairs (shared evenly) or of one number a pair."""
     numbers = np.asarray(total, dtype=float)
     return np.full(pairs, numbers / pairs) if numbers.ndim == 0 else numbers

@@ -1,1 +1,1 @@
-"""How the bundled models were made: resumable trainings, model cards, and what is written beside the weights."""
+"""How the bundled models were made: resumable trainings and their model cards."""

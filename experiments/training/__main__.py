@@ -1,4 +1,4 @@
-"""The command line: `python -m experiments.training NAME` makes a bundled model again, or one of own images."""
+"""`python -m experiments.training NAME` makes a bundled model again, or one of own images."""
 
 import os
 import signal
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from torch import OutOfMemoryError
 
 from . import classifiers, hands, rotated_mnist
 from .folders import registry_lines
@@ -18,8 +19,8 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Train a bundled model again, or on other images; measure it and write it with its model card. "
-    "A training that was cut short goes on when the same command is given again.",
+    help="Train a bundled model again, or on other images; measure it and write it with its model "
+    "card. A training that was cut short goes on when the same command is given again.",
 )
 
 Out = Annotated[
@@ -61,7 +62,7 @@ def train_rotated_mnist(
     samples: Annotated[int, typer.Option(help="Draws for samples.png, 0 for none.")] = 100,
     machine: Machine = "",
 ) -> None:
-    """A denoiser of digits turned by any angle, or of the images of a folder (2 hours on 2 cores)."""
+    """A denoiser of turned digits, or of the images of a folder (2 hours on 2 cores)."""
     name = images.resolve().name if images else rotated_mnist.NAME
     out, work = _folders(name, out, work)
     rotated_mnist.train_rotated_mnist(
@@ -76,7 +77,7 @@ def train_rotated_mnist(
         device=device,
         machine=machine,
     )
-    _report(rotated_mnist.NAME, out)
+    _report(name, out)
 
 
 @app.command(hands.NAME)
@@ -89,7 +90,7 @@ def train_hands(
     samples: Annotated[int, typer.Option(help="Of each digit, for samples.png.")] = 8,
     machine: Machine = "",
 ) -> None:
-    """A latent text-to-image model of hands signing digits; --until counts in either of its two trainings."""
+    """A latent text-to-image model of hands; --until counts in either of its two trainings."""
     out, work = _folders(hands.NAME, out, work)
     hands.train_hands(
         out,
@@ -174,12 +175,12 @@ def _report(name: str, out: Path) -> None:
 
 
 def main() -> None:
-    """The command line; a mistake of its user is one line on stderr and exit status 2, no traceback."""
+    """The command line; a mistake of its user is one line on stderr and exit status 2."""
     # Drafts are then removed on SIGTERM, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app()
-    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
+    except (ValueError, OSError, ArithmeticError, MemoryError, OutOfMemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -1,4 +1,4 @@
-"""Trains the bundled classifiers, measures them and writes their folders: model, config, card, reference."""
+"""Trains the bundled classifiers, measures them and writes their folders."""
 
 import hashlib
 import json
@@ -55,7 +55,13 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a classifier is trained: settings, what on (by the source of its data), smoothing of labels."""
+    """How a classifier is trained.
+
+    Attributes:
+        settings: of the training.
+        read: what it is trained on, by the source of its data (None for its own).
+        smoothing: of the labels.
+    """
 
     settings: Settings
     read: Callable[[str | None], TrainingData]
@@ -63,7 +69,7 @@ class Recipe:
 
 
 def turned_digits(source: str | None = None) -> TrainingData:
-    """Digits of a source as in `data.digits` (MNIST if None), each turned by its own uniform angle."""
+    """Digits of a source as in `data.digits` (MNIST if None), each turned by its own angle."""
     train = data.digits(source or "mnist", split="train")
     test = data.digits(source or "mnist", split="test")
 
@@ -193,7 +199,7 @@ def train_classifier(
 
 
 def classification_loss(draw: Draw, batch: int, smoothing: float = 0.0) -> Loss:
-    """Cross-entropy, labels smoothed, of images that draw(n, generator) -> (images, digits) gives."""
+    """Cross-entropy, labels smoothed, of the images and digits that draw(n, generator) gives."""
 
     def loss(model: Classifier, generator: torch.Generator) -> Tensor:
         device = next(model.parameters()).device

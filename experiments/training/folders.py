@@ -1,4 +1,4 @@
-"""What a training leaves: a folder that is whole or not there, the table of its model card, its registry lines."""
+"""What a training leaves: a whole folder, the table of its model card, its registry lines."""
 
 import hashlib
 import os
@@ -96,7 +96,10 @@ def _this_machine(device: torch.device) -> str:
 
 
 def registry_lines(name: str, folder: str | Path) -> str:
-    """The `files` of a bundled model's entries in data/registry.toml, as they are in a new folder of it."""
+    """What data/registry.toml must say of the files in a new folder of a bundled model.
+
+    Empty for another name.
+    """
     lines = []
     for entry, content in data.registry().items():
         if content.get("bundled") == f"models/{name}":

@@ -1,4 +1,7 @@
-"""Trains the bundled latent model "hands": its autoencoder, then U-Net and text encoder together on that one's latents."""
+"""Trains the bundled latent model "hands".
+
+First its autoencoder, then U-Net and text encoder together on latents of that.
+"""
 
 import copy
 import hashlib
@@ -146,7 +149,10 @@ def train_autoencoder(
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> State:
-    """Train the autoencoder, or go on from `work`/autoencoder; arguments and errors as `train_hands`."""
+    """Train the autoencoder, or go on from `work`/autoencoder.
+
+    Arguments and errors as `train_hands`.
+    """
     photographs = hands.photographs("train")
     # A fifth faster on CPUs.
     model = networks.autoencoder(seed=settings.seed).to(device, memory_format=torch.channels_last)
@@ -264,8 +270,9 @@ def denoiser_loss(latents: Tensor, labels: Tensor, tokens: Any, batch: int) -> L
 def encode_copies(
     vae: nn.Module, photographs: hands.Photographs, copies: int, path: Path, *, seed: int = 0
 ) -> Tensor:
-    """Unscaled latents (copies · n, 4, 16, 16) of moved photographs, one draw of each, kept in a file.
+    """Unscaled latents (copies · n, 4, 16, 16) of moved photographs, one draw of each.
 
+    They are kept in a file.
     A file of another autoencoder, seed or number of copies, or a damaged one, is made anew.
     """
     made_of = f"{copies} copies of {len(photographs)}, seed {seed}, autoencoder {fingerprint(vae)}"
@@ -316,7 +323,7 @@ def reconstruct(vae: nn.Module, images: Tensor) -> Tensor:
 
 
 def sample_digits(pipe: Any, count: int, seed: int = 0) -> Tensor:
-    """`count` samples of each digit in turn, each with a seed of its own: (10 · count, 3, 64, 64)."""
+    """`count` samples of each digit in turn, each of its own seed: (10 · count, 3, 64, 64)."""
     seeds = range(seed, seed + count)
     parts = []
     for word in hands.WORDS:
@@ -326,7 +333,7 @@ def sample_digits(pipe: Any, count: int, seed: int = 0) -> Tensor:
 
 
 def right_shares(classifier: HandClassifier, samples: Tensor) -> Tensor:
-    """Share (10,) of samples (10·n, 3, 64, 64), n of each digit in turn, that are read as that digit."""
+    """Share (10,) of samples, n of each digit in turn, that are read as that digit."""
     digits = torch.arange(10).repeat_interleave(len(samples) // 10)
     return classifier.right(samples, digits).double().reshape(10, -1).mean(1)
 
@@ -335,9 +342,9 @@ def describe_right(shares: Tensor, count: int, classifier: HandClassifier) -> st
     """What the card says of the shares (10,) of right ones among `count` samples of each digit."""
     digits = ", ".join(f"{digit}: {share:.2f}" for digit, share in enumerate(shares.tolist()))
     return (
-        f"{shares.mean():.3f} of {10 * count}, {count} of each digit, drawn as those of samples.png "
-        f"from other seeds, as the hand classifier {str(classifier.sha256)[:12]} reads them; by "
-        f"digit {digits}"
+        f"{shares.mean():.3f} of {10 * count}, {count} of each digit, drawn as those of "
+        f"samples.png from other seeds, as the hand classifier {str(classifier.sha256)[:12]} reads "
+        f"them; by digit {digits}"
     )
 
 
@@ -384,9 +391,9 @@ def describe(photographs: hands.Photographs) -> str:
     """The data in words, for checkpoint and model card."""
     low, high = hands.SCALE
     return (
-        f"{photographs.source.name}, {len(photographs):,} photographs at {hands.SIZE}×{hands.SIZE}, "
-        f"each moved at each draw: turned up to ±{hands.TURN:g}°, shifted up to ±{hands.SHIFT:.0%}, "
-        f"scaled by {low:g} to {high:g}, half mirrored"
+        f"{photographs.source.name}, {len(photographs):,} photographs at "
+        f"{hands.SIZE}×{hands.SIZE}, each moved at each draw: turned up to ±{hands.TURN:g}°, "
+        f"shifted up to ±{hands.SHIFT:.0%}, scaled by {low:g} to {high:g}, half mirrored"
     )
 
 
@@ -404,21 +411,27 @@ def card(
         for name in ("vae", "unet", "text_encoder")
     }
     decibels = measured.decibels
+    quality = (
+        f"{decibels.mean():.2f} dB, mean of {len(test):,} photographs "
+        f"(worst {decibels.min():.2f} dB)"
+    )
+    factor = pipe.vae.config.scaling_factor
+    first_caption = hands.CAPTIONS[0].format("…")
     captions = ", ".join(f'"{caption.format("…")}"' for caption in hands.CAPTIONS)
     registered = data.registry()["sign-digits"]
     return f"""# {NAME}
 
 A small latent text-to-image model of hands signing the digits zero to nine, in Stable Diffusion's
 layout (diffusers' `StableDiffusionPipeline`), 64×64 pixels, latents (4, 16, 16). Parameters:
-autoencoder {sizes["vae"]:,}, U-Net {sizes["unet"]:,}, text encoder {sizes["text_encoder"]:,}; stored
-in half precision. v-prediction on Stable Diffusion's noise schedule; the weights are averages over
-training.
+autoencoder {sizes["vae"]:,}, U-Net {sizes["unet"]:,}, text encoder {sizes["text_encoder"]:,};
+stored in half precision. v-prediction on Stable Diffusion's noise schedule; the weights are
+averages over training.
 
 ## Autoencoder
 
 {training_table(autoencoder, machine)}
-| held-out PSNR | {decibels.mean():.2f} dB, mean of {len(test):,} photographs (worst {decibels.min():.2f} dB); latent mean |
-| scaling factor | {pipe.vae.config.scaling_factor:g}, one over the standard deviation of the training latents |
+| held-out PSNR | {quality}; latent mean |
+| scaling factor | {factor:g}, one over the standard deviation of the training latents |
 
 ## U-Net and text encoder, together
 
@@ -426,17 +439,18 @@ training.
 | samples that show the digit asked for | {measured.right} |
 
 `reconstructions.png`: held-out photographs, each beside its reconstruction. `samples.png`:
-{measured.samples} samples of each caption "{hands.CAPTIONS[0].format("…")}", zero to nine, {STEPS} DDIM
-steps, guidance {GUIDANCE:g}, not chosen.
+{measured.samples} samples of each caption "{first_caption}", zero to nine, {STEPS} DDIM steps,
+guidance {GUIDANCE:g}, not chosen.
 
 Captions it was trained on: {captions}, and none.
 
 Remake: `python -m experiments.training {NAME}`.
 
-**Data**: {registered["origin"]}, {registered["licence"]}; each tenth photograph of the file was held out.
+**Data**: {registered["origin"]}, {registered["licence"]}; each tenth photograph of the file was
+held out.
 **Licence** of these weights: Apache-2.0, as the photographs.
 **Intended use**: the latent model of this project's notebooks, and tests.
-**Limits**: it knows these hands on a plain background and nothing else; words that are in no caption
-mean nothing to it. The signs are those of Turkish sign language: from six on, they are no count of
-fingers.
+**Limits**: it knows these hands on a plain background and nothing else; words that are in no
+caption mean nothing to it. The signs are those of Turkish sign language: from six on, they are no
+count of fingers.
 """

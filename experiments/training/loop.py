@@ -1,4 +1,4 @@
-"""One resumable training loop: AdamW, half a cosine, averaged weights, one checkpoint that is replaced as a whole."""
+"""One resumable training loop: AdamW, half a cosine, averaged weights, one whole checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,6 +26,7 @@ from lib.files import replacing
 Loss = Callable[[nn.Module, torch.Generator], Tensor]
 
 CHECKPOINT = "checkpoint.safetensors"
+WEIGHT_DECAY = 0.01
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,6 @@ class Settings:
     clip: float = 1.0
     every: int = 250
     seed: int = 0
-    decay: ClassVar[float] = 0.01  # weight decay
 
     def __post_init__(self) -> None:
         checks.count("steps", self.steps)
@@ -65,7 +64,7 @@ class Settings:
             raise ValueError(f"ema must lie in [0, 1), got {self.ema}")
 
     def rate_at(self, step: int) -> float:
-        """Learning rate of step 0, 1, …; a function of the step alone, so that none of it needs to be stored."""
+        """Learning rate of step 0, 1, …: of the step alone, so that no schedule must be stored."""
         if step < self.warmup:
             return self.rate * (step + 1) / self.warmup
         share = (step - self.warmup) / max(1, self.steps - self.warmup)
@@ -138,7 +137,7 @@ def fit(
         The last `State`.
 
     Raises:
-        ValueError: the checkpoint is damaged, or belongs to other settings, data or another network.
+        ValueError: the checkpoint is damaged, or of other settings, data or another network.
         FloatingPointError: loss or gradient is not finite; the last good checkpoint stays.
         OSError: the folder cannot be written.
     """
@@ -148,7 +147,7 @@ def fit(
     state = State(
         model=model,
         average=copy.deepcopy(model).requires_grad_(False).eval(),
-        optimizer=torch.optim.AdamW(model.parameters(), settings.rate, weight_decay=settings.decay),
+        optimizer=torch.optim.AdamW(model.parameters(), settings.rate, weight_decay=WEIGHT_DECAY),
         generator=torch.Generator().manual_seed(settings.seed),
         settings=settings,
         data=data,
@@ -222,7 +221,10 @@ def _require_finite(name: str, value: Tensor, step: int) -> None:
 
 @torch.no_grad()
 def _update_average(state: State) -> None:
-    """Exponential average of weights and of batch norm's statistics, which diffusers' EMAModel leaves out."""
+    """Exponential average of weights and of batch norm's statistics.
+
+    diffusers' EMAModel leaves the latter out.
+    """
     # Early averages look back less far, so that the first weights are forgotten.
     decay = min(state.settings.ema, (1 + state.step) / (10 + state.step))
     averages = state.average.state_dict().values()
@@ -260,7 +262,7 @@ def _store(state: State, path: Path) -> None:
 
 
 def _restore(state: State, path: Path) -> None:
-    """Bring the state to that of the checkpoint; ValueError if it is of something else, or damaged."""
+    """Bring the state to the checkpoint's; ValueError if that is of something else, or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()

@@ -21,7 +21,7 @@ def seeded(seed: int, network: Callable[..., nn.Module], *arguments: Any, **sett
 
 
 def rotated_mnist_network(seed: int = 0) -> tuple[nn.Module, Any]:
-    """A class-conditional UNet2DModel for (1, 28, 28) and its EDM scheduler (Karras et al. 2022)."""
+    """A class-conditional UNet2DModel, (1, 28, 28), and its EDM scheduler (Karras et al. 2022)."""
     from diffusers import EDMEulerScheduler, UNet2DModel
 
     model = seeded(
@@ -88,7 +88,7 @@ def tokenizer() -> Any:
 
 
 def text_encoder(tokens: Any, *, width: int = 128, layers: int = 2, seed: int = 0) -> nn.Module:
-    """An untrained CLIPTextModel for a tokenizer: ids (n, 16) to last_hidden_state (n, 16, width)."""
+    """An untrained CLIPTextModel, ids (n, 16) to last_hidden_state (n, 16, width)."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(
@@ -154,7 +154,7 @@ def noise_schedule() -> Any:
 def pipeline(
     vae: nn.Module, network: nn.Module, encoder: nn.Module, tokens: Any, scheduler: Any
 ) -> Any:
-    """The parts as a StableDiffusionPipeline, without safety checker: it knows nothing but hands."""
+    """The parts as a StableDiffusionPipeline without safety checker: it knows hands alone."""
     from diffusers import StableDiffusionPipeline
 
     return StableDiffusionPipeline(

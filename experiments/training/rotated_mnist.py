@@ -1,4 +1,4 @@
-"""Trains the bundled learned score "rotated-mnist", a denoiser of turned digits, or the same of any folder of images."""
+"""Trains the bundled score "rotated-mnist", a denoiser of turned digits, or one of own images."""
 
 import copy
 import csv
@@ -101,10 +101,7 @@ def train_rotated_mnist(
     device = checks.device(device)
     checks.count("samples", samples, least=0)
     require_replaceable(folder, WRITTEN)
-    if pictures is None:
-        training = turned_digits(source, download)
-    else:
-        training = folder_images(pictures)
+    training = folder_images(pictures) if pictures else turned_digits(source, download)
     if progress:
         print(f"training data: {training.description}", file=sys.stderr)
     if progress and training.fallback:
