@@ -10,13 +10,16 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help figures sweep list report test check notebooks site bench train lab lock licences clean
+.PHONY: help figures results sweep list report test check notebooks site bench train lab lock licences clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | while IFS='|' read -r name text; do printf 'make %-10s %s\n' "$$name" "$$text"; done
 
 figures: $(READY) ## run every notebook that changed and publish figures/ (ARGS=04 for one)
 	@$(BIN)/python -m workflow figures $(ARGS)
+
+results: $(READY) ## make the tables that notebooks read from data/results (ARGS=04 for one)
+	@$(BIN)/python -m workflow results $(ARGS)
 
 sweep: $(READY) ## run a notebook at other parameters (ARGS="03 sigma=0.5,1 lam=10,100", or a FILE.yml)
 	@$(BIN)/python -m workflow sweep $(ARGS)

@@ -84,6 +84,26 @@ def figures(words: Words = None, smoke: Smoke = False) -> None:
 
 
 @app.command(context_settings=PASS)
+def results(words: Words = None) -> None:
+    """Make the tables that notebooks read from data/results: run them with compute=True (NN...)."""
+    from workflow.publish import publish_results
+    from workflow.snakemake import make
+
+    names, options = split(words)
+    books = chosen(names)
+    if not names:
+        books = [book for book in books if "compute" in parameters.parameters(book)]
+    runs = [Run(book, parameters.check(book, {"compute": True})) for book in books]
+    well = make_and_say(make, runs, options)
+    for run in runs:
+        if run.finished:
+            for line in publish_results(run):
+                print(line)
+    if not well:
+        raise typer.Exit(1)
+
+
+@app.command(context_settings=PASS)
 def sweep(words: Words = None, smoke: Smoke = False) -> None:
     """Run a notebook at all combinations of some values: 03 sigma=0.5,1 lam=10,100; or a FILE.yml.
 

@@ -1,6 +1,7 @@
-"""Figures of the default runs, copied to figures/ where they differ from what lies there."""
+"""What runs made, copied to where it is committed, if it differs from what lies there."""
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageSequence
 
-from workflow.parameters import ROOT
+from workflow.parameters import ROOT, cells
 from workflow.results import array_differences, arrays, table_differences, tables
 from workflow.runs import Run, provenance
 
 FIGURES = ROOT / "figures"
+RESULTS = ROOT / "data" / "results"
 # mean difference of two pictures, of 255 grey levels, that nobody sees
 UNSEEN = 1.0
 
@@ -45,6 +47,25 @@ def publish(runs: Sequence[Run], out: Path = FIGURES) -> list[str]:
                 lines.append(f"no longer made: {os.path.relpath(path)}")
     written = sum(line.startswith("written") for line in lines)
     return [*lines, f"figures and results: {written} written, {count - written} as before"]
+
+
+def publish_results(run: Run, out: Path = RESULTS) -> list[str]:
+    """Copy the tables of a run that its notebook reads from data/results, where they have changed.
+
+    Returns:
+        Lines to print: what was written, what is as before.
+    """
+    figures = run.folder / "figures"
+    source = "\n".join(text for _, text, _ in cells(run.notebook))
+    lines = []
+    for name in sorted(set(re.findall(r"data/results/(\w+\.csv)", source))):
+        if not (figures / name).is_file():
+            continue
+        same = (out / name).is_file() and agree(figures, out, Path(name).stem)
+        if not same:
+            copy(figures / name, out / name)
+        lines.append(f"{'as before' if same else 'written'}: {os.path.relpath(out / name)}")
+    return lines
 
 
 def is_published(path: Path) -> bool:
