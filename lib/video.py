@@ -15,7 +15,7 @@ from . import checks, paths
 from .elements import elements, working_dtype
 from .metrics.score_metric import ScoreMetric
 from .solvers.base import Progress, Reason
-from .solvers.functional_gradient import project_out
+from .solvers.functional_gradient import descent_direction, project_out
 from .solvers.gauss_newton import DAMPING_FACTOR, DiscreteEnergy, starting_curvature
 
 MOVED = Reason("moved by the given distance", converged=True)
@@ -324,9 +324,7 @@ def _forces(
         s = metric.score.along(t)(points).reshape(x.shape)
     s = project_out(s, x)
     a = project_out(curve.acceleration(t), x)
-    v = curve.velocity(t)
-    bend = project_out(a, v) / (metric.alpha * v.square().sum(-1, keepdim=True))
-    return project_out(s, v), bend
+    return descent_direction(curve.velocity(t), a, s, metric.alpha)
 
 
 def velocity(

@@ -8,12 +8,14 @@ import torch
 
 from lib import paths
 from lib.elements import elements
-from lib.metrics import DensityMetric, EuclideanMetric, ScoreMetric, SteinMetric
+from lib.metrics import DensityMetric, EuclideanMetric, ScoreMetric
 from lib.scores import FunctionScore, GaussianScore, SphereScore
 from lib.video import (
-    _never_back,
+    MOVED,
+    SETTLED,
     deviation,
     functional_smooth,
+    monotone_matching,
     smooth,
     turning,
     velocity,
@@ -24,7 +26,8 @@ def arc(angle, frames=9, dim=5, radius=1.0):
     """A video that turns: (1, frames, dim) on a circle, symmetric about the first axis."""
     phi = torch.linspace(-angle / 2, angle / 2, frames, dtype=torch.float64)
     video = torch.zeros(1, frames, dim, dtype=torch.float64)
-    video[0, :, 0], video[0, :, 1] = radius * phi.cos(), radius * phi.sin()
+    video[0, :, 0] = radius * phi.cos()
+    video[0, :, 1] = radius * phi.sin()
     return video
 
 
@@ -46,8 +49,12 @@ def line(video, frames=2):
 
 @pytest.mark.parametrize("angle", [0.1, 1.0, 2.5])
 def test_an_arc_lies_off_its_chord_as_the_closed_form_says(angle):
-    """Matched: (cos φ − cos θ/2) / (2 sin θ/2), in the middle ½ tan θ/4; its foot divides the chord as sin φ does."""
-    video, phi = arc(angle), torch.linspace(-angle / 2, angle / 2, 9, dtype=torch.float64)
+    """Matched: (cos φ − cos θ/2) / (2 sin θ/2), in the middle ½ tan θ/4.
+
+    Its foot divides the chord as sin φ does.
+    """
+    video = arc(angle)
+    phi = torch.linspace(-angle / 2, angle / 2, 9, dtype=torch.float64)
     chord = 2 * math.sin(angle / 2)
     found = deviation(line(video), video, fine=1024)
     torch.testing.assert_close(
@@ -83,26 +90,25 @@ def test_times_never_go_back():
 
 def test_matching_is_the_best_of_all_matchings(generator):
     cost = torch.rand(3, 4, 6, generator=generator)
-    best = _never_back(cost)
+    best = monotone_matching(cost)
     for row, found in zip(cost, best, strict=True):
-        every = [(0, *inner, 5) for inner in itertools.combinations_with_replacement(range(6), 2)]
-        total = lambda places, row=row: sum(float(row[k, j]) for k, j in enumerate(places))
-        assert tuple(found.tolist()) == min(every, key=total)
+        totals = {}
+        for inner in itertools.combinations_with_replacement(range(6), 2):
+            places = (0, *inner, 5)
+            totals[places] = float(row[torch.arange(4), torch.tensor(places)].sum())
+        assert tuple(found.tolist()) == min(totals, key=totals.get)
 
 
 def test_deviation_is_relative_and_knows_no_axes(generator):
     video = noisy(torch.cat([arc(1.0), arc(2.0)]), 0.05)
     turn = torch.linalg.qr(torch.randn(5, 5, generator=generator, dtype=torch.float64))[0]
-    plain, turned = (
-        deviation(line(video), video),
-        deviation(line(7 * video @ turn + 3), 7 * video @ turn + 3),
-    )
+    plain = deviation(line(video), video)
+    turned = deviation(line(7 * video @ turn + 3), 7 * video @ turn + 3)
     torch.testing.assert_close(plain.equal, turned.equal, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(plain.matched, turned.matched, rtol=1e-9, atol=1e-12)
     alone = deviation(line(video[1:]), video[1:])
-    assert torch.equal(alone.matched[0], plain.matched[1]) and bool(
-        (plain.matched <= plain.equal + 1 / 512).all()
-    )
+    assert torch.equal(alone.matched[0], plain.matched[1])
+    assert bool((plain.matched <= plain.equal + 1 / 512).all())
 
 
 def test_turning_is_the_angle_between_steps():
@@ -118,14 +124,15 @@ FLAT = ScoreMetric(FunctionScore(lambda x: -x), 0.0, 0.0)
 
 
 def test_a_step_in_flat_space_is_the_linear_filter_of_the_docstring():
-    video, e = noisy(arc(1.0), 0.1), elements(9)
+    video = noisy(arc(1.0), 0.1)
+    e = elements(9)
     D = e.D[:, 1:-1]
     A = D.T @ (e.w[:, None] * D)
     gradient = D.T @ (e.w[:, None] * (e.D @ video[0]))
     expected = video[0, 1:-1] - torch.linalg.solve(A + torch.diag(A.diagonal()), gradient)
     found = smooth(FLAT, video, distance=10.0, max_iter=1)
     torch.testing.assert_close(found.frames[0, 1:-1], expected, rtol=1e-10, atol=1e-12)
-    assert found.steps.tolist() == [1] and found.reason == ["max_iter reached"]
+    assert found.steps.tolist() == [1] and "max_iter" in found.reason[0]
     values = 1 / (1 + torch.linalg.eigvals(torch.linalg.solve(torch.diag(A.diagonal()), A)).real)
     assert abs(1 - values.max() - 0.06) < 0.01 and abs(1 - values.min() - 2 / 3) < 0.03
 
@@ -133,33 +140,27 @@ def test_a_step_in_flat_space_is_the_linear_filter_of_the_docstring():
 def test_smoothing_stops_at_the_noise():
     video = noisy(arc(1.0, dim=40), 0.05)
     found = smooth(FLAT, video, distance=0.03)
-    assert found.moved.item() == pytest.approx(0.03, abs=1e-9) and found.reason == [
-        "moved by the distance asked for"
-    ]
+    assert found.moved.item() == pytest.approx(0.03, abs=1e-9) and found.reason == [MOVED.text]
     far = smooth(FLAT, video, distance=10.0, damping=1e-3, max_iter=50)
-    torch.testing.assert_close(
-        far.frames, line(video, 9), rtol=0, atol=1e-3
-    )  # the geodesic of flat space
-    assert far.reason == ["the energy no longer falls"]
+    # the geodesic of flat space
+    torch.testing.assert_close(far.frames, line(video, 9), rtol=0, atol=1e-3)
+    assert far.reason == [SETTLED.text]
 
 
 @pytest.mark.parametrize(
-    "make",
-    [
-        lambda s: SteinMetric(s, 10.0),
-        lambda s: DensityMetric(s, 0.05),
-        lambda s: ScoreMetric(s, 5.0, 0.05),
-    ],
+    "lam, alpha", [(10.0, 0.0), (0.0, 0.05), (5.0, 0.05)], ids=["stein", "density", "both"]
 )
-def test_noise_on_frames_of_the_sphere_is_taken_away(make):
-    """Frames nearer to the truth, the energy lower, each video as if it were alone, nothing of the caller changed."""
-    metric, truth = make(SphereScore(sigma=0.1)), torch.cat([arc(1.0), arc(2.0)])
+def test_noise_on_frames_of_the_sphere_is_taken_away(lam, alpha):
+    """Frames nearer to the truth, each video as if it were alone, nothing of the caller changed."""
+    metric = ScoreMetric(SphereScore(sigma=0.1), lam, alpha)
+    truth = torch.cat([arc(1.0), arc(2.0)])
     video = noisy(truth, 0.05)
-    kept = video.clone()
+    before = video.clone()
     found = smooth(metric, video, distance=0.05)
-    assert torch.equal(video, kept) and torch.equal(found.frames[:, [0, -1]], video[:, [0, -1]])
-    error = lambda x: (x - truth).flatten(1).norm(dim=1)
-    assert bool((error(found.frames) < 0.8 * error(video)).all())
+    assert torch.equal(video, before) and torch.equal(found.frames[:, [0, -1]], video[:, [0, -1]])
+    error = (found.frames - truth).flatten(1).norm(dim=1)
+    error_before = (video - truth).flatten(1).norm(dim=1)
+    assert bool((error < 0.8 * error_before).all())
     for i in range(2):
         alone = smooth(metric, video[[i]], distance=0.05)
         torch.testing.assert_close(alone.frames[0], found.frames[i], rtol=1e-9, atol=1e-10)
@@ -167,8 +168,9 @@ def test_noise_on_frames_of_the_sphere_is_taken_away(make):
 
 
 def test_the_papers_update_leaves_a_great_circle_and_smooths_what_jumps():
-    """The Gaussian's score is radial: nothing pulls, and only the bend acts. With the paper's rule nothing moves."""
-    metric, video = DensityMetric(GaussianScore(torch.zeros(5).double()), 1.0), arc(1.5, radius=2.0)
+    """The Gaussian's score is radial: nothing pulls, only the bend acts; by the rule nothing moves."""
+    metric = DensityMetric(GaussianScore(torch.zeros(5).double()), 1.0)
+    video = arc(1.5, radius=2.0)
     torch.testing.assert_close(
         functional_smooth(metric, video, rule=False).frames, video, rtol=0, atol=1e-9
     )
@@ -176,15 +178,11 @@ def test_the_papers_update_leaves_a_great_circle_and_smooths_what_jumps():
     settings = {"iterations": 200, "step": 0.02, "rule": False}
     found = functional_smooth(metric, rough, **settings)
     assert turning(found.frames).mean() < 0.6 * turning(rough).mean()
-    torch.testing.assert_close(
-        found.frames.norm(dim=2), rough.norm(dim=2), rtol=1e-12, atol=0
-    )  # norms are kept
+    torch.testing.assert_close(found.frames.norm(dim=2), rough.norm(dim=2), rtol=1e-12, atol=0)
     assert torch.equal(found.frames[:, [0, -1]], rough[:, [0, -1]])
     assert torch.equal(functional_smooth(metric, rough, **settings).frames, found.frames)
     still = functional_smooth(metric, rough)
-    assert (
-        still.steps.tolist() == [0] and still.moved.item() < 1e-12 and "0 of 100" in still.reason[0]
-    )
+    assert still.steps.tolist() == [0] and still.moved.item() < 1e-12
 
 
 def test_the_papers_update_goes_where_the_density_rises():
@@ -203,11 +201,9 @@ def test_the_papers_update_goes_where_the_density_rises():
 
 
 def test_velocity_is_the_slope_of_the_fit():
-    t, a, b = (
-        torch.arange(6).double(),
-        torch.tensor([1.0, -2]).double(),
-        torch.tensor([0.5, 3]).double(),
-    )
+    t = torch.arange(6).double()
+    a = torch.tensor([1.0, -2]).double()
+    b = torch.tensor([0.5, 3]).double()
     bent = (t[:, None] * a + t[:, None] ** 2 * b)[None]
     torch.testing.assert_close(velocity(bent, last=4, degree=2), (a + 10 * b)[None])
     torch.testing.assert_close(velocity((t[:, None] * a)[None], last=5), a[None])

@@ -235,13 +235,3 @@ def check_start(metric: Metric, values: Tensor) -> None:
 def relative_gradients(sizes: Float[Tensor, "rows"]) -> list[str]:
     """Details for `Progress.end`: how far each of the pairs is from a vanishing gradient."""
     return [f"(relative gradient {size:.2g})" for size in sizes.tolist()]
-
-
-def stopped(callback: Callback | None, iteration: int, points: Tensor, energy: Tensor) -> bool:
-    """Call the callback, if there is one; True if it asks to stop."""
-    return bool(callback is not None and callback(iteration, points, energy))
-
-
-def unfinished(batch: int, reason: str) -> tuple[Tensor, list[str]]:
-    """Flags and reasons of a batch of which nothing has converged yet."""
-    return torch.zeros(batch, dtype=torch.bool), [reason] * batch

@@ -31,6 +31,7 @@ from .base import (
     Solution,
     Solver,
     check_start,
+    relative_gradients,
 )
 
 # largest relative gradient ‖∂E‖·‖b − a‖/E of a path that may count as converged
@@ -232,24 +233,23 @@ class _Descent:
             tolerance_change=0,
             line_search_fn="strong_wolfe",
         )
-        relative_gradient = torch.inf
+        relative_gradient = torch.full((1,), torch.inf)
 
         def closure() -> Tensor:
             nonlocal relative_gradient
             x = torch.einsum("ij,bj...->bi...", P, z.detach())
-            energy, gradient, relative = self.evaluate(x, row)
+            energy, gradient, relative_gradient = self.evaluate(x, row)
             z.grad = torch.einsum("ji,bj...->bi...", P, gradient).contiguous()
-            relative_gradient = relative.item()
             return energy.sum()
 
         for iteration in range(chunk, settings.max_iter + 1, chunk):
             before = self.least_energy[row].clone()
             optimizer.step(closure)
             slow = bool(self.has_slowed(row, before))
-            if slow and relative_gradient <= FLAT:
+            if slow and bool(relative_gradient <= FLAT):
                 self.progress.end(row, CONVERGED)
             elif slow:
-                self.progress.end(row, NO_FALL, [f"(relative gradient {relative_gradient:.2g})"])
+                self.progress.end(row, NO_FALL, relative_gradients(relative_gradient))
             if self.report(iteration) or slow:
                 return
         self.progress.end(row, MAX_ITER)
