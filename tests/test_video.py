@@ -168,7 +168,7 @@ def test_noise_on_frames_of_the_sphere_is_taken_away(lam, alpha):
 
 
 def test_the_papers_update_leaves_a_great_circle_and_smooths_what_jumps():
-    """The Gaussian's score is radial: nothing pulls, only the bend acts; by the rule nothing moves."""
+    """The Gaussian's score is radial: only the bend acts, and by the rule nothing moves."""
     metric = DensityMetric(GaussianScore(torch.zeros(5).double()), 1.0)
     video = arc(1.5, radius=2.0)
     torch.testing.assert_close(
