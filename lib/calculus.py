@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from . import checks
-from .elements import elements
+from .elements import elements, working_dtype
 from .metrics.base import Metric
 from .metrics.score_metric import ScoreMetric
 from .solvers.geodesic import ConvergenceWarning, Geodesic
@@ -23,8 +23,9 @@ def initial_velocity(
 ) -> Float[Tensor, "batch *event"]:
     """γ'(0) of paths: the one-sided difference of fourth order over five points."""
     n = min(5, points.shape[1])
-    slope = elements(n, n - 1).V[0].to(points.device) * ((points.shape[1] - 1) / (n - 1))
-    return torch.einsum("n,bn...->b...", slope, points[:, :n].double()).to(points)
+    first = points[:, :n].to(working_dtype(points))
+    slope = elements(n, n - 1).V[0].to(first) * ((points.shape[1] - 1) / (n - 1))
+    return torch.einsum("n,bn...->b...", slope, first).to(points)
 
 
 def logarithm(
@@ -60,10 +61,12 @@ def logarithm(
 
     Example:
         >>> import torch
-        >>> from lib import EuclideanMetric
+        >>> from lib import DensityMetric
         >>> from lib.calculus import logarithm
-        >>> logarithm(EuclideanMetric(), torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0, 1.0]]))
-        tensor([[2., 0.]])
+        >>> half_plane = DensityMetric(lambda x: torch.tensor([0.0, 1.0]) / x[:, 1:])  # p = y
+        >>> v = logarithm(half_plane, torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 2.0]]))
+        >>> v.norm().allclose(torch.tensor(2.0).log())  # the hyperbolic distance
+        True
     """
     a = checks.batched("a", a, metric.event_shape)
     b = checks.batched("b", b, metric.event_shape)

@@ -12,7 +12,7 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from . import checks
-from .elements import elements, lagrange
+from .elements import elements, lagrange, working_dtype
 from .metrics.base import Metric
 
 
@@ -57,12 +57,13 @@ def slerp(
         The paths.
     """
     straight = lerp(start, end, points)
-    a, b = (x.flatten(1).double() for x in (start, end))
+    work = working_dtype(start)
+    a, b = (x.flatten(1).to(work) for x in (start, end))
     angle = _angle(a / a.norm(dim=1, keepdim=True), b / b.norm(dim=1, keepdim=True))
     shape = (-1, *[1] * start.ndim)
     is_arc = (angle.sin() > 1e-7).reshape(shape)  # False for the NaN of a zero vector
     omega = torch.where(is_arc, angle.reshape(shape), 1.0)
-    t = _times(points, start).double()
+    t = _times(points, start).to(work)
     weight_a = ((1 - t) * omega).sin() / omega.sin()
     weight_b = (t * omega).sin() / omega.sin()
     arc = weight_a.to(start) * start[:, None] + weight_b.to(start) * end[:, None]
@@ -190,7 +191,8 @@ def arc_length(
     """
     e = elements(points.shape[1], degree)
     if metric is None:
-        speed = (e.D.to(points.device) @ points.flatten(2).double()).norm(dim=2)
+        x = points.flatten(2).to(working_dtype(points))
+        speed = (e.D.to(x) @ x).norm(dim=2)
     else:
         speed = metric.speed_squared(points, degree).clamp_min(0).sqrt()
     total = (speed * e.w.to(speed)).cumsum(1)

@@ -39,7 +39,7 @@ from .base import (
 SKIPPED = Reason("ended by the skip rule", "use solver='gauss_newton' to go on to the geodesic")
 TOO_LONG = Reason("the curve became longer", "lower step=")
 
-# Relative difference of two lengths that the quadrature cannot tell.
+# relative difference of two lengths that the quadrature cannot tell.
 LENGTH_ERROR = 1e-4
 
 
@@ -102,7 +102,7 @@ class FunctionalGradient(Solver):
                 f"{metric.name}; use solver='gauss_newton'"
             )
         with torch.no_grad():
-            return _Run(self, metric, path.detach(), callback).solve()
+            return _Descent(self, metric, path.detach(), callback).run()
 
 
 def project_out(
@@ -134,8 +134,21 @@ def descent_direction(
     return pull, bend / (alpha * velocity.pow(2).sum(-1, keepdim=True))
 
 
-class _Run:
-    """One batch of curves, flat and, in the spherical form, on the sphere of radius R."""
+class _Descent:
+    """A batch of curves, flat and, in the spherical form, on the sphere of radius R.
+
+    Attributes:
+        path: The starting paths, in the caller's shape.
+        start: The starting curves, at constant Euclidean speed.
+        points: The shortest curves so far, in the data space.
+        length: Their lengths under the metric, (batch,).
+        progress: Which pairs are still at work.
+        iterations: Steps of each pair over all levels, (batch,).
+        norms: Of the ends, (batch, 2, 1).
+        radius: R of each pair, (batch, 1, 1).
+        unit: What counts as a large gradient: the curvature, over alpha, of a curve that turns by
+            one radian between the ends, (batch,).
+    """
 
     def __init__(
         self,
@@ -148,7 +161,7 @@ class _Run:
         self.metric = metric
         self.path = path
         self.progress = Progress(len(path), callback)
-        self.norms = path[:, [0, -1]].flatten(2).norm(dim=2, keepdim=True)  # (batch, 2, 1)
+        self.norms = path[:, [0, -1]].flatten(2).norm(dim=2, keepdim=True)
         self.radius = self.norms.mean(1, keepdim=True)
         if settings.spherical and bool((self.norms == 0).any()):
             raise ValueError(
@@ -156,7 +169,6 @@ class _Run:
                 "FunctionalGradient(spherical=False)"
             )
         self.start = paths.resample(self.on_sphere(path.flatten(2)), path.shape[1])
-        # The curvature that turns by one radian between the ends, over alpha: what counts as much.
         self.unit = 1 / (metric.alpha * (path[:, -1] - path[:, 0]).flatten(1).norm(dim=1))
         self.iterations = torch.zeros(len(path), dtype=torch.long)
         self.points, self.length = self.measure(self.start)
@@ -196,7 +208,7 @@ class _Run:
         squared = self.metric.speed_squared(points, self.settings.degree, scores=scores)
         return points, squared.sqrt() @ e.w.to(squared)
 
-    def solve(self) -> Solution:
+    def run(self) -> Solution:
         settings = self.settings
         t = _times(settings.levels[0])
         knots = self.on_sphere(paths.evaluate(self.start, t))

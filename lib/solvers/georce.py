@@ -31,7 +31,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import checks
-from ..elements import elements
+from ..elements import elements, working_dtype
 from ..metrics.base import Metric
 from ..metrics.score_metric import ScoreMetric
 from .base import (
@@ -51,8 +51,8 @@ from .base import (
 
 UNRESOLVED = Reason("its left-point energy is far from that of the path", "raise points=")
 
-# Largest relative difference of the energies of two quadratures that still counts as resolved.
-MAX_QUADRATURE_ERROR = 0.1
+# largest relative difference of the energies of two quadratures that counts as resolved
+RESOLVED = 0.1
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Georce(Solver):
                 f"georce solves the score metric family; for {metric.name} use solver='relaxation'"
             )
         with torch.no_grad():
-            return _Run(self, metric, path.detach(), callback).solve()
+            return _Iteration(self, metric, path.detach(), callback).run()
 
 
 @dataclass
@@ -118,8 +118,19 @@ def _measure(metric: ScoreMetric, x: Tensor, s: Tensor) -> _State:
     return _State(x, s, w, p, q, log_energy)
 
 
-class _Run:
-    """A batch of pairs: their state, the way to their new controls and how far along it to go."""
+class _Iteration:
+    """A batch of paths on the way to their geodesics.
+
+    Attributes:
+        path: The starting paths, in the caller's shape, dtype and device.
+        state: The best paths so far, flat and in the working precision.
+        progress: Which pairs are still at work.
+        change: New minus old controls, (batch, T, d).
+        gradient: ‖∂E‖·‖b − a‖/E, (batch,).
+        rate: Step length of each pair, (batch,).
+        halvings: Of it since the last fall of the energy, (batch,).
+        finite: Whether the energy was finite at the last trial, (batch,).
+    """
 
     def __init__(
         self, settings: Georce, metric: ScoreMetric, path: Tensor, callback: Callback | None
@@ -128,15 +139,13 @@ class _Run:
         self.metric = metric
         self.path = path
         self.progress = Progress(len(path), callback)
-        # MPS has no float64.
-        dtype = torch.float32 if path.device.type == "mps" else torch.float64
-        x = path.flatten(2).to(dtype)
+        x = path.flatten(2).to(working_dtype(path))
         self.state = _measure(metric, x, self.scores(x))
         check_start(metric, self.state.log_energy)
         self.change, self.gradient = self.direction(self.state)
         self.rate = x.new_ones(len(x))
         self.halvings = torch.zeros(len(x), dtype=torch.long)
-        self.finite = torch.ones(len(x), dtype=torch.bool)  # the energy of the last trial
+        self.finite = torch.ones(len(x), dtype=torch.bool)
 
     def event(self, y: Tensor) -> Tensor:
         """Flat vectors as the score takes them."""
@@ -177,12 +186,12 @@ class _Run:
             Hu[:, 1:] = self.metric.score.derivative(x, u).reshape(Hu[:, 1:].shape)
         return Hu
 
-    def solve(self) -> Solution:
+    def run(self) -> Solution:
         self.end_finished()
         for iteration in range(1, self.settings.max_iter + 1):
             if len(self.progress.active) == 0:
                 break
-            self.step()
+            self.attempt()
             energy = self.state.log_energy.exp()
             self.progress.record(iteration=iteration, energy=energy.tolist())
             if self.progress.stopped(iteration, self.points(), energy):
@@ -194,7 +203,7 @@ class _Run:
         scores = self.state.s.reshape(self.path.shape).to(self.path)
         return self.progress.solution(self.points(), scores)
 
-    def step(self) -> None:
+    def attempt(self) -> None:
         """One score batch: go to the new controls as far as the step length says, or halve it."""
         active = self.progress.active
         now = self.state.rows(active)
@@ -236,7 +245,7 @@ class _Run:
         squared = self.metric.speed_squared(x, degree, scores=self.state.s)
         energy = squared @ elements(x.shape[1], degree).w.to(squared)
         error = (self.state.log_energy - energy.log()).expm1().abs()
-        return (error <= MAX_QUADRATURE_ERROR).cpu()
+        return (error <= RESOLVED).cpu()
 
     def points(self) -> Tensor:
         """The paths as the caller has them, the ends as they came."""

@@ -26,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import checks
+from ..elements import working_dtype
 from ..metrics.base import Metric, dot, scale
 from ..metrics.score_metric import ScoreMetric
 from ..ode import METHODS, integrate
@@ -174,7 +175,7 @@ def geodesic_flow(
     checks.positive("time", time)
     checks.count("steps", steps)
     first, last = part
-    times = torch.linspace(0, time, steps + 1, dtype=torch.float64, device=x.device)
+    times = torch.linspace(0, time, steps + 1, dtype=working_dtype(x), device=x.device)
 
     def right_side(t: Tensor, y: Tensor) -> Tensor:
         """(x, v, f)' = (v, a(x, v), s·v), packed (batch, 2d + 1); one score a call."""

@@ -68,7 +68,7 @@ class Shooting(Solver):
     ) -> Solution:
         """See `Solver.solve`; ValueError for a guess of another shape, of NaN, or of zero."""
         with torch.no_grad():
-            return _Run(self, metric, path.detach(), callback).solve()
+            return _Iteration(self, metric, path.detach(), callback).run()
 
     def first_velocity(
         self, path: Float[Tensor, "batch points *event"]
@@ -163,8 +163,20 @@ def _rank_one_sum(a: Tensor, b: Tensor, y: Tensor) -> Tensor:
     return y + torch.einsum("nkd,nk->nd", a, torch.einsum("nkd,nd->nk", b, y))
 
 
-class _Run:
-    """A batch: velocities v and misses r of the accepted shots, (batch, d), and their points."""
+class _Iteration:
+    """A batch of pairs and their best shots so far, flat.
+
+    Attributes:
+        path: The starting paths, in the caller's shape.
+        points: Of the best shots; of the starting path where none was finite.
+        v: Velocities of the best shots, (batch, d); 0 before the first.
+        r: What they miss the end by, (batch, d); infinite before the first.
+        step: Where the next shot goes, (batch, d).
+        rate: Step length of each pair, (batch,).
+        halvings: Of it since a shot came closer, (batch,).
+        inverse: The Jacobian, by which a step is found.
+        progress: Which pairs are still at work.
+    """
 
     def __init__(
         self, settings: Shooting, metric: Metric, path: Tensor, callback: Callback | None
@@ -179,7 +191,7 @@ class _Run:
         self.gap = (self.end - self.start).norm(dim=1)
         self.step = settings.first_velocity(path)
         self.v = torch.zeros_like(self.step)
-        self.r = torch.full_like(self.v, torch.inf)  # so that any finite first shot is taken
+        self.r = torch.full_like(self.v, torch.inf)
         self.rate = torch.ones_like(self.gap)
         self.halvings = torch.zeros(len(path), dtype=torch.long)
         self.inverse = Broyden(self.v, settings.max_iter)
@@ -191,10 +203,10 @@ class _Run:
         """Distance from the end, in units of ‖b − a‖."""
         return self.r.norm(dim=1) / self.gap
 
-    def solve(self) -> Solution:
+    def run(self) -> Solution:
         tol = max(self.settings.tol, 100 * torch.finfo(self.v.dtype).eps)
         for iteration in range(1, self.settings.max_iter + 1):
-            self.trial()
+            self.attempt()
             self.progress.record(iteration=iteration, miss=self.miss.tolist())
             self.progress.end((self.miss <= tol).nonzero().flatten(), CONVERGED)
             if self.progress.callback is not None:
@@ -210,7 +222,7 @@ class _Run:
         self.points[converged, -1] = self.path[converged, -1]
         return self.progress.solution(self.points)
 
-    def trial(self) -> None:
+    def attempt(self) -> None:
         """One shot of each of the active pairs; accepted where it lands closer."""
         rows = self.progress.active
         dv = self.rate[rows, None] * self.step[rows]
