@@ -1,6 +1,7 @@
-"""Logarithm, mean and parallel transport against the hyperbolic plane, where all are known, and by their invariants."""
+"""Logarithm, mean and parallel transport: the hyperbolic plane, where all are known; invariants."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from lib.solvers import ConvergenceWarning, distance, shoot
 from lib.solvers.gauss_newton import GaussNewton
 from lib.solvers.initial_value import geodesic_flow
 
-double = lambda *values: torch.tensor(values, dtype=torch.float64)
+
+def double(*values) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def half_plane() -> DensityMetric:
@@ -39,7 +42,7 @@ CLOUD = double([0, 1], [2, 1], [1, 3], [0.5, 0.4])
 
 
 def test_half_plane_distance():
-    """Units: the library counts from f = 0 on average over both ends, the half-plane from y = 1."""
+    """The library counts from f = 0 on average over both ends, the half-plane from y = 1."""
     unit = (A[:, 1] * B[:, 1]).sqrt()
     assert torch.allclose(
         distance(half_plane(), A, B, points=65, tol=1e-12) / unit, hyperbolic(A, B), rtol=1e-6
@@ -47,12 +50,10 @@ def test_half_plane_distance():
 
 
 def test_half_plane_logarithm():
-    """‖log_a(b)‖ is the distance; at a it points along the circle about the axis through both points."""
+    """‖log_a(b)‖ is the distance; it points along the circle through both points about the axis."""
     v = logarithm(half_plane(), A, B, tol=1e-9)
     assert torch.allclose(v.norm(dim=1) / A[:, 1], hyperbolic(A, B), rtol=1e-7)
-    centre = (B[0] - A[0]).dot(B[0] + A[0]) / (
-        2 * (B[0, 0] - A[0, 0])
-    )  # of the circle, on the axis
+    centre = (B[0] - A[0]).dot(B[0] + A[0]) / (2 * (B[0, 0] - A[0, 0]))
     assert abs(v[0].dot(A[0] - double(float(centre), 0))) < 1e-7 and v[0, 0] > 0
     assert torch.allclose(v[1], double(0, math.log(2)), atol=1e-8)
 
@@ -76,11 +77,12 @@ def test_log_of_exp_is_the_velocity(generator):
 
 def test_logarithm_without_corrections_converges_with_the_points():
     exact = logarithm(half_plane(), A, B, tol=1e-10)
-    rough = lambda n: logarithm(
-        half_plane(), A, B, corrections=0, points=n, solver=GaussNewton(tol=1e-14)
-    )
-    errors = [(rough(n) - exact).norm() for n in (17, 33, 65)]
-    orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    solver = GaussNewton(tol=1e-14)
+    rough = [
+        logarithm(half_plane(), A, B, corrections=0, points=n, solver=solver) for n in (17, 33, 65)
+    ]
+    errors = [(v - exact).norm() for v in rough]
+    orders = [math.log2(a / b) for a, b in pairwise(errors)]
     assert errors[1] < 1e-4 and all(order > 2.5 for order in orders), (errors, orders)
 
 
@@ -126,15 +128,14 @@ def test_mean_of_two_points_is_the_midpoint():
 
 
 def test_half_plane_mean():
-    """The gradient of the exact Fréchet function vanishes at the mean; the variance is its value."""
+    """The exact Fréchet function has no gradient at the mean; the variance is its value."""
     mean = frechet_mean(half_plane(), CLOUD, tol=1e-6)
     x = mean.point.clone().requires_grad_()
     function = hyperbolic(x, CLOUD).pow(2).mean()
     (gradient,) = torch.autograd.grad(function, x)
     assert gradient.norm() < 1e-4
-    assert math.isclose(
-        mean.variance, float((function * x[1] ** 2).detach()), rel_tol=1e-5
-    )  # in units of p = y at the mean
+    # The variance is in units of p = y at the mean.
+    assert math.isclose(mean.variance, float(function.detach() * x[1] ** 2), rel_tol=1e-5)
     assert mean.residual <= 1e-6 and len(mean.geodesics) == 4
 
 
@@ -179,8 +180,11 @@ def walk(metric, start, velocity, segments):
 
 
 def carried(points: torch.Tensor, velocities: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
-    """Transport in the half-plane along a geodesic: the angle to the velocity and the length/y stay."""
-    heading = lambda u: torch.atan2(u[..., 1], u[..., 0])
+    """Transport in the half-plane along a geodesic keeps the angle to the velocity and length/y."""
+
+    def heading(u: torch.Tensor) -> torch.Tensor:
+        return torch.atan2(u[..., 1], u[..., 0])
+
     angle = heading(velocities) + (heading(vector) - heading(velocities[:, 0]))[:, None]
     length = (vector.norm(dim=1) / points[:, 0, 1])[:, None] * points[..., 1]
     return length[..., None] * torch.stack([angle.cos(), angle.sin()], -1)
@@ -198,7 +202,7 @@ def test_transport_in_the_half_plane():
 
 
 def test_transport_keeps_inner_products_and_velocity(generator):
-    """Metric connection: angles and lengths stay, and a geodesic's own velocity is carried to itself. Second order in 1/N."""
+    """Angles and lengths stay, a geodesic's velocity goes over into itself: second order in 1/N."""
     metric = ScoreMetric(mixture(generator), 3.0, 0.3)
     x, v, w = (torch.randn(1, 3, dtype=torch.float64, generator=generator) for _ in range(3))
     errors = []
@@ -221,7 +225,10 @@ def test_transport_keeps_inner_products_and_velocity(generator):
 def test_transport_is_linear_and_zero_stays_zero():
     points, _ = walk(half_plane(), A[:1], double([1, 0.2]), 4)
     v, w = double([0.3, 1.0]), double([-1.0, 0.2])
-    carry = lambda u: parallel_transport(half_plane(), points, u)
+
+    def carry(u: torch.Tensor) -> torch.Tensor:
+        return parallel_transport(half_plane(), points, u)
+
     assert torch.allclose(carry(2 * v - w), 2 * carry(v) - carry(w), atol=1e-3)
     assert torch.equal(carry(0 * v), torch.zeros(1, 5, 2, dtype=torch.float64))
 

@@ -1,4 +1,4 @@
-"""The oracles themselves: FORMULAS' sphere numbers, flat space, closed forms, and the grid's shortest paths."""
+"""The oracles themselves: known numbers, flat space, closed forms, the grid's shortest paths."""
 
 import math
 

@@ -1,6 +1,7 @@
 """`shoot` against closed forms, autodiff's Christoffel symbols, and its own conserved speed."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def half_plane(alpha: float = 1.0) -> DensityMetric:
 
 
 def semicircle(time: float, steps: int) -> torch.Tensor:
-    """Unit-speed geodesic of the half-plane from (0, 1) with velocity (1, 0): (tanh t, 1/cosh t)."""
+    """Unit-speed geodesic of the half-plane from (0, 1) to the right: (tanh t, 1/cosh t)."""
     t = torch.linspace(0, time, steps + 1, dtype=torch.float64)
     return torch.stack([t.tanh(), 1 / t.cosh()], 1)
 
@@ -38,17 +39,17 @@ def pair(generator: torch.Generator, n: int = 4) -> tuple[torch.Tensor, torch.Te
     return tuple(torch.randn(n, 3, dtype=torch.float64, generator=generator) for _ in range(2))
 
 
-UP, RIGHT = (
-    torch.tensor([[0.0, 1.0]], dtype=torch.float64),
-    torch.tensor([[1.0, 0.0]], dtype=torch.float64),
-)
+UP = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+RIGHT = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("lam, alpha", FAMILY)
 def test_acceleration_is_that_of_the_christoffel_symbols(lam, alpha, generator):
-    """The closed form against Γ of the dense metric, by automatic differentiation of log p alone."""
+    """The closed form against Γ of the dense metric, by differentiation of log p alone."""
     score = mixture(generator)
-    f = lambda y: score.evaluate_log_density(y[None])[0]
+
+    def f(y):
+        return score.evaluate_log_density(y[None])[0]
 
     def dense(y):
         s = torch.func.grad(f)(y)
@@ -75,7 +76,7 @@ def test_half_plane(alpha, method, tol):
     result = shoot(half_plane(alpha), UP, RIGHT, time=1.5, method=method)
     assert (result.points[0] - semicircle(1.5, 100)).abs().max() < tol
     assert max(result.settings["speed_drift"]) < 1e-7
-    # log p(start) = 0 at y = 1, so relative and absolute log-density agree; it comes back as log(y)/alpha
+    # log p(start) = 0 at y = 1, so relative and absolute log-density agree.
     assert (result.log_density[0] - result.points[0, :, 1].log() / alpha).abs().max() < 1e-6
 
 
@@ -85,7 +86,7 @@ def test_rk4_has_order_four():
         (shoot(half_plane(), UP, RIGHT, time=1.5, steps=n).points[0, -1] - end).norm()
         for n in (10, 20, 40)
     ]
-    orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    orders = [math.log2(a / b) for a, b in pairwise(errors)]
     assert all(3.7 < order < 4.3 for order in orders), orders
 
 
@@ -98,7 +99,7 @@ def test_speed_is_conserved(lam, alpha, generator):
 
 
 def test_speed_drift_is_that_of_the_dense_metric(generator):
-    """The reported drift, from scores and the integrated f, against v^T G v with the closed log-density."""
+    """The reported drift, from scores and the integrated f, against v^T G v in closed form."""
     metric, (x, v) = ScoreMetric(mixture(generator), 4.0, 0.7), pair(generator)
     points, velocities, _ = geodesic_flow(metric, x, v / 2, steps=6)
     speed = (
@@ -130,7 +131,7 @@ def test_euclidean_geodesics_are_straight():
 
 
 def test_constant_euclidean_speed_is_the_same_curve():
-    """The paper's form traces the semicircle x² + y² = 1 at Euclidean speed 1: the angle is the time."""
+    """The paper's form goes round the semicircle at Euclidean speed 1: the angle is the time."""
     result = shoot(half_plane(), UP, RIGHT, time=1.2, form="yu2025")
     angle = torch.linspace(0, 1.2, 101, dtype=torch.float64)
     assert (result.points[0] - torch.stack([angle.sin(), angle.cos()], 1)).abs().max() < 1e-8
@@ -139,12 +140,11 @@ def test_constant_euclidean_speed_is_the_same_curve():
 
 @pytest.mark.parametrize("radius", ["start", 1.3])
 def test_projection_keeps_the_sphere_and_a_great_circle(radius):
-    """A radial score has no tangent part on the sphere: the walk is the great circle, whatever alpha."""
+    """A radial score has no tangent part on the sphere: the walk is the great circle."""
     metric = DensityMetric(SphereScore(radius=1.0, sigma=0.5), alpha=0.3)
     start = torch.tensor([[1.3, 0, 0]], dtype=torch.float64)
-    velocity = torch.tensor(
-        [[0.2, 0.0, 1.3]], dtype=torch.float64
-    )  # the radial part is taken out, the norm kept
+    # The radial part is taken out, the norm stays.
+    velocity = torch.tensor([[0.2, 0.0, 1.3]], dtype=torch.float64)
     result = shoot(metric, start, velocity, form="yu2025", radius=radius, steps=200)
     angle = torch.linspace(0, float(velocity.norm()) / 1.3, 201, dtype=torch.float64)
     exact = 1.3 * torch.stack([angle.cos(), 0 * angle, angle.sin()], 1)
@@ -238,7 +238,7 @@ def test_dtypes_and_metrics_that_do_not_fit(generator):
 
 @pytest.mark.parametrize("method, message", [("rk4", "row 1 .* step"), ("dopri5", "gave up")])
 def test_blow_up_is_an_error_that_says_where(method, message):
-    """x'' = x'² reaches infinity at time 1 for x' = 1: s = 1, alpha = 1 gives v' = v² on the line."""
+    """s = 1, alpha = 1 gives v' = v² on the line: infinity at time 1 for v = 1."""
     metric = DensityMetric(FunctionScore(torch.ones_like), alpha=1.0)
     start, velocity = (
         torch.zeros(2, 1, dtype=torch.float64),
@@ -258,7 +258,10 @@ def test_the_callers_tensors_stay(generator):
 def test_flow_is_differentiable():
     """d exp/dv against a central difference."""
     metric, step = half_plane(), 1e-5
-    end = lambda v: geodesic_flow(metric, UP, v, steps=20)[0][:, -1]
+
+    def end(v):
+        return geodesic_flow(metric, UP, v, steps=20).points[:, -1]
+
     direction = torch.tensor([[0.3, -0.8]], dtype=torch.float64)
     exact = torch.func.jvp(end, (RIGHT,), (direction,))[1]
     assert torch.allclose(

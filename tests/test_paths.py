@@ -1,8 +1,8 @@
 """Elements, curves and re-sampling against polynomials, circles and each other."""
 
 import math
+from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 
@@ -86,7 +86,10 @@ def test_natural_spline_interpolates_with_matching_derivatives():
     torch.testing.assert_close(spline.position(t), knots)
     assert spline.acceleration(torch.tensor([0.0, 1.0])).abs().max() < 1e-9
     h, mid = 1e-5, torch.tensor([0.33, 0.71], dtype=torch.float64)
-    difference = lambda f: (f(mid + h) - f(mid - h)) / (2 * h)
+
+    def difference(f):
+        return (f(mid + h) - f(mid - h)) / (2 * h)
+
     torch.testing.assert_close(
         difference(spline.position), spline.velocity(mid), rtol=1e-6, atol=1e-6
     )
@@ -117,11 +120,12 @@ def test_spherical_spline_stays_on_the_sphere_and_its_velocity_is_tangent():
 
 
 def test_length_of_a_circle_converges_with_fourth_order():
-    arc = lambda n: torch.stack(
-        [f(torch.linspace(0, 2, n).double()) for f in (torch.cos, torch.sin)], -1
-    )[None]
-    error = [abs(float(paths.length(arc(n))) - 2) for n in (9, 17, 33)]
-    slopes = [math.log2(a / b) for a, b in zip(error, error[1:])]
+    errors = []
+    for n in (9, 17, 33):
+        t = torch.linspace(0, 2, n, dtype=torch.float64)
+        arc = torch.stack([t.cos(), t.sin()], -1)[None]
+        errors.append(abs(float(paths.length(arc)) - 2))
+    slopes = [math.log2(a / b) for a, b in pairwise(errors)]
     assert all(3.8 < s < 4.3 for s in slopes), slopes
 
 
@@ -137,7 +141,7 @@ def test_resampling_makes_the_speed_constant_on_the_same_path(metric):
 
 
 def test_length_under_a_metric_on_a_ray_is_the_integral_of_the_density():
-    """Density metric, alpha = 1, of exp(−x): the ray from 0 to 1 has ∫ e^x dx, in units of the mean of f at its ends."""
+    """p = exp(−x), alpha = 1: the ray from 0 to 1 has ∫ e^x dx, f = 0 on average at its ends."""
     metric = DensityMetric(FunctionScore(lambda x: -torch.ones_like(x)), alpha=1.0)
     path = torch.linspace(0, 1, 33, dtype=torch.float64).reshape(1, 33, 1)
     torch.testing.assert_close(
@@ -149,7 +153,7 @@ def test_length_under_a_metric_on_a_ray_is_the_integral_of_the_density():
 
 
 def test_length_under_the_stein_metric_is_that_of_the_graph():
-    """G = I + lam s s^T is the metric of the graph (x, sqrt(lam) f(x)): for f = −x²/2 a parabola, whose length is known."""
+    """G = I + lam s s^T is the metric of the graph of sqrt(lam) f: a parabola for f = −x²/2."""
     metric = SteinMetric(GaussianScore(torch.zeros(1).double()), lam=4.0)
     path = torch.linspace(0, 1, 129, dtype=torch.float64).reshape(1, 129, 1)
     exact = 0.5 * (2 * math.sqrt(5) + math.asinh(2)) / 2  # ∫ sqrt(1 + 4x²) dx over [0, 1]

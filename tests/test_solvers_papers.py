@@ -1,4 +1,4 @@
-"""The papers' own solvers against Gauss–Newton, exact geodesics and flat space; how each one fails is part of the test."""
+"""The papers' own solvers against Gauss–Newton, exact geodesics and flat space; how each fails."""
 
 from __future__ import annotations
 
@@ -73,33 +73,25 @@ def test_lbfgs_finds_the_exact_sphere_geodesic(lam):
 
 
 def test_preconditioned_lbfgs_needs_no_more_evaluations_for_more_points():
-    """The chain's stiffness spoils plain L-BFGS as points are added (it gives up here); in its own coordinates it does not."""
-    metric, batches = SteinMetric(SphereScore(1.0, 0.1), 1.0), []
-    for points in (33, 129):
+    """The chain's stiffness spoils plain L-BFGS as points are added; in its own coordinates not."""
+    metric = SteinMetric(SphereScore(1.0, 0.1), 1.0)
+
+    def solve(points, preconditioned):
         bent = paths.slerp(A, B, points) * 1.1
-        bent[:, 0], bent[:, -1] = A, B
-        solve = lambda p, points=points, bent=bent: geodesic(
-            metric,
-            A,
-            B,
-            points=points,
-            init=bent,
-            solver=Relaxation(optimizer="lbfgs", preconditioned=p, window=10),
-        )
-        found = solve(True)
-        batches.append(found.score_batches)
+        solver = Relaxation(optimizer="lbfgs", preconditioned=preconditioned, window=10)
+        # Its ends are set right.
+        return geodesic(metric, A, B, points=points, init=bent, solver=solver)
+
+    few, many = (solve(points, preconditioned=True) for points in (33, 129))
     with pytest.warns(ConvergenceWarning):
-        plain = solve(False)
-    assert float(found.energy) == pytest.approx(sphere_geodesic(ANGLE, lam=1.0).energy, rel=1e-5)
-    assert (
-        batches[1] <= 1.2 * batches[0]
-        and batches[1] < plain.score_batches / 2
-        and found.energy < plain.energy
-    )
+        plain = solve(129, preconditioned=False)
+    assert float(many.energy) == pytest.approx(sphere_geodesic(ANGLE, lam=1.0).energy, rel=1e-5)
+    assert many.score_batches <= 1.2 * few.score_batches
+    assert many.score_batches < plain.score_batches / 2 and many.energy < plain.energy
 
 
 def test_georce_is_of_first_order():
-    """The left-point energy is off by about 1/T, where the ends differ (between equal ends its error cancels)."""
+    """The left-point energy is off by about 1/T (between ends of equal score its error cancels)."""
     score, a, b = mixture()
     metric = SteinMetric(score, 2.0)
     exact = geodesic(metric, a, b, points=129, tol=1e-9).energy
@@ -113,7 +105,7 @@ def test_georce_is_of_first_order():
 
 
 def test_georce_under_resolved_leaves_a_point_of_zero_score_for_nothing():
-    """At T = 32 and lam 10 its left-point energy undercuts the exact one: the first step, s(x_0) = 0, is free of charge."""
+    """At T = 32, lam 10 the left-point energy is below the exact one: s(x_0) = 0 costs nothing."""
     exact = sphere_geodesic(ANGLE, lam=10).energy
     with pytest.warns(ConvergenceWarning):
         found = geodesic(
@@ -152,7 +144,7 @@ def test_frozen_derivative_has_the_value_of_the_score_and_the_derivative_of_one_
 
 
 def test_frozen_and_exact_relaxation_differ():
-    """The false pull along the sphere: frozen stays above exact, and neither goes above its start."""
+    """The false pull along the sphere: frozen stays above exact, neither goes above its start."""
     metric, start = SteinMetric(SphereScore(1.0, 0.1), 10.0), paths.slerp(A, B)
     exact = geodesic(metric, A, B, solver=Relaxation(), init="slerp")
     with pytest.warns(ConvergenceWarning):
@@ -186,7 +178,7 @@ def test_functional_gradient_too_long_a_step_is_dropped():
 
 @pytest.mark.filterwarnings("ignore:.*skip rule:lib.solvers.geodesic.ConvergenceWarning")
 def test_spherical_form_stays_on_the_sphere_and_carries_the_norms():
-    """Modes off the equator of the sphere pull the path; ends of different norm are met, norms in between are linear."""
+    """Modes off the equator pull the path; ends of different norm are met, norms are linear."""
     means = torch.tensor([[0.5, 0.5, 1.0], [0.0, 1.0, 1.0]], dtype=torch.float64)
     metric = DensityMetric(GaussianMixtureScore(means, 0.7), 0.5)
     for end in (B, 1.5 * B):

@@ -1,4 +1,4 @@
-"""Velocities against closed forms: a Gaussian's posterior covariance, straight and curved paths, two denoisers' difference."""
+"""Velocities against closed forms: posterior covariance, lines and circles, two denoisers."""
 
 import math
 
