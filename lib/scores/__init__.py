@@ -1,4 +1,4 @@
-"""Where s = grad log p comes from: known shapes, Gaussian mixtures, a data set, a user's function."""
+"""Where s = grad log p comes from: known shapes, a data set, a function, a learned model."""
 
 from .base import Counter, Score, WrappedScore
 from .denoiser import DenoiserScore

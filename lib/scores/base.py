@@ -56,6 +56,7 @@ class Score:
         origin: what names the model in result files (`lib.scores.load` sets it).
 
     Example:
+        >>> import torch
         >>> class Standard(Score):
         ...     def evaluate(self, x):
         ...         return -x

@@ -1,4 +1,4 @@
-"""The score of a trained diffusion model: any denoising network, with the scheduler it belongs to."""
+"""The score of a trained diffusion model: a denoising network with the scheduler it belongs to."""
 
 import copy
 import math
@@ -16,11 +16,12 @@ from .schedule import CEILING, NoiseSchedule, double_levels
 
 
 class DenoiserScore(Score):
-    """s(x) = (D(x) − x)/sigma², D the posterior mean E[x_0 | x] that a network has learned (Tweedie).
+    """s(x) = (D(x) − x)/sigma², D = E[x_0 | x] the posterior mean that a network has learned.
 
-    Points and sigma are in the user's units: y = scale·x + shift are the model's (images in [0, 1]
-    against [−1, 1] by default). The network runs in its own dtype and on its own device, without a
-    graph unless the points ask for their gradient; its answer comes back as the points are.
+    This is Tweedie's formula. Points and sigma are in the user's units: y = scale·x + shift are the
+    model's (images in [0, 1] against [−1, 1] by default). The network runs in its own dtype and on
+    its own device, without a graph unless the points ask for their gradient; its answer comes back
+    as the points are.
 
     Args:
         model: a UNet2DModel, or a module with the same call (sample, timestep, class_labels=) and
@@ -169,8 +170,8 @@ class DenoiserScore(Score):
         outside = (values < lowest * (1 - 1e-6)) | (values > highest * (1 + 1e-6))
         if bool(outside.any()):
             raise ValueError(
-                f"sigma must lie in [{lowest:.4g}, {highest:.4g}], the noise this model was trained "
-                f"for (in the units of x), got {values[outside][0]:.4g}"
+                f"sigma must lie in [{lowest:.4g}, {highest:.4g}], the noise this model was "
+                f"trained for (in the units of x), got {values[outside][0]:.4g}"
             )
         return sigma
 

@@ -1,4 +1,4 @@
-"""The distillation direction of Yu et al. (CVPR 2025, arXiv 2504.06675), which their code takes for the score."""
+"""The distillation direction that Yu et al. (CVPR 2025, arXiv 2504.06675) take for the score."""
 
 from typing import Any
 
@@ -24,10 +24,10 @@ class DistillationScore(WrappedScore):
 
         g = ½ (eps(y', t', negative) − eps(y', t', prompt)),   y' = y + (sigma' − sigma)·noise,
 
-    where y' is the point noised anew, its clean part estimated with fresh noise, at a random time t'
-    in [t − spread, t + spread), kept in the schedule. It is not the score of a density. It is scaled,
-    s = √ᾱ g, such that it is g in the variance-preserving coordinates of its level, where the
-    released code adds it to the latents.
+    where y' is the point noised anew, its clean part estimated with fresh noise, at a random time
+    t' in [t − spread, t + spread), kept in the schedule. It is not the score of a density. It is
+    scaled, s = √ᾱ g, such that it is g in the variance-preserving coordinates of its level, where
+    the released code adds it to the latents.
 
     A call draws one time, and a noise for each place on a path, the same for all pairs. It counts
     two network inputs a point. Defaults are those of the released code.
@@ -55,7 +55,8 @@ class DistillationScore(WrappedScore):
     ) -> None:
         if score.schedule.edm or isinstance(score.sigma, Tensor):
             raise ValueError(
-                "the distillation direction needs a scheduler with discrete times and one noise level"
+                "the distillation direction needs a scheduler with discrete times and one noise "
+                "level"
             )
         super().__init__(score)
         self.name = "Stable Diffusion, distilled"
@@ -67,7 +68,8 @@ class DistillationScore(WrappedScore):
             self.negative_embedding = score.embed(negative)
         except ValueError as error:
             raise ValueError(
-                f"the negative prompt does not fit this model ({error}); give one that does: negative="
+                f"the negative prompt does not fit this model ({error}); give one that does: "
+                "negative="
             ) from error
         self.spread = checks.count("spread", spread)
         self.seed = seed
@@ -120,7 +122,7 @@ class DistillationScore(WrappedScore):
 
 
 def distilled(score: Score) -> Score:
-    """The distillation direction of a score of Stable Diffusion, in its coordinates; others as they are."""
+    """The distillation direction of a score of Stable Diffusion; other scores as they are."""
     if isinstance(score, VariancePreservingScore):
         return score.wrap(distilled(score.score))
     if isinstance(score, StableDiffusionScore):

@@ -11,9 +11,10 @@ from .base import Score
 
 
 class EmpiricalScore(Score):
-    """Score of p_sigma = (1/m) Σ_j N(x_j, sigma² I), what a perfect diffusion model of m points learns.
+    """Score of p_sigma = (1/m) Σ_j N(x_j, sigma² I), what a perfect model of m points learns.
 
-        s(x) = (E[x_0 | x] − x)/sigma²,   E[x_0 | x] = Σ_j w_j x_j,   w = softmax(−‖x − x_j‖²/(2 sigma²))
+        s(x) = (E[x_0 | x] − x)/sigma²
+        E[x_0 | x] = Σ_j w_j x_j,   w_j ∝ exp(−‖x − x_j‖²/(2 sigma²)),   Σ_j w_j = 1
 
     (Vincent 2011; Karras et al. 2022, eq. 57). Sums run over chunks of the data with a running
     maximum, so that memory stays at n · chunk numbers beside the data.
@@ -24,6 +25,7 @@ class EmpiricalScore(Score):
         chunk: data points handled at once.
 
     Example:
+        >>> import torch
         >>> score = EmpiricalScore(torch.tensor([[-1.0], [1.0]]), sigma=0.5)
         >>> score(torch.tensor([[0.0]]))
         tensor([[0.]])
@@ -75,7 +77,7 @@ class EmpiricalScore(Score):
         return log_sum - math.log(count) - normalisation
 
     def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Posterior mean of the centred data (n, d) and log Σ_j exp(−‖x − x_j‖²/(2 sigma²)) (n,)."""
+        """E of the centred data (n, d), and log Σ_j exp(−‖x − x_j‖²/(2 sigma²)) (n,)."""
         x = x.flatten(1) - self.centre.to(x)
         half = 0.5 / self.sigma_column(x) ** 2
         maximum = x.new_full((len(x), 1), -math.inf)

@@ -12,13 +12,14 @@ class FunctionScore(Score):
     """A function as a score.
 
     Args:
-        function: x (n, *event) -> (n, *event). With `sigma` it is called as function(x, sigma), where
-            sigma is a number, or a tensor (n, 1, …) of one level a point that multiplies x.
+        function: x (n, *event) -> (n, *event). With `sigma` it is called as function(x, sigma),
+            where sigma is a number, or a tensor (n, 1, …) of one level a point.
         sigma: noise level of a function that knows several; then `at` works.
         log_density: log p, of the same arguments -> (n,).
         event_shape: shape of one point, where the function takes one shape alone.
 
     Example:
+        >>> import torch
         >>> score = FunctionScore(lambda x, sigma: -x / (1 + sigma**2), sigma=1.0)
         >>> score(torch.tensor([[2.0, 0.0]]))
         tensor([[-1., -0.]])

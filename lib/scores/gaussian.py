@@ -1,4 +1,4 @@
-"""Gaussian and Gaussian mixture in R^d, convolved with noise: score and log-density in closed form."""
+"""Gaussian and Gaussian mixture in R^d, convolved with noise: scores in closed form."""
 
 import math
 
@@ -25,6 +25,7 @@ class GaussianMixtureScore(Score):
         ValueError: a shape that does not fit, covariances that are not positive definite.
 
     Example:
+        >>> import torch
         >>> score = GaussianMixtureScore(torch.tensor([[-2.0, 0.0], [2.0, 0.0]]))
         >>> score(torch.tensor([[0.0, 1.0]]))
         tensor([[ 0., -1.]])
@@ -83,6 +84,7 @@ class GaussianScore(GaussianMixtureScore):
         sigma: added noise, ≥ 0.
 
     Example:
+        >>> import torch
         >>> score = GaussianScore(torch.zeros(2), 2.0)
         >>> score(torch.tensor([[4.0, 0.0]]))
         tensor([[-1.,  0.]])

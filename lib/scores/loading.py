@@ -1,4 +1,4 @@
-"""Learned scores by name: a bundled model, a folder in diffusers' layout, or an id of the model hub.
+"""Learned scores by name: a bundled model, a folder in diffusers' layout, or an id of the hub.
 
 Only safetensors are read. Nothing is ever unpickled.
 """
@@ -140,13 +140,14 @@ def load(
 
 
 def _locate(name: str, revision: str | None) -> tuple[Path, dict[str, Any]]:
-    """The folder, of the hub with its configuration alone, and what names it; no path is part of that."""
+    """The folder, its configuration at least, and what names it: no path is part of that."""
     folder = Path(name).expanduser()
     local = name in BUNDLED or folder.is_dir()
     hub = not local and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) is not None
     if revision is not None and not hub:
         raise ValueError(
-            f"revision names a state of a model on the hub, and {name!r} is none; leave revision=None"
+            f"revision names a state of a model on the hub, and {name!r} is none; leave "
+            "revision=None"
         )
     if name in BUNDLED:
         return _bundled_folder(name), {"name": name, "revision": None}
@@ -162,7 +163,8 @@ def _locate(name: str, revision: str | None) -> tuple[Path, dict[str, Any]]:
             "holds model_index.json or config.json"
         )
     raise ValueError(
-        f"{name!r} is no bundled model ({', '.join(BUNDLED)}), no folder and no hub id (owner/model)"
+        f"{name!r} is no bundled model ({', '.join(BUNDLED)}), no folder and no hub id "
+        "(owner/model)"
     )
 
 
@@ -175,8 +177,8 @@ def _bundled_folder(name: str) -> Path:
             files.verified(folder / file["name"], file["sha256"])
     except (FileNotFoundError, KeyError) as error:
         raise FileNotFoundError(
-            f"the bundled model {name!r} is missing; restore data/ from the repository, or train it: "
-            f"python -m experiments.training {name}"
+            f"the bundled model {name!r} is missing; restore data/ from the repository, or train "
+            f"it: python -m experiments.training {name}"
         ) from error
     return folder
 
@@ -205,8 +207,8 @@ def _kind(folder: Path) -> Kind:
     if pipeline.startswith("StableDiffusion"):
         if any(word in pipeline for word in FOREIGN):
             raise ValueError(
-                f"{folder.name} is a {pipeline}; a StableDiffusionPipeline (Stable Diffusion 1.x or "
-                "2.x) is wanted here"
+                f"{folder.name} is a {pipeline}; a StableDiffusionPipeline (Stable Diffusion 1.x "
+                "or 2.x) is wanted here"
             )
         return LATENTS
     for part in ("vae", "vqvae"):
@@ -214,8 +216,9 @@ def _kind(folder: Path) -> Kind:
         if (folder / part).is_dir() or any(index.get(part) or []):
             raise ValueError(
                 f"{folder.name} is a latent diffusion model ({part} beside unet), and its "
-                "model_index.json names no StableDiffusionPipeline: its points are latents, not the "
-                "pixels that are wanted here; use DenoiserScore(unet, scheduler, scale=1, shift=0)"
+                "model_index.json names no StableDiffusionPipeline: its points are latents, not "
+                "the pixels that are wanted here; use DenoiserScore(unet, scheduler, scale=1, "
+                "shift=0)"
             )
     return PIXELS
 
@@ -257,11 +260,12 @@ def _weight_files(place: Path, stem: str) -> list[Path]:
         return weights
     endings = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
     others = sorted(path.name for path in place.iterdir() if path.suffix in endings)
+    present = ", ".join(others) or "no weights at all"
     raise FileNotFoundError(
-        f"{place.name} holds no {stem}.safetensors, only {', '.join(others) or 'no weights at all'};"
-        " other variants load with variant=…; pickled weights are never opened here: convert them "
-        "where you trust them (model.save_pretrained(folder, safe_serialization=True)) or take a "
-        "revision with safetensors"
+        f"{place.name} holds no {stem}.safetensors, only {present}; other variants load with "
+        "variant=…; pickled weights are never opened here: convert them where you trust them "
+        "(model.save_pretrained(folder, safe_serialization=True)) or take a revision with "
+        "safetensors"
     )
 
 
@@ -289,8 +293,8 @@ def _network(class_path: str, place: Path, variant: str | None, dtype: torch.dty
             faults.append(f"{len(keys)} {problem} weights ({_first(keys)})")
     if faults:
         raise ValueError(
-            f"the weights of {place.name} do not fit its config.json: {'; '.join(faults)}; copy both "
-            "from one source"
+            f"the weights of {place.name} do not fit its config.json: {'; '.join(faults)}; copy "
+            "both from one source"
         )
     weights = network.state_dict().items()
     infinite = [key for key, weight in weights if not torch.isfinite(weight).all()]
@@ -357,8 +361,8 @@ def _undamaged(what: str) -> Iterator[None]:
         if len(reason) > 300:
             reason = f"{reason[:300]} …"
         raise ValueError(
-            f"{what} cannot be read: damaged, or of another model ({reason}); copy it again from the "
-            "model's source"
+            f"{what} cannot be read: damaged, or of another model ({reason}); copy it again from "
+            "the model's source"
         ) from error
 
 

@@ -52,6 +52,7 @@ class SphereScore(TubeScore):
         sigma: width of the tube.
 
     Example:
+        >>> import torch
         >>> score = SphereScore(radius=1.0, sigma=0.5)
         >>> score(torch.tensor([[0.0, 3.0]]))
         tensor([[ 0., -8.]])

@@ -19,8 +19,8 @@ EDM_PREDICTIONS = ("epsilon", "v_prediction")
 class NoiseSchedule:
     """What a scheduler says of its model, in variance-exploding coordinates y = y_0 + sigma·noise.
 
-    A discrete scheduler (DDPM, DDIM, …) noises z = √ᾱ_t y_0 + √(1−ᾱ_t) noise, so that y = z/√ᾱ_t has
-    sigma_t = √((1−ᾱ_t)/ᾱ_t); between the steps log sigma is linear in t. An EDM scheduler is
+    A discrete scheduler (DDPM, DDIM, …) noises z = √ᾱ_t y_0 + √(1−ᾱ_t) noise, so that y = z/√ᾱ_t
+    has sigma_t = √((1−ᾱ_t)/ᾱ_t); between the steps log sigma is linear in t. An EDM scheduler is
     continuous and conditions on ¼ log sigma (Karras et al. 2022, table 1), or on (2/π) arctan sigma
     (diffusers' CosineDPMSolverMultistepScheduler).
 
@@ -132,6 +132,6 @@ def _conditions_on_arctan(scheduler: Any) -> bool:
     if torch.allclose(time, 2 / math.pi * sigma.atan()):
         return True
     raise TypeError(
-        f"{type(scheduler).__name__} conditions its network on the noise level in a way unknown here "
-        "(precondition_noise); use a DDPM, DDIM, Euler, DPM or EDM scheduler of the same model"
+        f"{type(scheduler).__name__} conditions its network on the noise level in a way unknown "
+        "here (precondition_noise); use a DDPM, DDIM, Euler, DPM or EDM scheduler of the same model"
     )

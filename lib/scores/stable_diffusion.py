@@ -38,8 +38,9 @@ class GuardedNetwork:
             answer = call(self.module, weight.dtype, weight.device)
             if weight.dtype.itemsize < 4 and not bool(torch.isfinite(answer).all()):
                 warnings.warn(
-                    f"{type(self.module).__name__} answered with NaN or infinity in {weight.dtype}; "
-                    "it goes on in float32 (load with dtype=torch.float32 to begin there)",
+                    f"{type(self.module).__name__} answered with NaN or infinity in "
+                    f"{weight.dtype}; it goes on in float32 (load with dtype=torch.float32 to "
+                    "begin there)",
                     stacklevel=2,
                 )
                 self.module = copy.deepcopy(self.module).float()
@@ -57,7 +58,7 @@ class GuardedNetwork:
 
 
 class StableDiffusionScore(DenoiserScore):
-    """s(x) = (D(x) − x)/sigma² on latents x (n, 4, h, w) as the VAE scales them, sigma in their units.
+    """s(x) = (D(x) − x)/sigma² on latents x (n, 4, h, w), scaled by the VAE, sigma in their units.
 
         D = D_negative + guidance·(D_prompt − D_negative)                    (Ho & Salimans 2021)
 
@@ -149,7 +150,7 @@ class StableDiffusionScore(DenoiserScore):
         return other
 
     def embed(self, prompt: Prompt) -> Float[Tensor, "prompts tokens width"]:
-        """Embeddings of prompts, as the pipeline makes them; embeddings are checked and pass through."""
+        """Embeddings of texts, as the pipeline makes them; an embedding is checked and passes."""
         encoder = self.pipe.text_encoder
         width = self.model.config.cross_attention_dim
         if isinstance(prompt, Tensor):
@@ -203,7 +204,7 @@ class StableDiffusionScore(DenoiserScore):
         }
 
     def embeddings(self, n: int) -> Float[Tensor, "n tokens width"]:
-        """The prompt's embedding at each of n points: start + t·(end − start) at the times of `along`."""
+        """The embedding at each of n points: start + t·(end − start) at the times of `along`."""
         start = self.start_embedding
         end = self.end_embedding
         pairs = len(start) if end is None else max(len(start), len(end))

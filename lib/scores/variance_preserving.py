@@ -1,4 +1,4 @@
-"""A score in the variance-preserving coordinates of its model, z = √ᾱ y, where the papers' solvers work."""
+"""A score in the variance-preserving coordinates of its model, where the papers' solvers work."""
 
 import copy
 import math
@@ -11,12 +11,13 @@ from .base import Score, WrappedScore
 
 
 class VariancePreservingScore(WrappedScore):
-    """The score of z = √ᾱ y, for points x in the user's units with y = scale·x + shift (Song et al. 2021).
+    """The score of z = √ᾱ y, y = scale·x + shift for points x in the user's units.
 
-        z = √ᾱ y_0 + √(1−ᾱ) noise,   ᾱ = 1/(1 + (scale·sigma_x)²),   s_z(z) = s_x(x)/(√ᾱ scale).
+        z = √ᾱ y_0 + √(1−ᾱ) noise,   ᾱ = 1/(1 + (scale·sigma_x)²),   s_z(z) = s_x(x)/(√ᾱ scale)
 
-    (s·v) is the same number in both coordinates and ‖dz‖ = √ᾱ scale ‖dx‖, so that lam in z does what
-    lam/(ᾱ scale²) does in x. The coordinates stay when `at(sigma)` changes the noise level.
+    (Song et al. 2021). (s·v) is the same number in both coordinates and ‖dz‖ = √ᾱ scale ‖dx‖, so
+    that lam in z does what lam/(ᾱ scale²) does in x. The coordinates stay when `at(sigma)` changes
+    the noise level.
 
     Args:
         score: at a single noise level > 0; calls go on its counter.
