@@ -1,4 +1,4 @@
-"""The workflow without a kernel: parameters, what agrees, tables, publishing, refreshing, reports."""
+"""The workflow without a kernel: parameters, agreement, tables, publishing, refreshing, reports."""
 
 import json
 import re
@@ -239,6 +239,19 @@ def test_publishing_leaves_alone_what_agrees(drawn, tmp_path):
     lines = publish.publish([made(drawn, tmp_path / "3", value=2.0)], out)
     assert sum("01_older.png" in line for line in lines) == 1
     assert sum(line.startswith("written") for line in lines) == 3
+
+
+def test_the_tables_that_a_notebook_reads_are_committed(drawn, tmp_path):
+    book = nbformat.read(drawn, as_version=4)
+    book.cells.append(nbformat.v4.new_markdown_cell("Read from data/results/01_table.csv."))
+    nbformat.write(book, drawn)
+    out = tmp_path / "results"
+    out.mkdir()
+    assert publish.publish_results(made(drawn, tmp_path / "1"), out)[0].startswith("written")
+    assert [path.name for path in out.iterdir()] == ["01_table.csv"]
+    near = made(drawn, tmp_path / "2", value=1.0005)
+    assert publish.publish_results(near, out)[0].startswith("as before")
+    assert pd.read_csv(out / "01_table.csv").error[0] == 1.0
 
 
 def test_a_picture_that_looks_different_is_published(drawn, tmp_path):
