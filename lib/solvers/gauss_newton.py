@@ -147,10 +147,10 @@ class DiscreteEnergy:
             state: The paths.
             drift: ∂_t s at the free points, for a score that moves.
         """
-        w, u, s = state.w, state.u, state.s[:, 1:-1]
+        w = state.w
         # b = dE/2dF at each point
         b = self.lam * (w * state.d) @ self.D - self.alpha * (w * state.q) @ self.M
-        g = self.D[:, 1:-1].T @ (w[..., None] * u) + s * b[:, 1:-1, None]
+        g = self.D[:, 1:-1].T @ (w[..., None] * state.u) + state.s[:, 1:-1] * b[:, 1:-1, None]
         if drift is None:
             return g
         # F is centred: half of what its shift changes is taken off at each end
@@ -191,8 +191,7 @@ class DiscreteEnergy:
         g = self.half_gradient(state, drift)
 
         A_inverse = self._inverse_stiffness(state, damping)
-        C = self._C(state, curvature)
-        K = self._K(state, A_inverse)
+        C, K = self._woodbury_matrices(state, A_inverse, curvature)
 
         flat_step = A_inverse @ g
         B_flat_step = (S * flat_step).sum(-1)
@@ -217,36 +216,35 @@ class DiscreteEnergy:
         diagonal = A.diagonal(dim1=1, dim2=2)
         return torch.linalg.inv(A + torch.diag_embed(damping[:, None] * diagonal))
 
-    def _C(self, state: PathState, curvature: Tensor) -> Tensor:
-        """C of the equations: the block yy alone for alpha = 0, where nothing depends on z."""
+    def _woodbury_matrices(
+        self, state: PathState, A_inverse: Tensor, curvature: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """C and K of the equations; the blocks yy alone for alpha = 0, where z has no effect."""
+        lam = self.lam
+        alpha = self.alpha
         D = self.D[:, 1:-1]
         M = self.M[:, 1:-1]
         S = state.s[:, 1:-1]
-        lam, alpha = self.lam, self.alpha
-        w, wd, wq = state.w, state.w * state.d, state.w * state.q
+        U = state.u
+        w = state.w
         C_yy = lam * D.T @ (w[..., None] * D)
+        K_yy = A_inverse * (S @ S.mT)
         if alpha == 0:
-            return C_yy
+            return C_yy, K_yy
+
+        wd = w * state.d
+        wq = w * state.q
         cross = M.T @ (wd[..., None] * D)
         C_yy = C_yy - alpha * lam * (cross + cross.mT) + alpha**2 * M.T @ (wq[..., None] * M)
-        # what plain Gauss–Newton leaves out: curvature of log p along s/‖s‖
+        # beyond Gauss–Newton: the curvature of log p along s/‖s‖
         along_score = alpha * (wq @ M) * curvature / S.pow(2).sum(-1).clamp_min(1e-12)
         C_yy = C_yy + torch.diag_embed(along_score)
         C_yz = -alpha * M.T * w[:, None]
-        C_zz = w.new_zeros(len(w), w.shape[1], w.shape[1])
-        return _symmetric_blocks(C_yy, C_yz, C_zz)
-
-    def _K(self, state: PathState, A_inverse: Tensor) -> Tensor:
-        """K = B (A⊗I)^-1 B^T of the equations; the block yy alone for alpha = 0."""
-        D = self.D[:, 1:-1]
-        S = state.s[:, 1:-1]
-        U = state.u
-        K_yy = A_inverse * (S @ S.mT)
-        if self.alpha == 0:
-            return K_yy
         K_yz = (A_inverse @ D.T) * (S @ U.mT)
         K_zz = (D @ A_inverse @ D.T) * (U @ U.mT)
-        return _symmetric_blocks(K_yy, K_yz, K_zz)
+        C = _symmetric_blocks(C_yy, C_yz, torch.zeros_like(K_zz))
+        K = _symmetric_blocks(K_yy, K_yz, K_zz)
+        return C, K
 
 
 def _symmetric_blocks(yy: Tensor, yz: Tensor, zz: Tensor) -> Tensor:
