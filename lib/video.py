@@ -64,6 +64,7 @@ def deviation(
         >>> [round(d[0, 1].item(), 3) for d in off]  # in step; from the line; at which time
         [0.32, 0.2, 0.25]
     """
+    checks.finite("path", checks.floating("path", path))
     checks.finite("frames", checks.floating("frames", frames))
     fits = path.shape[:1] + path.shape[2:] == frames.shape[:1] + frames.shape[2:]
     if not fits or frames.shape[1] < 3 or path.shape[1] < 2:
