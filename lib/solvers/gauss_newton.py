@@ -458,7 +458,7 @@ class _Iteration:
         moved = active[self.drift_is_old[active]]
         if len(moved) > 0:
             t = self.times[1:-1]
-            h = self.times[1]
+            h = float(self.times[1])
             here = self.state.rows(moved)
             later = self.scores(here.x[:, 1:-1], t + h, moved)
             self.drift[moved] = (later - here.s[:, 1:-1]) / h
