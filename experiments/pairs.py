@@ -1,0 +1,544 @@
+"""Frames between many pairs of images by several methods, as files and one table.
+
+    python -m experiments.pairs FOLDER --out DIR --model hands --methods lerp,slerp,stein
+
+A run that was cut short goes on where it was: a pair whose frames are whole is not made again.
+"""
+
+import ast
+import hashlib
+import inspect
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import torch
+import typer
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+from tqdm import tqdm
+
+from lib import checks, latents
+from lib.files import replacing, sha256, writing
+from lib.methods.baselines import INTERPOLATIONS
+from lib.methods.interpolate import interpolate
+from lib.methods.presets import METHODS
+from lib.scores import StableDiffusionScore, load
+from lib.scores.stable_diffusion import in_words, vae_factor
+from lib.solvers import geodesic
+
+from .evaluation import evaluate, load_lpips, mse, path_log_density, summary
+from .evaluation.frames import Distance
+from .figures import plain, save_results
+from .pair_folders import Pairs, folder_name, read_pairs
+
+__all__ = ["Pairs", "animate", "load_frames", "read_pairs", "run_pairs"]
+
+RECORD = "record.json"
+WRITTEN = {"frames", "animations", "table.csv", "summary.csv", "settings.json"}
+# Milliseconds a frame of an animation
+PACE = 80
+# Their scores are asked without saying whose points they are: one pair a batch
+ONE_BY_ONE = ("georce", "shooting", "spacetime")
+
+Plan = dict[str, tuple[str, dict[str, Any]]]
+
+
+def run_pairs(
+    score: StableDiffusionScore,
+    pairs: Pairs,
+    methods: Sequence[str],
+    out: str | Path,
+    *,
+    frames: int = 17,
+    batch: int = 8,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    density_sigma: float | None = None,
+    distances: Mapping[str, Distance] | None = None,
+    gif: bool = False,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Frames between the images of every pair by every method, and a table, a row a (method, pair).
+
+    Writes to `out`: frames/METHOD/PAIR/00.png … with record.json (what they were made from, and
+    what it took), animations/METHOD/PAIR.gif, table.csv, summary.csv (means with intervals) and
+    settings.json. Frames whose record fits the same images, prompts, model and settings are not
+    made again; at most one batch is lost when the run is killed.
+
+    Args:
+        score: the latent model; each pair's prompts replace its own.
+        pairs: what to connect.
+        methods: names of `lib.METHODS` or of `lib.methods.baselines.INTERPOLATIONS`, or labels.
+        out: a folder that is new, empty, or of an earlier run.
+        frames: of a path, both ends included, at least 3.
+        batch: pairs at once; halved, with a warning, where memory runs out.
+        settings: method → what `interpolate` takes. With "method" among them the name is a label,
+            so that one method can run with several settings.
+        density_sigma: noise level of the log-density along the latents, under each pair's own
+            prompts and the same for all methods; the score's own if None.
+        distances: name → images twice -> (n,), between adjacent frames. LPIPS if None, or squared
+            errors, with a warning, where its weights are not on this machine.
+        gif: animations too.
+        progress: a bar on stderr.
+
+    Returns:
+        The table. Distances are those of the stored frames, 8 bits; seconds and evaluations are a
+        batch's, shared evenly by its pairs. For FID, KID or a true path give `load_frames` to
+        `experiments.evaluation`.
+
+    Raises:
+        ValueError, TypeError: bad input, before any work.
+        MemoryError: one pair alone is too large.
+        OSError: the folder cannot be written.
+    """
+    if distances is None:
+        distances = _default_distances()
+    checks.count("batch", batch)
+    checks.count("frames", frames, least=3)
+    run = _prepare(score, pairs, _plan(methods, settings or {}), Path(out), frames, density_sigma)
+    _check_columns(pairs, distances)
+    _check_folder(run.out)
+    total = len(run.plan) * len(pairs)
+    with tqdm(total=total, desc="pairs", unit="pair", disable=not progress) as bar:
+        for label in run.plan:
+            bar.set_postfix_str(label)
+            run.make_missing(label, batch, bar)
+    rows = [_table_row(run, label, i, distances) for label in run.plan for i in range(len(pairs))]
+    table = pd.DataFrame(rows)
+    if gif:
+        for label in run.plan:
+            for i in range(len(pairs)):
+                if not run.animation(label, i).exists():
+                    animate(run.place(label, i), run.animation(label, i))
+    save_results("table", table, folder=run.out)
+    save_results("summary", summary(table), folder=run.out)
+    used = {"methods": run.plan, "frames": frames, "density_sigma": run.density_sigma}
+    used |= {"distances": list(distances), "model": run.model}
+    save_results("settings", json.loads(_json(used)), folder=run.out)
+    return table
+
+
+def load_frames(place: str | Path) -> Float[Tensor, "frames 3 height width"]:
+    """The stored frames of a folder frames/METHOD/PAIR, float32 in [0, 1]."""
+    return torch.stack([pil_to_tensor(image) for image in _open(Path(place))]) / 255
+
+
+def animate(place: str | Path, path: str | Path) -> None:
+    """Write the stored frames of a folder, forward and back, as an endless GIF."""
+    images = _open(Path(place))
+    there_and_back = images + images[-2:0:-1]
+    with replacing(Path(path)) as (draft,):
+        there_and_back[0].save(
+            draft, "gif", save_all=True, append_images=there_and_back[1:], duration=PACE, loop=0
+        )
+
+
+# ---- the run
+
+
+@dataclass
+class _Run:
+    score: StableDiffusionScore
+    pairs: Pairs
+    plan: Plan
+    out: Path
+    frames: int
+    density_sigma: float
+    size: tuple[int, int]
+    model: dict[str, Any]
+    # Checksums of both images of each pair
+    images: list[list[str]]
+
+    def place(self, label: str, i: int) -> Path:
+        return self.out / "frames" / label / self.pairs.name[i]
+
+    def animation(self, label: str, i: int) -> Path:
+        return self.out / "animations" / label / f"{self.pairs.name[i]}.gif"
+
+    def inputs(self, label: str, i: int) -> str:
+        """A checksum of all that the frames of one pair depend on."""
+        prompts = [self.pairs.prompt[i], self.pairs.end_prompt[i]]
+        measures = [self.frames, self.density_sigma]
+        return _checksum([self.images[i], prompts, self.plan[label], measures, self.model])
+
+    def is_whole(self, label: str, i: int) -> bool:
+        return _record(self.place(label, i)).get("inputs") == self.inputs(label, i)
+
+    def make_missing(self, label: str, batch: int, bar: tqdm) -> None:
+        """Make the frames that are not there, in smaller batches where memory runs out."""
+        limit = 1 if self.plan[label][0] in ONE_BY_ONE else batch
+        for rows in self.batches(limit):
+            missing = [i for i in rows if not self.is_whole(label, i)]
+            bar.update(len(rows) - len(missing))
+            while missing:
+                part = missing[:limit]
+                try:
+                    self.make(label, part)
+                except (MemoryError, torch.OutOfMemoryError) as error:
+                    if len(part) == 1:
+                        raise MemoryError(
+                            f"{label}, pair {self.pairs.name[part[0]]!r} alone: {error}"
+                        ) from error
+                    limit = len(part) // 2
+                    warnings.warn(
+                        f"{label}: not enough memory for {len(part)} pairs at once; it goes on "
+                        f"with {limit}",
+                        stacklevel=3,
+                    )
+                else:
+                    missing = missing[limit:]
+                    bar.update(len(part))
+
+    def batches(self, size: int) -> list[list[int]]:
+        """All pairs; those whose prompt changes along the path apart, for their cost is another.
+
+        The division does not depend on what is there, so that a run that was cut between two
+        batches repeats every bit.
+        """
+        changing = [i for i in range(len(self.pairs)) if self.changes(i)]
+        others = [i for i in range(len(self.pairs)) if i not in changing]
+        return [
+            rows[k : k + size] for rows in (others, changing) for k in range(0, len(rows), size)
+        ]
+
+    def changes(self, i: int) -> bool:
+        return _checksum(self.pairs.prompt[i]) != _checksum(self.pairs.end_prompt[i])
+
+    def prompted(self, rows: Sequence[int]) -> StableDiffusionScore:
+        """The score under the prompts of these pairs, all of one kind (`changes`)."""
+        start = _together([self.pairs.prompt[i] for i in rows])
+        end = _together([self.pairs.end_prompt[i] for i in rows])
+        return self.score.prompted(start, end_prompt=end if self.changes(rows[0]) else None)
+
+    def make(self, label: str, rows: Sequence[int]) -> None:
+        """Make the frames of these pairs at once, and write them pair by pair."""
+        method, settings = self.plan[label]
+        score = self.prompted(rows)
+        images = [self.pairs.images(i, self.size) for i in rows]
+        start = latents.encode(score, torch.stack([first for first, _ in images]))
+        end = latents.encode(score, torch.stack([last for _, last in images]))
+        begun = time.perf_counter()
+        made = interpolate(score, start, end, method=method, frames=self.frames, **settings)
+        seconds = time.perf_counter() - begun
+        broken = [
+            self.pairs.name[i]
+            for i, path in zip(rows, made.frames, strict=True)
+            if not torch.isfinite(path).all()
+        ]
+        if broken:
+            raise ValueError(
+                f"{label} ran into NaN or infinity between the images of {', '.join(broken)}: "
+                "change its settings, load with dtype=torch.float32, or leave the pair out"
+            )
+        shown = latents.decode(score, made.frames)
+        density = path_log_density(score.at(self.density_sigma), made.frames)
+        prompts = ("prompt", "end_prompt")
+        used = {name: value for name, value in made.settings.items() if name not in prompts}
+        for k, i in enumerate(rows):
+            result = {
+                "log_density_mean": float(density.mean[k]),
+                "log_density_dip": float(density.dip[k]),
+                "evaluations": made.evaluations / len(rows),
+                "seconds": seconds / len(rows),
+                "converged": None if made.path is None else bool(made.path.converged[k]),
+                "settings": json.dumps(plain(used)),
+            }
+            self.animation(label, i).unlink(missing_ok=True)
+            _store(self.place(label, i), shown[k], self.inputs(label, i), result)
+
+
+def _prepare(
+    score: StableDiffusionScore,
+    pairs: Pairs,
+    plan: Plan,
+    out: Path,
+    frames: int,
+    density_sigma: float | None,
+) -> _Run:
+    """The run, once its model, images and prompts are known to fit."""
+    if not isinstance(score, StableDiffusionScore):
+        raise TypeError(
+            "run_pairs wants the score of a latent text-to-image model (lib.scores.load), got "
+            f"{type(score).__name__}"
+        )
+    if score.event_shape is None:
+        raise ValueError(
+            "this model does not say how large its images are; load it with size=(height, width)"
+        )
+    density_sigma = float(score.sigma if density_sigma is None else score.at(density_sigma).sigma)
+    factor = vae_factor(score.pipe.vae)
+    height, width = (factor * side for side in score.event_shape[1:])
+    images = [
+        [_checksum(image) for image in pairs.images(i, (height, width))] for i in range(len(pairs))
+    ]
+    for i, name in enumerate(pairs.name):
+        try:
+            score.embed(_together([pairs.prompt[i]]))
+            score.embed(_together([pairs.end_prompt[i]]))
+        except ValueError as error:
+            raise ValueError(f"pair {name!r}: {error}") from error
+    model = _model_name(score)
+    return _Run(score, pairs, plan, out, frames, density_sigma, (height, width), model, images)
+
+
+def _table_row(run: _Run, label: str, i: int, distances: Mapping[str, Distance]) -> dict[str, Any]:
+    frames = {label: load_frames(run.place(label, i))[None]}
+    measures = evaluate(frames, distances=distances).drop(columns=["method", "pair"]).iloc[0]
+    return {
+        "method": label,
+        "pair": run.pairs.name[i],
+        **{name: values[i] for name, values in run.pairs.about.items()},
+        "prompt": in_words(run.pairs.prompt[i]),
+        "end_prompt": in_words(run.pairs.end_prompt[i]),
+        **measures,
+        **_record(run.place(label, i))["result"],
+    }
+
+
+# ---- which methods, with which settings
+
+
+def _plan(methods: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> Plan:
+    """Each label with its method of `interpolate` and its settings, all names known."""
+    methods = [methods] if isinstance(methods, str) else list(methods)
+    if not methods or len(set(methods)) < len(methods):
+        raise ValueError(f"give one method or more, each once, got {', '.join(methods) or 'none'}")
+    for label in settings:
+        checks.choice("method in settings", label, methods)
+    plan = {}
+    for label in methods:
+        own = dict(settings.get(label, {}))
+        method = checks.choice("method", own.pop("method", label), [*METHODS, *INTERPOLATIONS])
+        for name in own:
+            checks.choice(f"setting of {label}", name, _setting_names(method))
+        plan[folder_name("a method", label)] = (method, own)
+    return plan
+
+
+def _setting_names(method: str) -> set[str]:
+    """What `interpolate` takes for this method."""
+    names = _keywords(interpolate)
+    if method in METHODS:
+        names |= _keywords(geodesic) | set(METHODS[method].metric_settings)
+    return names - {"method", "frames", "callback"}
+
+
+def _keywords(function: Callable) -> set[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+def settings_from_text(assignments: Iterable[str], methods: Sequence[str]) -> dict[str, dict]:
+    """Settings as a command line has them.
+
+    Args:
+        assignments: "stein.lam=10" for one method, "flow_steps=20" for all; values as Python
+            writes them, else text.
+        methods: their names or labels.
+
+    Raises:
+        ValueError: no assignment, or another method.
+    """
+    settings: dict[str, dict[str, Any]] = {label: {} for label in methods}
+    for assignment in assignments:
+        place, equals, text = assignment.partition("=")
+        label, _, name = place.strip().rpartition(".")
+        if not equals or not name:
+            raise ValueError(
+                f"{assignment!r} is no setting; write name=value, or method.name=value"
+            )
+        try:
+            value = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError):
+            value = text.strip()
+        for one in [checks.choice("method", label, methods)] if label else methods:
+            settings[one][name] = value
+    return settings
+
+
+def _default_distances() -> dict[str, Distance]:
+    try:
+        return {"lpips": load_lpips()}
+    except FileNotFoundError as error:
+        warnings.warn(f"ppl and pdv are of squared errors, not of LPIPS: {error}", stacklevel=3)
+        return {"mse": mse}
+
+
+# ---- files
+
+
+def _check_columns(pairs: Pairs, distances: Mapping[str, Distance]) -> None:
+    own = {"method", "pair", "prompt", "end_prompt", "log_density_mean", "log_density_dip"}
+    own |= {"evaluations", "seconds", "converged", "settings"}
+    own |= {f"{kind}_{name}" for kind in ("ppl", "pdv") for name in distances}
+    taken = sorted(own.intersection(pairs.about))
+    if taken:
+        raise ValueError(f"the result has columns {', '.join(taken)} of its own; rename the pairs'")
+
+
+def _check_folder(out: Path) -> None:
+    """Make the folder of a run; ValueError if it holds anything that no run wrote."""
+    with writing("the frames of pairs", out.parent):
+        out.mkdir(parents=True, exist_ok=True)
+    foreign = sorted(path.name for path in out.iterdir() if path.name not in WRITTEN)
+    foreign = [name for name in foreign if not name.startswith(".")]
+    if foreign:
+        raise ValueError(
+            f"{out} holds {', '.join(foreign[:5])}, which no run of pairs wrote; choose another "
+            "folder"
+        )
+
+
+def _store(place: Path, images: Tensor, inputs: str, result: dict[str, Any]) -> None:
+    """Write frames (n, 3, h, w) in [0, 1] as 00.png …, and their record last."""
+    with writing("frames", place):
+        # Of more frames or of other inputs, and drafts of a run that was killed
+        for old in place.glob("*"):
+            old.unlink()
+    names = [f"{k:02d}.png" for k in range(len(images))]
+    pixels = (255 * images.clamp(0, 1)).round().to(torch.uint8).cpu()
+    with replacing(*(place / name for name in (*names, RECORD))) as drafts:
+        *pictures, record = drafts
+        for draft, image in zip(pictures, pixels, strict=True):
+            to_pil_image(image).save(draft)
+        sums = {name: sha256(draft) for name, draft in zip(names, pictures, strict=True)}
+        content = {"inputs": inputs, "files": sums, "result": result}
+        record.write_text(_json(content), encoding="utf-8")
+
+
+def _record(place: Path) -> dict[str, Any]:
+    """The record of the frames in a folder, {} if they do not all stand as they were written."""
+    try:
+        record = json.loads((place / RECORD).read_text(encoding="utf-8"))
+        sums = record["files"]
+        if all(sha256(place / name) == expected for name, expected in sums.items()):
+            return record
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # damaged: the frames are made again
+        pass
+    return {}
+
+
+def _open(place: Path) -> list[Image.Image]:
+    return [Image.open(path).convert("RGB") for path in sorted(place.glob("[0-9]*.png"))]
+
+
+# ---- checksums
+
+
+def _checksum(content: Any) -> str:
+    return hashlib.sha256(_json(content).encode()).hexdigest()
+
+
+def _json(content: Any) -> str:
+    """JSON in which tensors stand by their sha256, and solvers by what Python prints of them."""
+    return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, default=_name) + "\n"
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, Tensor):
+        x = value.detach().cpu().contiguous()
+        bits = x.reshape(-1).view(torch.uint8).numpy().tobytes()
+        return f"{x.dtype} {tuple(x.shape)} {hashlib.sha256(bits).hexdigest()}"
+    return repr(value)
+
+
+def _model_name(score: StableDiffusionScore) -> dict[str, Any]:
+    """What names a model and how it is asked: its origin, or else the sha256 of its weights."""
+    parts = (score.pipe.unet, score.pipe.vae, score.pipe.text_encoder)
+    name = {
+        "origin": score.origin or [_checksum(part.state_dict()) for part in parts],
+        "dtype": next(score.pipe.unet.parameters()).dtype,
+        "sigma": score.sigma,
+        "guidance": score.guidance,
+        "negative": score.negative,
+        "truncate": score.truncate,
+    }
+    return json.loads(_json(name))
+
+
+def _together(prompts: list[str | Tensor]) -> list[str] | Tensor:
+    return torch.stack(prompts) if isinstance(prompts[0], Tensor) else prompts
+
+
+# ---- the command
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="pairs.csv, NAME_0.png and NAME_1.png, or subfolders of two images"),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="frames and tables go here; what stands there is not made again")
+    ],
+    model: Annotated[
+        str, typer.Option(help="hands, a folder in the StableDiffusionPipeline layout, or a hub id")
+    ] = "hands",
+    methods: Annotated[str, typer.Option(help="names with commas between")] = "lerp,slerp,stein",
+    frames: Annotated[int, typer.Option(help="of a path, both ends included")] = 17,
+    batch: Annotated[int, typer.Option(help="pairs at once")] = 8,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p",
+            help="method.name=value for one method, name=value for all; "
+            "NAME.method=stein makes another NAME",
+        ),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="pixels a side, the model's own if left out")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="of a hub id")] = None,
+    sigma: Annotated[float | None, typer.Option(help="noise level that methods work at")] = None,
+    density_sigma: Annotated[
+        float | None, typer.Option(help="noise level of the log-density columns")
+    ] = None,
+    guidance: float = 1.0,
+    negative: str = "",
+    device: str = "cpu",
+    gif: bool = False,
+    micro_batch: Annotated[int, typer.Option(help="images or latents a network call")] = 8,
+) -> None:
+    """Frames between the two images of every pair, by every method, as files and one table."""
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    settings = settings_from_text(assignments or [], names)
+    pairs = read_pairs(folder)
+    more = {} if size is None else {"size": (size, size)}
+    score = load(
+        model, revision=revision, sigma=sigma, device=device, micro_batch=micro_batch, **more
+    )
+    if isinstance(score, StableDiffusionScore):
+        score = score.prompted("", guidance=guidance, negative=negative)
+    table = run_pairs(
+        score,
+        pairs,
+        names,
+        out,
+        frames=frames,
+        batch=batch,
+        settings=settings,
+        density_sigma=density_sigma,
+        gif=gif,
+    )
+    print((out / "summary.csv").read_text(encoding="utf-8"), end="")
+    for label, rows in table.groupby("method", sort=False):
+        lost = int(rows["converged"].eq(False).sum())
+        if lost:
+            print(f"{label}: {lost} of {len(pairs)} geodesics did not converge (column converged)")
+    print(f"{len(pairs)} pairs, {len(names)} methods: {os.path.relpath(out / 'table.csv')}")
+
+
+if __name__ == "__main__":
+    app()
