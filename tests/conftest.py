@@ -1,42 +1,33 @@
-"""What all tests share: no window, no network, few threads, a seeded generator."""
+"""What all tests share: no window, no network, one thread, a seeded generator."""
 
 import os
 import pickle
 import signal
 import socket
+import sys
 import threading
 import tomllib
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# before anything imports torch; `pytest -n` has a process a core
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import matplotlib.pyplot as plt
 import pytest
-import torch
 
-from experiments import data, hands
-from lib.scores import loading
-
-torch.set_num_threads(min(2, torch.get_num_threads()))
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    and threading.current_thread() is threading.main_thread()
-):
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell's background job is born deaf to Ctrl-C
+# a shell's background job is born deaf to Ctrl-C
+deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+if deaf and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch, tmp_path_factory):
-    """Refuse connections that leave this machine, and keep an earlier download from deciding what a test sees."""
+    """Refuse connections that leave this machine; no earlier download decides what a test sees."""
     connect = socket.socket.connect
+    here = ("127.0.0.1", "::1", "localhost")
 
     def local_only(self, address):
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in (
-            "127.0.0.1",
-            "::1",
-            "localhost",
-        ):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in here:
             raise AssertionError(f"a test wanted to reach {address}")
         return connect(self, address)
 
@@ -47,12 +38,15 @@ def offline(monkeypatch, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def closed_figures():
     yield
-    plt.close("all")
+    # a test that draws nothing does not wait for matplotlib
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture
 def no_unpickling(monkeypatch):
     """Any attempt to unpickle fails the test."""
+    import torch
 
     def refuse(*_, **__):
         raise AssertionError("something was unpickled")
@@ -65,11 +59,16 @@ def no_unpickling(monkeypatch):
 @pytest.fixture
 def drawn(monkeypatch):
     """Forty drawn discs instead of the photographs of hands: fine without them on the machine."""
+    import torch
+
+    from experiments import data, hands
+
     place = torch.arange(hands.SIDE) - hands.SIDE / 2
     radii = torch.linspace(15, 40, 40)[:, None, None]
     discs = 255 * (place[:, None] ** 2 + place**2 < radii**2)
     record = data.Source("drawn-discs", {}, "Apache-2.0", "a test", False, "drawn discs")
-    pixels, labels = discs[:, None].expand(-1, 3, -1, -1).to(torch.uint8), torch.arange(40) // 4
+    pixels = discs[:, None].expand(-1, 3, -1, -1).to(torch.uint8)
+    labels = torch.arange(40) // 4
 
     def photographs(split="train"):
         keep = (torch.arange(40) % 10 == 0) == (split == "test")
@@ -80,7 +79,9 @@ def drawn(monkeypatch):
 
 @pytest.fixture
 def registered(tmp_path, monkeypatch):
-    """paste(lines) registers them as in data/registry.toml; the bundled folders then lie below tmp_path."""
+    """paste(lines) registers them; the bundled folders then lie below tmp_path."""
+    from experiments import data
+    from lib.scores import loading
 
     def paste(lines):
         entries = data.registry() | tomllib.loads(lines)
@@ -96,4 +97,6 @@ def registered(tmp_path, monkeypatch):
 @pytest.fixture
 def generator():
     """A torch.Generator on the CPU with a fixed seed."""
+    import torch
+
     return torch.Generator().manual_seed(0)
