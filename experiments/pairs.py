@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import json
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -475,7 +476,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-def main(
+def command(
     folder: Annotated[
         Path,
         typer.Argument(help="pairs.csv, NAME_0.png and NAME_1.png, or subfolders of two images"),
@@ -540,5 +541,14 @@ def main(
     print(f"{len(pairs)} pairs, {len(names)} methods: {os.path.relpath(out / 'table.csv')}")
 
 
+def main() -> None:
+    """The command line; a mistake in what was typed is one line and exit status 2, no traceback."""
+    try:
+        app()
+    except (ValueError, TypeError, OSError, MemoryError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    app()
+    main()

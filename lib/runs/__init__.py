@@ -1,1 +1,0 @@
-"""Training and pairs from a command line."""
