@@ -67,10 +67,12 @@ def tokenizer() -> Any:
     from transformers import CLIPTokenizer
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    last_letters = [f"{letter}</w>" for letter in letters]
     trainer = trainers.BpeTrainer(
         vocab_size=10_000,
         min_frequency=1,
-        special_tokens=[],
+        # Else last letters get random numbers, which break ties between merges.
+        special_tokens=last_letters,
         initial_alphabet=letters,
         end_of_word_suffix="</w>",
         show_progress=False,
@@ -80,7 +82,7 @@ def tokenizer() -> Any:
     learner.train_from_iterator(all_captions(), trainer)
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
     # CLIP's order: letters, letters that end a word, merges, the two marks.
-    tokens = letters + [f"{letter}</w>" for letter in letters]
+    tokens = letters + last_letters
     tokens += dict.fromkeys(first + second for first, second in merges)
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: index for index, token in enumerate(tokens)}
