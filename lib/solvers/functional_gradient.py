@@ -277,7 +277,7 @@ class _Descent:
             f"(from {before:.6g} to {after:.6g} with {count} control points, which were dropped)"
             for before, after in torch.stack([self.length, length], 1)[longer].tolist()
         ]
-        self.progress.end(longer.nonzero().flatten(), TOO_LONG, details)
+        self.progress.end(longer.cpu().nonzero().flatten(), TOO_LONG, details)
         self.progress.record(control_points=count, energy=(length**2).tolist())
         self.points[~longer] = points[~longer]
         self.length[~longer] = length[~longer]
@@ -286,7 +286,7 @@ class _Descent:
         """The paths at equal distances; unchanged where the score between points is not finite."""
         even = paths.resample(points, points.shape[1], self.metric)
         finite = torch.isfinite(even).flatten(1).all(1)
-        self.progress.end((~finite).nonzero().flatten(), NOT_FINITE)
+        self.progress.end((~finite).cpu().nonzero().flatten(), NOT_FINITE)
         return torch.where(finite.reshape(-1, *[1] * (points.ndim - 1)), even, points)
 
 

@@ -174,7 +174,7 @@ class _Iteration:
         step: Where the next shot goes, (batch, d).
         rate: Step length of each pair, (batch,).
         halvings: Of it since a shot came closer, (batch,).
-        inverse: The Jacobian, by which a step is found.
+        jacobian: By which a step is found.
         progress: Which pairs are still at work.
     """
 
@@ -194,9 +194,9 @@ class _Iteration:
         self.r = torch.full_like(self.v, torch.inf)
         self.rate = torch.ones_like(self.gap)
         self.halvings = torch.zeros(len(path), dtype=torch.long)
-        self.inverse = Broyden(self.v, settings.max_iter)
+        self.jacobian = Broyden(self.v, settings.max_iter)
         if self.v.shape[1] <= settings.newton_dim:
-            self.inverse = Newton(self.v)
+            self.jacobian = Newton(self.v)
 
     @property
     def miss(self) -> Tensor:
@@ -208,7 +208,8 @@ class _Iteration:
         for iteration in range(1, self.settings.max_iter + 1):
             self.attempt()
             self.progress.record(iteration=iteration, miss=self.miss.tolist())
-            self.progress.end((self.miss <= tol).nonzero().flatten(), CONVERGED)
+            landed = (self.miss <= tol).cpu()
+            self.progress.end(landed.nonzero().flatten(), CONVERGED)
             if self.progress.callback is not None:
                 energy = self.metric.energy(self.points)
                 if self.progress.stopped(iteration, self.points, energy):
@@ -235,17 +236,17 @@ class _Iteration:
         self.halvings[poor] += 1
         good = rows[closer]
         dr = r[closer] - self.r[good]
-        self.inverse.update(good, dv[closer], dr, differences[closer])
+        self.jacobian.update(good, dv[closer], dr, differences[closer])
         self.v[good] = v[closer]
         self.r[good] = r[closer]
         self.points[good] = points[closer]
-        self.step[good] = self.inverse.step(good, r[closer])
+        self.step[good] = self.jacobian.step(good, r[closer])
         self.rate[good] = (2 * self.rate[good]).clamp_max(1)
         self.halvings[good] = 0
 
     def shoot(self, rows: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Points of the shots v, their ends, and how the ends of the probes differ from these."""
-        shots = torch.cat([v[:, None], self.inverse.probes(rows, v)], 1)
+        shots = torch.cat([v[:, None], self.jacobian.probes(rows, v)], 1)
         event = self.path.shape[2:]
         start = self.start[rows, None].expand_as(shots).reshape(-1, *event)
         substeps = self.settings.substeps
