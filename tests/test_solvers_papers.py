@@ -266,10 +266,6 @@ def test_a_callback_stops_and_nothing_of_the_caller_changes(solver):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Relaxation(optimizer="sgd"),
-        lambda: Relaxation(derivative="none"),
-        lambda: Relaxation(lr=0),
-        lambda: Relaxation(window=0),
         lambda: FunctionalGradient(levels=(1, 2)),
         lambda: FunctionalGradient(levels=()),
         lambda: FunctionalGradient(step=-1),
@@ -297,13 +293,6 @@ def test_metrics_that_a_solver_cannot_do():
         start = A * 0 if "origin" in words else A
         with pytest.raises(error, match=words):
             geodesic(metric, start, B, solver=solver)
-
-
-@pytest.mark.parametrize("solver", [Relaxation(), Georce(), FLAT], ids=lambda s: s.name)
-def test_a_start_where_the_score_is_not_finite(solver):
-    score = FunctionScore(lambda x: torch.where(x[:, :1] > 0.2, x * torch.nan, -x))
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        geodesic(DensityMetric(score, 0.3), A, B, solver=solver)
 
 
 def test_a_bad_guess():
