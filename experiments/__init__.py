@@ -1,1 +1,1 @@
-"""What the notebooks share and is no geometry: data, pictures, figures, evaluation, pairs, training of the bundled models."""
+"""What the notebooks share and is no geometry: data, pictures, figures, evaluation, training."""

@@ -1,69 +1,72 @@
 """Geodesics of many Stein metrics at once: one weight lam a path, all in one batch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from lib import checks
-from lib.metrics import SteinMetric
+from lib import Geodesic, Score, SteinMetric, checks, geodesic
 from lib.metrics.base import scale
-from lib.scores import Score, as_score
-from lib.solvers import Geodesic, geodesic
+from lib.scores import WrappedScore, as_score
 
 
 def stein_family(
-    score: Score, start: Tensor, end: Tensor, weights: Sequence[float] | Tensor, **settings
+    score: Score,
+    start: Float[Tensor, "*event"],
+    end: Float[Tensor, "*event"],
+    weights: Sequence[float] | Tensor,
+    **settings: Any,
 ) -> Geodesic:
-    """The Stein geodesics between one pair (*event) for every lam of `weights`, a batch of len(weights) paths.
+    """The Stein geodesics between one pair of points for every weight lam, as one batch of paths.
 
-    lam s s^T is the rank-one term of weight 1 of the score sqrt(lam) s, so that one batch with its own score a path is enough:
-    as many evaluations as one by one, in no more calls than the slowest alone. settings go to `geodesic`; solver: gauss_newton
-    or relaxation, which know whose points they ask for. ValueError: another solver, or a weight that is not positive.
+    lam s s^T is the rank-one term of weight 1 of the score sqrt(lam) s, so that a batch in which
+    each path has its own score is enough: as many evaluations as one by one, in no more calls than
+    the slowest path takes alone.
+
+    Args:
+        score: s = grad log p.
+        start: a point.
+        end: a point.
+        weights: lam > 0, one a path.
+        **settings: of `geodesic`. Its solver must know whose points it asks for: "gauss_newton" or
+            "relaxation".
+
+    Raises:
+        ValueError: another solver, or a weight that is not positive.
     """
     solver = settings.get("solver", "gauss_newton")
-    checks.choice(
-        "solver of a family", getattr(solver, "name", solver), ("gauss_newton", "relaxation")
-    )
-    weights = torch.as_tensor(
-        [checks.positive("weights", lam) for lam in weights], dtype=torch.float64
-    )
-    score = as_score(score)
-    pairs = (x.expand(len(weights), *x.shape) for x in (start, end))
-    found = geodesic(SteinMetric(_Weighted(score, weights), 1.0), *pairs, **settings)
-    found.log_density = found.log_density / weights.sqrt()[:, None]
-    found.settings |= {"metric": "stein", "lam": weights.tolist()}
-    return found
+    solver_name = solver if isinstance(solver, str) else solver.name
+    checks.choice("solver of a family", solver_name, ("gauss_newton", "relaxation"))
+    positive = [checks.positive("weights", weight) for weight in weights]
+    lam = torch.tensor(positive, dtype=torch.float64)
+    metric = SteinMetric(_RootWeighted(as_score(score), lam), lam=1.0)
+    starts = start.expand(len(lam), *start.shape)
+    ends = end.expand(len(lam), *end.shape)
+    family = geodesic(metric, starts, ends, **settings)
+    # That of s, whose multiple the solver saw
+    family.log_density = family.log_density / lam.sqrt()[:, None]
+    family.settings |= {"metric": "stein", "lam": lam.tolist()}
+    return family
 
 
-class _Weighted(Score):
-    """sqrt(lam) s, with one lam for each path of a batch; evaluations are those of s."""
+class _RootWeighted(WrappedScore):
+    """sqrt(lam) s with one lam for each path of a batch; evaluations are those of s."""
 
-    def __init__(self, score: Score, weights: Tensor) -> None:
-        self.score, self.weights, self.counter = score, weights, score.counter
-        self.event_shape, self.sigma, self.name, self.moves = (
-            score.event_shape,
-            score.sigma,
-            score.name,
-            score.moves,
-        )
+    def __init__(self, score: Score, lam: Tensor) -> None:
+        super().__init__(score)
+        self.lam = lam
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return scale(self._roots(x), self.score(x))
+    def evaluate(self, x: Tensor) -> Tensor:
+        return scale(self.roots(x), self.score.evaluate(x))
 
     def derivative(self, x: Tensor, v: Tensor) -> Tensor:
-        return scale(self._roots(x), self.score.derivative(x, v))
+        return scale(self.roots(x), self.score.derivative(x, v))
 
-    def _roots(self, x: Tensor) -> Tensor:
-        return self.weights.to(x).sqrt().repeat_interleave(len(x) // len(self.weights))
+    def roots(self, x: Tensor) -> Tensor:
+        """sqrt(lam) of each point, the points of a path one after the other."""
+        return self.lam.to(x).sqrt().repeat_interleave(len(x) // len(self.lam))
 
-    def at(self, sigma: float | Tensor) -> Score:
-        return _Weighted(self.score.at(sigma), self.weights)
-
-    def pick(self, rows: Tensor) -> Score:
-        return _Weighted(self.score.pick(rows), self.weights[rows.to(self.weights.device)])
-
-    def along(self, times: Tensor) -> Score:
-        return _Weighted(self.score.along(times), self.weights)
+    def pick(self, rows: Tensor) -> "_RootWeighted":
+        return _RootWeighted(self.score.pick(rows), self.lam[rows.to(self.lam.device)])

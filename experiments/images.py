@@ -1,4 +1,4 @@
-"""Images and films of any kind as a network takes them: float32 (n, channels, size, size) in [0, 1].
+"""Images and films of any kind as a network takes them: (n, channels, size, size) in [0, 1].
 
 Each picture is turned upright (EXIF), laid on white where it is transparent, cut to its middle
 square and resized.

@@ -1,4 +1,4 @@
-"""The explorer without a browser: its sliders are set, and picture and words must follow. Many weights in one batch."""
+"""The explorer without a browser: picture and words follow its sliders. Many weights in a batch."""
 
 import io
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments import explore as widgets
 from experiments import figures
+from experiments.explore import explore
 from experiments.family import stein_family
 from lib import FunctionScore, SphereScore, SteinMetric, geodesic, interpolate
 
@@ -41,29 +41,35 @@ def test_a_family_is_what_its_weights_give_one_by_one(family):
         assert torch.allclose(getattr(family, name), together, rtol=1e-6, atol=1e-8), name
 
 
-@pytest.mark.filterwarnings(
-    "ignore::lib.ConvergenceWarning"
-)  # two steps of relaxation are not enough
+# two steps of relaxation are not enough
+@pytest.mark.filterwarnings("ignore::lib.ConvergenceWarning")
 @pytest.mark.parametrize(
     "how", [{"noise_levels": (0.4, 0.2, 0.1)}, {"solver": "relaxation", "max_iter": 2}], ids=str
 )
 def test_a_family_anneals_and_takes_a_solver_that_differentiates(how):
-    score, ends = SphereScore(sigma=0.1), (ENDS[0], ENDS[1] / ENDS[1].norm())
-    found = stein_family(score, *ends, (0.01, 0.1), points=13, **how)
+    score = SphereScore(sigma=0.1)
+    ends = ENDS[0], ENDS[1] / ENDS[1].norm()
+    family = stein_family(score, *ends, (0.01, 0.1), points=13, **how)
     single = [geodesic(SteinMetric(score, lam), *ends, points=13, **how) for lam in (0.01, 0.1)]
-    assert torch.allclose(found.points, torch.cat([path.points for path in single]), atol=1e-6)
+    assert torch.allclose(family.points, torch.cat([path.points for path in single]), atol=1e-6)
 
 
-def test_a_family_refuses_weights_and_solvers_that_are_none():
-    with pytest.raises(ValueError, match="weights must be a finite number > 0, got 0"):
-        stein_family(SphereScore(), *ENDS, [1.0, 0.0])
-    with pytest.raises(ValueError, match="unknown solver of a family 'shooting'"):
-        stein_family(SphereScore(), *ENDS, [1.0], solver="shooting")
+@pytest.mark.parametrize(
+    "weights, solver, culprit",
+    [
+        ([1.0, 0.0], "gauss_newton", "weights"),
+        ([], "gauss_newton", "empty batch"),
+        ([1.0], "shooting", "shooting"),
+    ],
+)
+def test_a_family_refuses_weights_and_solvers_that_are_none(weights, solver, culprit):
+    with pytest.raises(ValueError, match=culprit):
+        stein_family(SphereScore(), *ENDS, weights, solver=solver)
 
 
 def test_sliders_move_the_picture_and_the_words(family):
     figures.use_style()
-    explorer = widgets.explore(
+    explorer = explore(
         family,
         WEIGHTS,
         name="lam",
@@ -85,28 +91,30 @@ def test_sliders_move_the_picture_and_the_words(family):
     assert len(seen) == 5
     assert explorer.text.value == "lam = 100 · place 0.00 · log p = 0"
     explorer.setting.value, explorer.place.value = 2, 5
-    assert explorer.picture.value in seen  # nothing is left behind from where the hand has been
+    # nothing is left behind from where the hand has been
+    assert explorer.picture.value in seen
 
 
 def test_the_place_is_marked_where_the_point_is(family):
-    explorer = widgets.explore(family, WEIGHTS, backdrop=lambda axes: axes.set_axis_off())
-    black = [
-        np.argwhere(picture(explorer).max(2) < 60).mean(0) for explorer.place.value in (0, 20)
-    ]  # (down, across)
-    assert (
-        black[0][0] > black[1][0] + 50 and black[0][1] > black[1][1] + 100
-    )  # from (1, 0) to the upper left
+    explorer = explore(family, WEIGHTS, backdrop=lambda axes: axes.set_axis_off())
+    centres = []
+    for place in (0, 20):
+        explorer.place.value = place
+        centres.append(np.argwhere(picture(explorer).max(2) < 60).mean(0))
+    down, across = centres[0] - centres[1]
+    # from (1, 0) to the upper left
+    assert down > 50 and across > 100
 
 
 def test_frames_are_shown_as_they_are():
     frames = torch.zeros(2, 3, 3, 4, 4)
-    frames[0, :, 0], frames[1, :, 2] = 1.0, 1.0  # red, blue
-    explorer = widgets.explore(frames, ["red", "blue"], name="method")
+    frames[0, :, 0] = 1.0
+    frames[1, :, 2] = 1.0
+    explorer = explore(frames, ["red", "blue"], name="method")
     assert (picture(explorer) == [255, 0, 0]).all(2).mean() > 0.5
     explorer.setting.value = 1
-    assert (picture(explorer) == [0, 0, 255]).all(
-        2
-    ).mean() > 0.5 and explorer.text.value == "method = blue · place 0.50"
+    assert (picture(explorer) == [0, 0, 255]).all(2).mean() > 0.5
+    assert explorer.text.value == "method = blue · place 0.50"
 
 
 def test_methods_of_interpolate_are_dragged_through_by_name():
@@ -116,25 +124,25 @@ def test_methods_of_interpolate_are_dragged_through_by_name():
         method: interpolate(score, *ends, method=method, frames=5)
         for method in ("lerp", "slerp", "stein")
     }
-    explorer = widgets.explore(found, name="method")
+    explorer = explore(found, name="method")
     assert explorer.setting.options == (("lerp", 0), ("slerp", 1), ("stein", 2))
     seen = set()
     for explorer.setting.value in range(3):
         for explorer.place.value in range(5):
             seen.add(explorer.picture.value)
-    assert len(seen) == 2 + 3 * 3  # all share their ends
+    # all share their ends
+    assert len(seen) == 2 + 3 * 3
 
 
 def test_one_path_needs_no_slider_for_the_setting():
-    explorer = widgets.explore(torch.rand(1, 9, 2), ["a < b"])
+    explorer = explore(torch.rand(1, 9, 2), ["a < b"])
     assert explorer.setting not in explorer.children and len(explorer.children) == 3
     assert explorer.text.value == "path = a &lt; b · place 0.50"
 
 
-def test_a_redraw_does_not_solve_or_lay_out_anything(family, monkeypatch):
-    explorer = widgets.explore(family, WEIGHTS, readouts={"log p": family.log_density})
+def test_a_redraw_does_not_solve_anything(family, monkeypatch):
+    explorer = explore(family, WEIGHTS, readouts={"log p": family.log_density})
     monkeypatch.setattr(SphereScore, "evaluate", None)
-    monkeypatch.setattr(explorer._canvas, "draw", None)
     before = explorer.picture.value
     explorer.place.value = 3
     assert explorer.picture.value != before
@@ -143,48 +151,25 @@ def test_a_redraw_does_not_solve_or_lay_out_anything(family, monkeypatch):
 @pytest.mark.parametrize(
     ("paths", "given", "words"),
     [
-        (
-            torch.zeros(2, 5),
-            {},
-            r"paths \(2, 5\) are neither images .* nor points in a plane; give a project=.*got \(2, 2\)",
-        ),
-        (torch.zeros(2, 5, 1), {}, r"neither images .*got \(2, 5, 1\)"),
+        (torch.zeros(2, 5), {}, "project="),
+        (torch.zeros(2, 5, 1), {}, "project="),
         (torch.zeros(1, 5, 2, 4, 4), {}, "neither images"),
-        (
-            torch.zeros(2, 5, 2),
-            {"labels": ["one"]},
-            r"labels must have shape \(2,\) to go with paths \(2, 5, 2\), got \(1,\)",
-        ),
-        (
-            torch.zeros(2, 5, 2),
-            {"readouts": {"log p": torch.zeros(2, 4)}},
-            r"log p must have shape \(2, 5\).*got \(2, 4\)",
-        ),
-        (
-            torch.zeros(2, 5, 2),
-            {"readouts": {"log p": torch.full((2, 5), torch.inf)}},
-            "log p has 10 of 10 entries that",
-        ),
-        (torch.full((1, 5, 2), torch.nan), {}, "paths has 10 of 10 entries that are NaN"),
-        ({}, {}, "one path a name, .* got no path"),
-        (
-            {"a": torch.zeros(1, 5, 2), "b": torch.zeros(1, 6, 2)},
-            {},
-            r"equal numbers of points of one shape, got .*'b': \(1, 6, 2\)",
-        ),
-        ({"a": torch.zeros(2, 5, 2)}, {}, r"one path a name.*'a': \(2, 5, 2\)"),
-        (
-            torch.zeros(2, 5, 2),
-            {"start": (2, 0.5)},
-            r"start must be a setting below 2 and a place in \[0, 1\], got \(2, 0.5\)",
-        ),
+        (torch.zeros(2, 5, 2), {"labels": ["one"]}, "labels"),
+        (torch.zeros(2, 5, 2), {"readouts": {"log p": torch.zeros(2, 4)}}, r"log p.*\(2, 5\)"),
+        (torch.zeros(2, 5, 2), {"readouts": {"log p": torch.full((2, 5), torch.inf)}}, "log p"),
+        (torch.full((1, 5, 2), torch.nan), {}, "NaN"),
+        ({}, {}, "no path"),
+        ({"a": torch.zeros(1, 5, 2), "b": torch.zeros(1, 6, 2)}, {}, r"'b': \(1, 6, 2\)"),
+        ({"a": torch.zeros(2, 5, 2)}, {}, r"'a': \(2, 5, 2\)"),
+        (torch.zeros(2, 5, 2), {"start": (2, 0.5)}, "start"),
+        (torch.zeros(2, 5, 2), {"start": (0, 2.0)}, "start"),
     ],
 )
 def test_what_does_not_fit_is_refused(paths, given, words):
     with pytest.raises(ValueError, match=words):
-        widgets.explore(paths, **given)
+        explore(paths, **given)
 
 
 def test_only_tensors_are_paths():
-    with pytest.raises(TypeError, match=r"paths must be .*Tensor, got list"):
-        widgets.explore([[0.0, 1.0]])
+    with pytest.raises(TypeError, match="list"):
+        explore([[0.0, 1.0]])
