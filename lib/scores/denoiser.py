@@ -90,7 +90,7 @@ class DenoiserScore(Score):
         other.label = self._known_label(label)
         return other
 
-    def evaluate(self, x: Float[Tensor, "n *event"]) -> Float[Tensor, "n *event"]:
+    def evaluate(self, x: Tensor) -> Tensor:
         return (self.posterior_mean(x) - x) / self.sigma_column(x) ** 2
 
     def denoise(self, x: Float[Tensor, "n *event"]) -> Float[Tensor, "n *event"]:
@@ -103,9 +103,7 @@ class DenoiserScore(Score):
         sigma = self.scale * double_levels(self.sigma).expand(len(x))
         return self.in_micro_batches(self.denoise_part, x, sigma)
 
-    def derivative(
-        self, x: Float[Tensor, "n *event"], v: Float[Tensor, "n *event"]
-    ) -> Float[Tensor, "n *event"]:
+    def derivative(self, x: Tensor, v: Tensor) -> Tensor:
         # torch's fused attention knows no forward mode.
         with sdpa_kernel(SDPBackend.MATH):
             return super().derivative(x, v)

@@ -92,7 +92,7 @@ class DistillationScore(WrappedScore):
         """Posterior mean of the model itself: the direction denoises nothing."""
         return self.score.denoise(x)
 
-    def evaluate(self, x: Float[Tensor, "n *event"]) -> Float[Tensor, "n *event"]:
+    def evaluate(self, x: Tensor) -> Tensor:
         sigma = self.sigma
         schedule = self.score.schedule
         calls = self.counter.batches if self.fresh else 0
@@ -114,7 +114,7 @@ class DistillationScore(WrappedScore):
         # eps = (y' − D)/sigma', and √ᾱ = 1/√(1 + sigma²).
         return (positive - negative) / (2 * level) / (1 + sigma**2) ** 0.5
 
-    def count(self, x: Float[Tensor, "n *event"]) -> None:
+    def count(self, x: Tensor) -> None:
         # Two network inputs a point, whatever the guidance of the score itself.
         self.check_points(x)
         self.counter.evaluations += 2 * len(x)

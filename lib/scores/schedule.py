@@ -21,8 +21,7 @@ class NoiseSchedule:
 
     A discrete scheduler (DDPM, DDIM, …) noises z = √ᾱ_t y_0 + √(1−ᾱ_t) noise, so that y = z/√ᾱ_t
     has sigma_t = √((1−ᾱ_t)/ᾱ_t); between the steps log sigma is linear in t. An EDM scheduler is
-    continuous and conditions on ¼ log sigma (Karras et al. 2022, table 1), or on (2/π) arctan sigma
-    (diffusers' CosineDPMSolverMultistepScheduler).
+    continuous and conditions on ¼ log sigma (Karras et al. 2022, table 1).
 
     Args:
         scheduler: a diffusers scheduler with `alphas_cumprod`, or with EDM's `precondition_noise`.
@@ -48,7 +47,13 @@ class NoiseSchedule:
         if self.edm:
             self.lowest = float(self.config["sigma_min"])
             self.highest = float(self.config["sigma_max"])
-            self.arctan = _conditions_on_arctan(scheduler)
+            sigma = torch.tensor([0.1, 1.0, 10.0])
+            if not torch.allclose(scheduler.precondition_noise(sigma), sigma.log() / 4):
+                raise TypeError(
+                    f"{type(scheduler).__name__} conditions its network on another function of the "
+                    "noise level than ¼ log sigma (precondition_noise); use a DDPM, DDIM, Euler, "
+                    "DPM or EDM scheduler of the same model"
+                )
         elif hasattr(scheduler, "alphas_cumprod"):
             # With zero terminal SNR the last level is infinite.
             alpha_bar = scheduler.alphas_cumprod.double().clamp(1e-12, 1 - 1e-12)
@@ -69,7 +74,7 @@ class NoiseSchedule:
     def timestep(self, sigma: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
         """The (fractional) time that the network gets at noise level sigma."""
         if self.edm:
-            return 2 / math.pi * sigma.atan() if self.arctan else sigma.log() / 4
+            return sigma.log() / 4
         levels = self.log_sigmas.to(sigma)
         right = torch.searchsorted(levels, sigma.log()).clamp(1, self.last_step)
         low = levels[right - 1]
@@ -79,7 +84,7 @@ class NoiseSchedule:
     def sigma(self, timestep: float) -> float:
         """The noise level at a (fractional) time; the inverse of `timestep`."""
         if self.edm:
-            return math.tan(math.pi / 2 * timestep) if self.arctan else math.exp(4 * timestep)
+            return math.exp(4 * timestep)
         if not 0 <= timestep <= self.last_step:
             raise ValueError(f"timestep must lie in [0, {self.last_step}], got {timestep}")
         left = min(int(timestep), self.last_step - 1)
@@ -121,17 +126,3 @@ def double_levels(sigma: float | Tensor) -> Tensor:
     if isinstance(sigma, Tensor):
         return sigma.cpu().double()
     return torch.tensor(sigma, dtype=torch.float64)
-
-
-def _conditions_on_arctan(scheduler: Any) -> bool:
-    """Whether an EDM scheduler conditions on (2/π) arctan sigma instead of ¼ log sigma."""
-    sigma = torch.tensor([0.1, 1.0, 10.0])
-    time = scheduler.precondition_noise(sigma)
-    if torch.allclose(time, sigma.log() / 4):
-        return False
-    if torch.allclose(time, 2 / math.pi * sigma.atan()):
-        return True
-    raise TypeError(
-        f"{type(scheduler).__name__} conditions its network on the noise level in a way unknown "
-        "here (precondition_noise); use a DDPM, DDIM, Euler, DPM or EDM scheduler of the same model"
-    )

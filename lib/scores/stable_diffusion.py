@@ -229,7 +229,7 @@ class StableDiffusionScore(DenoiserScore):
             embedding = torch.lerp(embedding, end[:, None], t)
         return embedding.expand(batch, places, -1, -1).flatten(0, 1)
 
-    def posterior_mean(self, x: Float[Tensor, "n *event"]) -> Float[Tensor, "n *event"]:
+    def posterior_mean(self, x: Tensor) -> Tensor:
         sigma = double_levels(self.sigma).expand(len(x))
         embeddings = self.embeddings(len(x))
         if self.guidance == 1:
@@ -262,7 +262,7 @@ class StableDiffusionScore(DenoiserScore):
 
         return self.guarded_unet(call)
 
-    def count(self, x: Float[Tensor, "n *event"]) -> None:
+    def count(self, x: Tensor) -> None:
         super().count(x)
         if self.guidance != 1:
             self.counter.evaluations += len(x)

@@ -76,10 +76,10 @@ class VariancePreservingScore(WrappedScore):
     def has_log_density(self) -> bool:
         return self.score.has_log_density
 
-    def evaluate(self, z: Float[Tensor, "n *event"]) -> Float[Tensor, "n *event"]:
+    def evaluate(self, z: Tensor) -> Tensor:
         return self.score.evaluate(self.decode(z)) / self.unit
 
-    def evaluate_log_density(self, z: Float[Tensor, "n *event"]) -> Float[Tensor, "n"]:
+    def evaluate_log_density(self, z: Tensor) -> Tensor:
         dimension = z[0].numel()
         return self.score.evaluate_log_density(self.decode(z)) - dimension * math.log(self.unit)
 
