@@ -69,17 +69,15 @@ def swept(words: list[str], *, small: bool = False) -> list[Run]:
 def figures(words: Words = None, smoke: Smoke = False) -> None:
     """Run every notebook that changed at its defaults, and publish figures/ (NN...: only these)."""
     from workflow.publish import publish
-    from workflow.snakemake import make
 
     names, options = split(words)
     books = chosen(names)
-    runs = [Run(book, parameters.smoke(book) if smoke else {}) for book in books]
-    well = make_and_say(make, runs, options)
+    finished, failed = made(
+        [Run(book, parameters.smoke(book) if smoke else {}) for book in books], options
+    )
     if not smoke:
-        for line in publish([run for run in runs if run.finished]):
-            print(line)
-    say_fallbacks(runs)
-    if not well:
+        show(publish(finished))
+    if failed:
         raise typer.Exit(1)
 
 
@@ -87,19 +85,16 @@ def figures(words: Words = None, smoke: Smoke = False) -> None:
 def results(words: Words = None) -> None:
     """Make the tables that notebooks read from data/results: run them with compute=True (NN...)."""
     from workflow.publish import publish_results
-    from workflow.snakemake import make
 
     names, options = split(words)
     books = chosen(names)
     if not names:
         books = [book for book in books if "compute" in parameters.parameters(book)]
     runs = [Run(book, parameters.check(book, {"compute": True})) for book in books]
-    well = make_and_say(make, runs, options)
-    for run in runs:
-        if run.finished:
-            for line in publish_results(run):
-                print(line)
-    if not well:
+    finished, failed = made(runs, options)
+    for run in finished:
+        show(publish_results(run))
+    if failed:
         raise typer.Exit(1)
 
 
@@ -112,38 +107,45 @@ def sweep(words: Words = None, smoke: Smoke = False) -> None:
     03: {sigma: [0.5, 1.0], angles: [[45.0], [90.0]]}.
     """
     from workflow.collect import collect, write
-    from workflow.snakemake import make
 
     ours, options = split(words)
-    runs = swept(ours, small=smoke)
-    well = make_and_say(make, runs, options)
-    for book in dict.fromkeys(run.notebook for run in runs):
-        table = collect([run for run in runs if run.notebook == book and run.finished])
-        print(os.path.relpath(write(table, book.stem)))
-    say_fallbacks(runs)
-    if not well:
+    finished, failed = made(swept(ours, small=smoke), options)
+    for book in dict.fromkeys(run.notebook for run in finished):
+        table = collect([run for run in finished if run.notebook == book])
+        show([os.path.relpath(write(table, book.stem))])
+    if failed:
         raise typer.Exit(1)
 
 
-def make_and_say(make, runs: list[Run], options: list[str]) -> bool:
-    """Make the runs; the last line counts them."""
-    from workflow.snakemake import LOG
+@app.command("refresh", context_settings=PASS)
+def refresh_command(words: Words = None) -> None:
+    """Give committed notebooks the outputs of their executed selves; runs first what changed."""
+    from workflow.refresh import refresh
 
-    print(f"runs wanted: {len(runs)}; those that are finished and unchanged stay", flush=True)
-    well = make(runs, options)
-    finished = sum(run.finished for run in runs)
-    print(f"runs finished: {finished} of {len(runs)}")
-    if not well:
-        print(f"Snakemake's own words: {os.path.relpath(LOG)}")
-    return well
+    names, options = split(words)
+    finished, failed = made([Run(book, {}) for book in chosen(names)], options)
+    for run in finished:
+        show([f"{run.notebook.stem}: {'refreshed' if refresh(run) else 'as before'}"])
+    if failed:
+        raise typer.Exit(1)
 
 
-def say_fallbacks(runs: list[Run]) -> None:
-    """One line for each kind of data that stood in for better data."""
+def made(runs: list[Run], options: list[str]) -> tuple[list[Run], bool]:
+    """Make runs and say which data stood in for better data; the finished ones, and any failure."""
     from workflow.publish import fallbacks
+    from workflow.snakemake import make
 
-    for line in fallbacks([run for run in runs if run.finished]):
-        print(line)
+    show([f"runs wanted: {len(runs)}; those that are finished and unchanged stay"])
+    success = make(runs, options)
+    finished = [run for run in runs if run.finished]
+    show([*fallbacks(finished), f"runs finished: {len(finished)} of {len(runs)}"])
+    return finished, not success
+
+
+def show(lines: list[str]) -> None:
+    """Print lines at once, also into a pipe."""
+    for line in lines:
+        print(line, flush=True)
 
 
 @app.command("list")
@@ -190,22 +192,6 @@ def reported(words: list[str], *, small: bool) -> list[Run]:
         if not run.finished:
             raise ValueError(f"{run.name} is not finished; give the same words to make sweep first")
     return runs
-
-
-@app.command("refresh", context_settings=PASS)
-def refresh_command(words: Words = None) -> None:
-    """Give committed notebooks the outputs of their executed selves; runs first what changed."""
-    from workflow.refresh import refresh
-    from workflow.snakemake import make
-
-    names, options = split(words)
-    runs = [Run(book, {}) for book in chosen(names)]
-    well = make_and_say(make, runs, options)
-    for run in runs:
-        if run.finished:
-            print(f"{run.notebook.stem}: {'refreshed' if refresh(run) else 'as before'}")
-    if not well:
-        raise typer.Exit(1)
 
 
 @app.command()

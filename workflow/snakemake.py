@@ -40,11 +40,22 @@ def make(runs: Sequence[Run], options: Sequence[str] = ()) -> bool:
         folder = Path.cwd()
         try:
             main(words)
+            code = 0
         except SystemExit as end:
-            return not end.code
+            code = end.code
         finally:
             os.chdir(folder)
-    return True
+    if code:
+        explain()
+    return not code
+
+
+def explain() -> None:
+    """What Snakemake itself complains of; a notebook that failed has said so."""
+    text = LOG.read_text(encoding="utf-8", errors="replace").strip()
+    if "CalledProcessError" not in text:
+        print("\n".join(text.splitlines()[-5:]), file=sys.stderr)
+    print(f"Snakemake's own words: {os.path.relpath(LOG)}", file=sys.stderr)
 
 
 @contextmanager
