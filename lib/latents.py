@@ -127,7 +127,7 @@ def _check_images(images: Tensor, vae: nn.Module) -> None:
 
 def _shift(vae: nn.Module) -> float:
     """What the model takes from its latents before it scales them."""
-    return vae.config.get("shift_factor") or 0
+    return vae.config.get("shift_factor") or 0.0
 
 
 class RoundTrip(NamedTuple):

@@ -1,4 +1,4 @@
-"""Images and latents, text inversion, perceptual steps; on small random pipelines and on distances in closed form."""
+"""Images and latents, text inversion, perceptual steps: small random pipelines, closed forms."""
 
 import signal
 from dataclasses import replace
@@ -63,11 +63,11 @@ def test_samples_of_the_posterior_have_its_mean_and_spread(generator):
 @pytest.mark.parametrize(
     "bad, error, message",
     [
-        (lambda: images(1, 60, 64), ValueError, "multiples of 8, got 60×64: resize"),
+        (lambda: images(1, 60, 64), ValueError, "resize"),
         (
             lambda: images()[:, :1],
             ValueError,
-            r"\(n, 3, height, width\), got \(3, 1, 64, 64\); grey",
+            "grey",
         ),
         (lambda: images()[0], ValueError, r"one image: images\[None\]"),
         (lambda: images() * 255, ValueError, "divide images in 0..255 by 255"),
@@ -149,7 +149,7 @@ def test_text_inversion_lowers_the_denoising_error(version, tmp_path):
 
 
 def test_one_step_of_the_released_code(tmp_path):
-    """AdamW of torch's defaults at 5e-3 on the mean squared error of the predicted noise: one step by hand."""
+    """AdamW of torch's defaults at 5e-3 on the error of the predicted noise: one step by hand."""
     pipe, latent = SCORE.pipe, encode(SCORE, images(1))
     schedule = SCHEDULES["yu2025"]
     assert (schedule.steps, schedule.batch, schedule.rate, schedule.decay) == (500, 2, 5e-3, 0.01)
@@ -175,27 +175,30 @@ def test_one_step_of_the_released_code(tmp_path):
 def test_text_inversion_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     latent = encode(SCORE, images(1))
     whole = text_inversion(SCORE, latent, tmp_path / "whole", schedule=SHORT, progress=False)
-    asked, calls = SCORE.posterior_means, []
+    posterior_means = SCORE.posterior_means
+    calls = []
 
-    def interrupted(*arguments):
+    def interrupted(self, *arguments):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 4:
             signal.raise_signal(signal.SIGINT)
-        return asked(*arguments)
+        return posterior_means(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(StableDiffusionScore, "posterior_means", lambda self, *a: interrupted(*a))
+        patch.setattr(StableDiffusionScore, "posterior_means", interrupted)
         text_inversion(SCORE, latent, tmp_path / "cut", schedule=SHORT, progress=False)
-    assert 3 <= len(calls) < 6
     assert [path.name for path in (tmp_path / "cut").iterdir()] == ["checkpoint.safetensors"]
-    assert torch.equal(
-        text_inversion(SCORE, latent, tmp_path / "cut", schedule=SHORT, progress=False), whole
-    )
     before = SCORE.counter.evaluations
     assert torch.equal(
         text_inversion(SCORE, latent, tmp_path / "cut", schedule=SHORT, progress=False), whole
     )
-    assert SCORE.counter.evaluations == before  # a run that is done is only read
+    assert SCORE.counter.evaluations == before + 3 * SHORT.batch
+    # Only the interrupted step was made again; a run that is done is only read.
+    before = SCORE.counter.evaluations
+    assert torch.equal(
+        text_inversion(SCORE, latent, tmp_path / "cut", schedule=SHORT, progress=False), whole
+    )
+    assert SCORE.counter.evaluations == before
 
 
 @pytest.mark.parametrize(
@@ -229,7 +232,7 @@ def test_text_inversion_goes_on_from_no_other_checkpoint(culprit, changed, tmp_p
 
 def test_text_inversion_refuses_what_it_cannot_do(tmp_path):
     latent = encode(SCORE, images(1))
-    with pytest.raises(ValueError, match="did you mean 'yu2025'"):
+    with pytest.raises(ValueError, match="yu2025"):
         text_inversion(SCORE, latent, tmp_path, schedule="yu2024")
     with pytest.raises(ValueError, match="one prompt is inverted at a time"):
         text_inversion(SCORE, latent, tmp_path, prompt=SCORE.embed(["a", "b"]))
@@ -239,7 +242,7 @@ def test_text_inversion_refuses_what_it_cannot_do(tmp_path):
 
 
 def test_perceptual_times_invert_the_cumulated_distance():
-    """Distance t² from the start: equal steps lie at √(i/n); a second pair has equal steps already."""
+    """Distance t² from the start: equal steps lie at √(i/n); a second pair has them already."""
     t = torch.linspace(0, 1, 401, dtype=torch.float64)
     distances = torch.stack([t.square().diff(), t.diff()])
     made = perceptual_times(distances, t.expand(2, -1), 5)
@@ -257,18 +260,22 @@ def test_perceptual_times_invert_the_cumulated_distance():
 
 @pytest.mark.parametrize("rounds, uneven", [(1, 0.1), (4, 0.01)])
 def test_frames_at_equal_perceptual_steps(rounds, uneven):
-    """Brightness t³ under the mean absolute difference: steps become equal, the more the more rounds; ends stay."""
+    """Brightness t³ under the mean absolute difference: more rounds make steps more equal."""
     asked = []
 
     def show(times):
         asked.append(times)
         return times.pow(3).reshape(*times.shape, 1, 1, 1).expand(-1, -1, 3, 2, 2)
 
-    distance = lambda a, b: (a - b).abs().flatten(1).mean(1)
+    def distance(a, b):
+        return (a - b).abs().flatten(1).mean(1)
+
+    def spread(steps):
+        return ((steps.amax(1) - steps.amin(1)) / steps.mean(1)).max()
+
     frames, times = equal_steps(show, distance, 2, 9, rounds=rounds)
     steps = latents.adjacent_distances(frames, distance)
     before = latents.adjacent_distances(show(torch.linspace(0, 1, 9).expand(2, -1)), distance)
-    spread = lambda s: ((s.amax(1) - s.amin(1)) / s.mean(1)).max()
     assert spread(steps) < uneven * spread(before) + 1e-9 or spread(steps) < uneven
     assert len(asked) == rounds + 2 and frames.shape == (2, 9, 3, 2, 2)
     torch.testing.assert_close(

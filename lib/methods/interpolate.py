@@ -35,6 +35,18 @@ class Frames:
         settings: What was used. "ends" ("start" for an extrapolation) says whether the first and
             the last frame (the first) are "given" or "reconstructed".
         batches: Calls of the score.
+
+    Example:
+        >>> import torch
+        >>> from lib import GaussianScore, interpolate
+        >>> a, b = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+        >>> result = interpolate(GaussianScore(torch.zeros(2)), a, b, method="lerp", frames=3)
+        >>> result.frames
+        tensor([[[1.0000, 0.0000],
+                 [0.5000, 0.5000],
+                 [0.0000, 1.0000]]])
+        >>> result.evaluations  # a straight line asks no score
+        0
     """
 
     frames: Float[Tensor, "batch frames *event"]
