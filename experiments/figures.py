@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from lib import checks
 from lib.files import replacing
 
-ROOT = Path(__file__).resolve().parent.parent
 STYLE = Path(__file__).with_name("paper.mplstyle")
 SOURCES = "sources.json"  # which data and which model the figures beside it were made from
 
@@ -178,11 +177,18 @@ def record_sources(
 
     Returns:
         The file.
+
+    Raises:
+        ValueError: a damaged sources.json.
+        OSError: the folder cannot be written.
     """
     path = Path(folder) / SOURCES
     known = {"data": [], "models": [], "seed": None}
     if path.exists():
-        known |= json.loads(path.read_text(encoding="utf-8"))
+        try:
+            known |= json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); delete it and run again") from error
     models = [] if model is None else [model]
     for key, items in (("data", sources), ("models", models)):
         for item in plain(items):

@@ -6,6 +6,7 @@ import math
 import re
 import sys
 import types
+from pathlib import Path
 
 import books
 import nbformat
@@ -15,7 +16,6 @@ import yaml
 from notebook_rules import HEADINGS, complaints
 from typer.testing import CliRunner
 
-from experiments.figures import ROOT
 from lib import (
     METHODS,
     SOLVERS,
@@ -35,6 +35,7 @@ from workflow.parameters import smoke
 from workflow.refresh import refresh
 from workflow.runs import Run
 
+ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Digits: where they come from, what is said about it, and what happens when files are missing or damaged."""
+"""Digits: where they come from, and what happens when files are missing or damaged."""
 
 import functools
 import gzip
@@ -19,7 +19,7 @@ def nothing_here(monkeypatch):
 
 @pytest.fixture
 def tiny_mnist(tmp_path, monkeypatch):
-    """A GEODESICS_DATA folder with three test and two training images in MNIST's format; the registry fits it."""
+    """A GEODESICS_DATA folder with three test and two training images, and a registry of them."""
     registry = {"sklearn-digits": data.registry()["sklearn-digits"]}
     (tmp_path / "mnist").mkdir()
     for part, prefix, count in (("test", "t10k", 3), ("train", "train", 2)):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from itertools import combinations
+from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -49,22 +50,33 @@ def test_sources_are_merged_and_listed_once(tmp_path):
     assert record["data"][0]["fallback"] is False
 
 
+SCRIPT = """
+import sys
+import matplotlib.pyplot as plt
+from experiments import figures
+figures.use_style()
+figure, axes = plt.subplots()
+axes.plot([0, 1, 2], label="σ")
+axes.legend()
+figures.save(figure, "f", folder=sys.argv[1], arrays={"y": [0, 1]})
+"""
+
+
 def test_equal_content_gives_equal_bytes_in_another_process(tmp_path):
-    script = (
-        "import sys; from experiments import figures; figures.use_style()\nimport matplotlib.pyplot as plt\n"
-        "f, a = plt.subplots(); a.plot([0, 1], label='σ'); a.legend()\n"
-        "figures.save(f, 'f', folder=sys.argv[1], arrays={'y': [0, 1]})"
-    )
-    for seed in ("1", "2"):
-        environment = os.environ | {"PYTHONHASHSEED": seed, "SOURCE_DATE_EPOCH": seed + "00000000"}
-        subprocess.run(
-            [sys.executable, "-c", script, tmp_path / seed],
-            check=True,
-            env=environment,
-            cwd=figures.ROOT,
-        )
-    for name in ("f.png", "f.pdf", "f.npz"):
-        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
+    with mpl.rc_context():
+        figures.use_style()
+        files = figures.save(drawn(), "f", folder=tmp_path / "here", arrays={"y": [0, 1]})
+    environment = os.environ | {"PYTHONHASHSEED": "1", "SOURCE_DATE_EPOCH": "100000000"}
+    command = [sys.executable, "-c", SCRIPT, tmp_path / "there"]
+    subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parent.parent)
+    for path in files.values():
+        assert path.read_bytes() == (tmp_path / "there" / path.name).read_bytes(), path.name
+
+
+def test_a_damaged_list_of_sources_is_named(tmp_path):
+    (tmp_path / "sources.json").write_text("{")
+    with pytest.raises(ValueError, match=r"sources\.json"):
+        figures.record_sources(tmp_path, seed=1)
 
 
 @pytest.mark.parametrize(
