@@ -1,6 +1,4 @@
-"""nbval compares the checked cells of the committed notebooks with what `make figures` executed; no kernel is started."""
-
-from pathlib import Path
+"""nbval compares checked cells of committed notebooks with what `make figures` executed."""
 
 import pytest
 from nbval.plugin import IPyNbCell, IPyNbFile

@@ -1,4 +1,4 @@
-"""What a notebook of this project has to look like. Each rule yields complaints; `complaints` collects them."""
+"""What a notebook of this project has to look like; each rule yields complaints."""
 
 import ast
 import re

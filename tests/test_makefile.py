@@ -1,4 +1,4 @@
-"""make, before anything runs: a Python that does not do, an installation that breaks off, a notebook that is not there."""
+"""make, before anything runs: a Python that does not do, a broken installation, no notebook."""
 
 import os
 import shutil
