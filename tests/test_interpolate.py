@@ -322,6 +322,11 @@ def test_baselines_are_the_paths_module():
             ValueError,
             "below",
         ),
+        (
+            lambda a, b: interpolate(SphereScore(), a, b, space="ddim", init=a[:, :2]),
+            ValueError,
+            "init",
+        ),
         (lambda a, b: baselines.noisediffusion(a, b, 5, a, b[:, :2]), ValueError, "clean_b"),
         (lambda a, b: extrapolate(SphereScore(), a, 0 * b), ValueError, "zero"),
         (lambda a, b: extrapolate(SphereScore(), a, 0 * b, space="ddim"), ValueError, "zero"),

@@ -322,7 +322,7 @@ def _refuse_foreign(method: str, settings: dict[str, Any], known: Iterable[str])
     owners = [other for other, preset in METHODS.items() if name in preset.metric_settings]
     near = checks.nearest(name, known)
     if owners:
-        mend = f"it belongs to method {', '.join(map(repr, owners))}"
+        mend = f"it belongs to {', '.join(map(repr, owners))}"
     elif near:
         mend = f"did you mean {near!r}?"
     else:
@@ -338,6 +338,10 @@ def _in_units_of(room: Space, event: torch.Size, settings: dict[str, Any]) -> di
     for name in ("init", "samples"):
         value = settings.get(name)
         if isinstance(value, Tensor):
+            if value.shape[-len(event) :] != event:
+                raise ValueError(
+                    f"{name} must hold points of shape {tuple(event)}, got {tuple(value.shape)}"
+                )
             carried[name] = room.enter(value.reshape(-1, *event)).reshape(value.shape)
     return carried
 
