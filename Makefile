@@ -30,9 +30,9 @@ list: $(READY) ## list the parameters of the notebooks (ARGS=03 for one)
 report: $(READY) ## one HTML page of finished runs, to read offline (ARGS=03, or the words of a sweep)
 	@$(BIN)/python -m workflow report $(ARGS)
 
-# The notebooks first, since they take longest. The second line holds the shapes in lib's signatures against its examples.
+# The second line holds the shapes in lib's signatures against what its examples pass.
 test: $(READY) ## the fast tests: mathematics, models, data, bad input, small notebooks
-	@$(BIN)/python -m pytest $(if $(filter tests/%,$(ARGS)),,tests/test_notebooks.py tests) --ignore=tests/checks -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest $(if $(filter tests/%,$(ARGS)),,tests) --ignore=tests/checks -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 	@$(BIN)/python -m pytest --doctest-modules --jaxtyping-packages=lib,beartype.beartype lib tests/test_metrics.py
 
 check: $(READY) ## after make figures: notebooks compared, site, browser, JupyterLab, a killed sweep

@@ -20,6 +20,11 @@ if deaf and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items):
+    """Notebooks first: they take longest, and with `pytest -n 2` one process runs them alone."""
+    items.sort(key=lambda item: item.get_closest_marker("notebook") is None)
+
+
 @pytest.fixture(autouse=True)
 def offline(monkeypatch, tmp_path_factory):
     """Refuse connections that leave this machine; no earlier download decides what a test sees."""
