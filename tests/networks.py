@@ -1,4 +1,4 @@
-"""A network that needs no training: the exact denoiser of a Gaussian, in a diffusion model's clothes."""
+"""A network that needs no training: the exact denoiser of a Gaussian."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ EVENT = (1, 3, 4)
 
 
 class GaussianNetwork(nn.Module):
-    """Called like a UNet2DModel that predicts the sample: the posterior mean of y_0 ~ N(mean, diag(std²)), event (1, 3, 4)."""
+    """The posterior mean of y_0 ~ N(mean, diag(std²)), called as a UNet2DModel of the sample."""
 
     def __init__(self, scheduler):
         super().__init__()
@@ -41,5 +41,5 @@ def gaussian_denoiser(**settings):
 
 
 def moments(score):
-    """Mean and standard deviation (1, 3, 4) of the data of `gaussian_denoiser`, in the units of x."""
+    """Mean and standard deviation of the data of `gaussian_denoiser`, in the units of x."""
     return (score.model.mean.detach() + 1) / 2, score.model.std.detach() / 2

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5 and 2.1 as they are configured, but small and with random weights: 64×64 pixels, latents (4, 8, 8)."""
+"""Stable Diffusion 1.5 and 2.1, small and with random weights: 64×64 pixels, latents (4, 8, 8)."""
 
 import json
 
@@ -40,7 +40,7 @@ def tokenizer():
 
 
 def unet(version):
-    """Four levels, cross-attention on three, as in both versions; 2.1 has linear projections and its own numbers of heads."""
+    """Four levels, cross-attention on three, as in both versions."""
     own = {
         "1.5": {"attention_head_dim": 2},
         "2.1": {"attention_head_dim": [1, 2, 4, 4], "use_linear_projection": True},

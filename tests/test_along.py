@@ -1,4 +1,4 @@
-"""Scores that know their place: s(x, t), t the place on the path, other for each pair. Against a Gaussian whose mean moves."""
+"""Scores s(x, t) that change along a path, against a Gaussian whose mean moves."""
 
 import copy
 
@@ -16,9 +16,9 @@ from lib.solvers.solve import distance
 
 
 class MovingGaussian(Score):
-    """N(mean_t, (spread² + sigma²) I) at time t of path r: mean_t = first[r] + t (last[r] − first[r]); means (pairs, d).
+    """N(mean_t, (spread² + sigma²) I), mean_t = first + t (last − first), (pairs, d) each.
 
-    It refuses points whose number is not pairs × times: nobody may forget to say which pairs, or where.
+    It refuses points whose number is not pairs × times: nobody may forget which pairs, or where.
     """
 
     name, moves = "moving Gaussian", True
@@ -53,8 +53,8 @@ class MovingGaussian(Score):
 
 def moving(pairs, d, seed=0):
     g = torch.Generator().manual_seed(seed)
-    draw = lambda: torch.randn(pairs, d, generator=g, dtype=torch.float64)
-    return MovingGaussian(draw(), draw()), draw(), draw()
+    first, last, start, end = torch.randn(4, pairs, d, generator=g, dtype=torch.float64)
+    return MovingGaussian(first, last), start, end
 
 
 @pytest.mark.parametrize("lam, alpha", [(2.0, 0.0), (0.0, 0.4), (1.5, 0.3)])
@@ -90,7 +90,10 @@ def test_gradient_of_the_energy_when_the_score_moves(lam, alpha, degree, toleran
 
 
 def test_conserved_quantity_of_the_moving_stein_metric():
-    """In one dimension, y = x − mean_t with mean' = c: L = (y' + c)² h(y), h = 1 + lam y²/v², so (c² − y'²) h(y) is constant."""
+    """In one dimension, y = x − mean_t with mean' = c, L = (y' + c)² h(y), h = 1 + lam y²/v².
+
+    So (c² − y'²) h(y) is constant.
+    """
     lam = 3.0
     score = MovingGaussian(
         torch.tensor([[0.0]]).double(), torch.tensor([[1.5]]).double(), spread=0.8, sigma=0.1
@@ -133,14 +136,17 @@ SOLVERS = [
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: s.name)
 @pytest.mark.filterwarnings("ignore::lib.solvers.geodesic.ConvergenceWarning")
 def test_every_solver_says_which_pairs_and_where(solver):
-    """A batch of pairs gives what its pairs give alone, though each pair has its own moving density and own end."""
+    """A batch of pairs gives what its pairs give alone, each with its own moving density."""
     score, start, end = moving(3, 3, seed=4)
     density_alone = isinstance(solver, FunctionalGradient)
     kind = (
         DensityMetric(score, alpha=0.3) if density_alone else ScoreMetric(score, lam=1.0, alpha=0.1)
     )
     levels = [1.0, 0.5] if isinstance(solver, Portfolio) else None
-    run = lambda metric, a, b: geodesic(metric, a, b, points=13, solver=solver, noise_levels=levels)
+
+    def run(metric, a, b):
+        return geodesic(metric, a, b, points=13, solver=solver, noise_levels=levels)
+
     together = run(kind, start, end)
     straight = kind.speed_squared(paths.lerp(start, end, 13)) @ elements(13).w
     assert bool((together.energy <= straight * 1.02).all())

@@ -1,4 +1,4 @@
-"""The probability flow against its closed form for a Gaussian and diffusers' own DDIM; variance-preserving coordinates."""
+"""The probability flow against its closed form for a Gaussian, and diffusers' own DDIM."""
 
 import math
 from itertools import pairwise
@@ -234,7 +234,7 @@ def test_bad_input_is_refused_with_its_reason(call, error, message, generator):
 
 @pytest.mark.parametrize("level", [None, 0.7])
 def test_variance_preserving_score_of_a_gaussian(level, generator):
-    """z ~ N(√ᾱ (scale·mean + shift), ᾱ scale² covariance + (1 − ᾱ) I), here with scale 2 and shift −1."""
+    """z ~ N(√ᾱ (scale·mean + shift), ᾱ scale² covariance + (1 − ᾱ) I)."""
     vp = VariancePreservingScore(GaussianScore(MEAN, ROOT @ ROOT.T, sigma=0.6), 2.0, -1.0)
     kept = 1 / (1 + 1.2**2)
     assert vp.alpha_bar == pytest.approx(kept) and vp.sigma == pytest.approx(math.sqrt(1 - kept))
