@@ -152,7 +152,8 @@ def _locate(name: str, revision: str | None) -> tuple[Path, dict[str, Any]]:
     if name in BUNDLED:
         return _bundled_folder(name), {"name": name, "revision": None}
     if local:
-        return folder, {"name": folder.resolve().name, "revision": None}
+        folder = folder.resolve()
+        return folder, {"name": folder.name, "revision": None}
     if hub:
         snapshot = _download(name, revision, ["*.json", "tokenizer/*"])
         # The cache names a snapshot by its commit.
