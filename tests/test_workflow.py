@@ -43,6 +43,7 @@ def made(notebook, root, *, value=1.0, seconds=0.1, printed="count 3\n", **given
     numbers = {"energy": value, "seconds": seconds, "methods": [{"name": "lerp", "e": 2.0}]}
     (figures / "01_numbers.json").write_text(json.dumps(numbers))
     table = pd.DataFrame({"method": ["lerp", "stein"], "error": [value, 2.0], "batches": [1, 100]})
+    table["reason"] = ["", None]
     table.to_csv(figures / "01_table.csv", index=False)
     book = nbformat.read(notebook, as_version=4)
     injected = books.code("figures_dir = 'x'", "injected-parameters", count=2)

@@ -48,7 +48,8 @@ def varying(runs: Sequence[Run]) -> list[str]:
 def tidy(table: pd.DataFrame) -> pd.DataFrame:
     """row, labels, quantity, value of one result."""
     texts = table.select_dtypes(exclude=["number", "bool"]).columns
-    labels = table[texts].astype(str).agg(" ".join, axis=1) if len(texts) else ""
+    words = table[texts].astype(object).fillna("").astype(str)
+    labels = words.agg(" ".join, axis=1) if len(texts) else ""
     numbers = table.drop(columns=texts).assign(row=range(len(table)), labels=labels)
     return numbers.melt(id_vars=["row", "labels"], var_name="quantity", value_name="value")
 
