@@ -21,7 +21,7 @@ from ..classifiers.networks import Classifier
 from .folders import require_replaceable, training_table, write_folder
 from .loop import Loss, Settings, State, fit
 from .networks import seeded
-from .rotated_mnist import Draw, turn
+from .rotated_mnist import Draw, describe, turn, turned_draw
 
 CARD = "README.md"
 WRITTEN = {MODEL, CONFIG, CARD, REFERENCE}
@@ -72,15 +72,9 @@ def turned_digits(source: str | None = None) -> TrainingData:
     """Digits of a source as in `data.digits` (MNIST if None), each turned by its own angle."""
     train = data.digits(source or "mnist", split="train")
     test = data.digits(source or "mnist", split="test")
-
-    def draw(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        chosen = torch.randint(len(train), (n,), generator=generator)
-        return turn(train.images[chosen], generator), train.labels[chosen]
-
     return TrainingData(
-        draw=draw,
-        description=f"{train.source.name}, {len(train):,} digits, turned by a new uniform random "
-        "angle at each draw",
+        draw=turned_draw(train),
+        description=describe(train),
         images=turn(test.images, torch.Generator().manual_seed(1)),
         labels=test.labels,
         held_out_description=f"{len(test):,} digits ({test.source.name}), each turned once by a "

@@ -138,22 +138,34 @@ def turn(digits: Tensor, generator: torch.Generator) -> Tensor:
     return data.rotate(digits, degrees)
 
 
-def turned_digits(source: str = "mnist", download: bool = False) -> TrainingImages:
-    """Training digits, each turned anew at each draw; held-out test digits, each turned once."""
-    digits = data.digits(source, split="train", download=download)
-    test = data.digits(source, split="test", download=download)
+def turned_draw(digits: data.Digits) -> Draw:
+    """draw(n, generator) of digits, each turned anew."""
 
     def draw(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         chosen = torch.randint(len(digits), (n,), generator=generator)
         return turn(digits.images[chosen], generator), digits.labels[chosen]
 
+    return draw
+
+
+def describe(digits: data.Digits) -> str:
+    """The data in words, for checkpoint and model card."""
+    return (
+        f"{digits.source.name}, {len(digits):,} digits, turned by a new uniform random angle at "
+        "each draw"
+    )
+
+
+def turned_digits(source: str = "mnist", download: bool = False) -> TrainingImages:
+    """Training digits, each turned anew at each draw; held-out test digits, each turned once."""
+    digits = data.digits(source, split="train", download=download)
+    test = data.digits(source, split="test", download=download)
     # MNIST's first test digits are easy, so the held-out ones are spread over its file.
     spread = test.images[:: max(1, len(test) // HELD_OUT)][:HELD_OUT]
     return TrainingImages(
-        draw=draw,
+        draw=turned_draw(digits),
         held_out=turn(spread, torch.Generator().manual_seed(0)),
-        description=f"{digits.source.name}, {len(digits):,} digits, turned by a new uniform "
-        "random angle at each draw",
+        description=describe(digits),
         held_out_description=f"of {test.source.name}, spread over its file, each turned once by a "
         "uniform random angle (seed 0)",
         licence=digits.source.licence,
