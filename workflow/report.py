@@ -31,13 +31,14 @@ PAGE = """{%- extends "lab/index.html.j2" -%}
 <script>{{ resources.mathjax }}</script>
 {%- endblock -%}
 """
-FACTS = ("commit", "modified", "seed", "seconds", "python", "sources")
+FACTS = ("commit", "modified", "seconds", "python", "sources")
 
 
 def report(runs: Sequence[Run], out: Path) -> Path:
     """Write the report of finished runs to `out`, which is returned."""
     markdown = nbformat.v4.new_markdown_cell
-    cells = [markdown(f"# Report of {len(runs)} runs\n\n{results_table(runs)}")]
+    title = runs[0].name if len(runs) == 1 else f"{runs[0].notebook.stem}: {len(runs)} runs"
+    cells = [markdown(f"# Report of {title}\n\n{results_table(runs)}")]
     for run in runs:
         cells.append(markdown(f"# {run.name}\n\n{facts_table(run)}"))
         for cell in nbformat.read(run.folder / "notebook.ipynb", as_version=4).cells:
@@ -48,7 +49,7 @@ def report(runs: Sequence[Run], out: Path) -> Path:
             # two runs of one notebook have the same cells
             cell["id"] = f"{run.id}-{len(cells)}"
             cells.append(cell)
-    book = nbformat.v4.new_notebook(cells=cells, metadata={"title": f"{runs[0].name} report"})
+    book = nbformat.v4.new_notebook(cells=cells, metadata={"title": title})
     # nbconvert counts on stderr the figures without an alternative text
     quiet = logging.getLogger("nbconvert.quiet")
     quiet.setLevel(logging.ERROR)
@@ -65,7 +66,9 @@ def results_table(runs: Sequence[Run]) -> str:
     table = collect(runs)
     table = table[~table["quantity"].map(is_time)]
     wide = table.pivot_table("value", ["result", "row", "labels", "quantity"], "id", sort=False)
-    return wide.reset_index().to_html(index=False, float_format=lambda x: f"{x:.4g}", border=0)
+    shown = wide.reset_index().rename_axis(columns=None)
+    rows = shown.to_html(index=False, float_format="{:.4g}".format, border=0)
+    return f"<details><summary>Results in numbers</summary>\n{rows}\n</details>"
 
 
 def facts_table(run: Run) -> str:
