@@ -113,6 +113,8 @@ def load(
     scheduler = _scheduler(scheduler_folder)
     check_network(_read_json(places["unet"] / "config.json"))
     NoiseSchedule(scheduler)
+    if kind is LATENTS:
+        tokenizer_folder = _part_folder(folder, "tokenizer", "tokenizer_config.json")
 
     # Everything fits so far: now the weights, of the same commit where they come from the hub.
     stems = {part: _stem(part, variant) for part in places}
@@ -128,7 +130,6 @@ def load(
         read += [place / "config.json", *_weight_files(place, stems[part])]
         networks[part] = _network(kind.networks[part], place, variant, dtype)
     if kind is LATENTS:
-        tokenizer_folder = _part_folder(folder, "tokenizer", "tokenizer_config.json")
         read += tokenizer_folder.iterdir()
         pipe = _pipeline(networks, scheduler, tokenizer_folder).to(device)
         score = _latent_score(pipe, **settings)
