@@ -6,7 +6,6 @@ import signal
 import socket
 import sys
 import threading
-import tomllib
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 # before anything imports torch; `pytest -n` has a process a core
@@ -80,23 +79,6 @@ def drawn(monkeypatch):
         return hands.Photographs(pixels[keep], labels[keep], record)
 
     monkeypatch.setattr(hands, "photographs", photographs)
-
-
-@pytest.fixture
-def registered(tmp_path, monkeypatch):
-    """paste(lines) registers them; the bundled folders then lie below tmp_path."""
-    from experiments import data
-    from lib.scores import loading
-
-    def paste(lines):
-        entries = data.registry() | tomllib.loads(lines)
-        monkeypatch.setattr(data, "REGISTRY", tmp_path / "registry.toml")
-        monkeypatch.setattr(data, "registry", lambda: entries)
-        (tmp_path / "registry.toml").write_text(lines, encoding="utf-8")
-        monkeypatch.setattr(loading, "DATA", tmp_path)
-        return entries
-
-    return paste
 
 
 @pytest.fixture
