@@ -77,7 +77,9 @@ def logarithm(
     apart = ~(a == b).flatten(1).all(1)
     if not bool(apart.any()):
         return v
-    metric, a, b = metric.pick(apart.nonzero().flatten()), a[apart], b[apart]
+    metric = metric.pick(apart.nonzero().flatten())
+    a = a[apart]
+    b = b[apart]
     v[apart] = initial_velocity(geodesic(metric, a, b, **settings).points)
     if corrections > 0:
         v[apart], miss = aim(metric, a, b, v[apart], steps=steps, tol=tol, max_iter=corrections)

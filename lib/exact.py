@@ -161,12 +161,13 @@ def sphere_geodesic(
     lowest = chord
     if alpha > 0 and radius**2 / 4 > sigma**2 / alpha:
         lowest = max(chord, radius / 2 + math.sqrt(radius**2 / 4 - sigma**2 / alpha))
-    limits = math.log(1e-14 * radius), math.log((radius - lowest) * (1 - 1e-12))
-    if excess(limits[0]) < 0:
+    first = math.log(1e-14 * radius)
+    last = math.log((radius - lowest) * (1 - 1e-12))
+    if excess(first) < 0:
         raise ValueError(
             f"alpha/sigma² = {alpha / sigma**2:g} is too steep for double precision at this angle"
         )
-    c = least_radius(brentq(excess, *limits, xtol=1e-14, rtol=1e-15))
+    c = least_radius(brentq(excess, first, last, xtol=1e-14, rtol=1e-15))
     return SphereGeodesic(angle, lam, alpha, sigma, radius, c, integrals(c)[1])
 
 

@@ -241,9 +241,9 @@ class _Iteration:
 
     def resolved(self) -> Tensor:
         """Whether the left-point rule agrees with the quadrature of the result, (batch,)."""
-        x, degree = self.state.x, self.settings.degree
-        squared = self.metric.speed_squared(x, degree, scores=self.state.s)
-        energy = squared @ elements(x.shape[1], degree).w.to(squared)
+        x = self.state.x
+        squared = self.metric.speed_squared(x, self.settings.degree, scores=self.state.s)
+        energy = squared @ elements(x.shape[1], self.settings.degree).w.to(squared)
         error = (self.state.log_energy - energy.log()).expm1().abs()
         return (error <= RESOLVED).cpu()
 

@@ -143,7 +143,8 @@ class Broyden:
         self, rows: Tensor, dv: Tensor, dr: Tensor, differences: Tensor | None = None
     ) -> None:
         """Learn from steps dv (rows, d) that changed r by dr; nothing from one of no curvature."""
-        a, b = self.a[rows], self.b[rows]
+        a = self.a[rows]
+        b = self.b[rows]
         Hdr = _rank_one_sum(a, b, dr)
         curvature = (dv * Hdr).sum(1, keepdim=True)
         least = 1e-12 * dv.norm(dim=1, keepdim=True) * Hdr.norm(dim=1, keepdim=True)
