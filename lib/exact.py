@@ -264,7 +264,8 @@ def grid_distance(
     """
     if not lower < upper:
         raise ValueError(f"upper must be above lower, got {upper} and {lower}")
-    checks.count("cells", cells, least=2 * checks.count("reach", reach))
+    reach = checks.count("reach", reach)
+    cells = checks.count("cells", cells, least=2 * reach)
     m = cells + 1
     width = (upper - lower) / cells
     axis = np.linspace(lower, upper, m)

@@ -61,7 +61,8 @@ def slerp(
     a, b = (x.flatten(1).to(work) for x in (start, end))
     angle = _angle(a / a.norm(dim=1, keepdim=True), b / b.norm(dim=1, keepdim=True))
     shape = (-1, *[1] * start.ndim)
-    is_arc = (angle.sin() > 1e-7).reshape(shape)  # False for the NaN of a zero vector
+    # False for the NaN of a zero vector
+    is_arc = (angle.sin() > 1e-7).reshape(shape)
     omega = torch.where(is_arc, angle.reshape(shape), 1.0)
     t = _times(points, start).to(work)
     weight_a = ((1 - t) * omega).sin() / omega.sin()

@@ -161,7 +161,8 @@ class _Iteration:
         u = now.u
         w, p, q = (part[..., None] for part in (now.w, now.p, now.q))
         nu = 2 * w * (lam * p * self.curvature(now) - self.metric.alpha * q * s)
-        nu[:, 0] = 0  # x_0 is fixed
+        # x_0 is fixed
+        nu[:, 0] = 0
         N = nu.flip(1).cumsum(1).flip(1) - nu
         c = lam / (1 + lam * s.pow(2).sum(-1, keepdim=True))
 
@@ -209,10 +210,12 @@ class _Iteration:
         now = self.state.rows(active)
         x = now.x.clone()
         x[:, 1:-1] += (self.rate[active, None, None] * self.change[active]).cumsum(1)[:, :-1]
-        s = now.s.clone()  # the ends keep their scores
+        # the ends keep their scores
+        s = now.s.clone()
         s[:, 1:-1] = self.scores(x[:, 1:-1])
         new = _measure(self.metric, x, s)
-        better = (new.log_energy < now.log_energy).cpu()  # False for NaN
+        # False for NaN
+        better = (new.log_energy < now.log_energy).cpu()
         self.finite[active] = torch.isfinite(new.log_energy).cpu()
         poor = active[~better]
         self.rate[poor] /= 2

@@ -169,7 +169,7 @@ def geodesic_flow(
         The trajectory, steps + 1 points each.
     """
     checks.positive("time", time)
-    checks.count("steps", steps)
+    steps = checks.count("steps", steps)
     first, last = part
     times = torch.linspace(0, time, steps + 1, dtype=working_dtype(x), device=x.device)
 

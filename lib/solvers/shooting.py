@@ -231,7 +231,8 @@ class _Iteration:
         v = self.v[rows] + dv
         points, end, differences = self.shoot(rows, v)
         r = end - self.end[rows]
-        closer = (r.norm(dim=1) < self.r[rows].norm(dim=1)).cpu()  # False for NaN
+        # False for NaN
+        closer = (r.norm(dim=1) < self.r[rows].norm(dim=1)).cpu()
         poor = rows[~closer]
         self.rate[poor] /= 2
         self.halvings[poor] += 1
