@@ -66,8 +66,25 @@ def arrays(folder: Path, names: str = "*.*") -> dict[str, np.ndarray]:
 def code_cells(notebook: Path) -> list[nbformat.NotebookNode]:
     """The code cells of a notebook, without the one that papermill puts in."""
     cells = nbformat.read(notebook, as_version=4).cells
-    code = [cell for cell in cells if cell.cell_type == "code"]
-    return [cell for cell in code if "injected-parameters" not in cell.metadata.get("tags", [])]
+    code = []
+    for cell in cells:
+        injected = "injected-parameters" in cell.metadata.get("tags", [])
+        if cell.cell_type == "code" and not injected:
+            cell.outputs = merged(cell.outputs)
+            code.append(cell)
+    return code
+
+
+def merged(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Outputs with neighbours of one stream as one: where a kernel cuts a stream is chance."""
+    found = []
+    for output in outputs:
+        stream = output.get("name")
+        if found and stream and found[-1].get("name") == stream:
+            found[-1].text += output.text
+        else:
+            found.append(output)
+    return found
 
 
 def checked_texts(notebook: Path) -> dict[str, str]:
