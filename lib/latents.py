@@ -10,7 +10,6 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +19,6 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from . import checks, flow
 from .files import replacing
@@ -30,19 +28,13 @@ from .scores.stable_diffusion import StableDiffusionScore, vae_factor
 # How far outside [0, 1] a resized image may be.
 SLACK = 0.01
 
-# diffusers' bounds of the log-variance of a VAE's posterior.
-LOG_VARIANCE = (-30, 20)
 
-
-def encode(
-    score: StableDiffusionScore, images: Tensor, *, generator: torch.Generator | None = None
-) -> Float[Tensor, "n channels h w"]:
-    """Images to latents, scaled.
+def encode(score: StableDiffusionScore, images: Tensor) -> Float[Tensor, "n channels h w"]:
+    """Images to latents, scaled: the means of the VAE's posteriors.
 
     Args:
         score: Of the model.
         images: (n, 3, height, width) in [0, 1]; sides are multiples of the VAE's factor (8 in SD).
-        generator: Draws a sample of the VAE's posterior; None takes its mean.
 
     Returns:
         (n, 4, height/factor, width/factor); dtype and device stay those of the images.
@@ -54,20 +46,14 @@ def encode(
     vae = score.pipe.vae
     _check_images(images, vae)
 
-    def moments(x: Tensor) -> Tensor:
+    def means(x: Tensor) -> Tensor:
         def ask(network: nn.Module, dtype: torch.dtype, device: torch.device) -> Tensor:
-            return network.encode((2 * x - 1).to(device, dtype)).latent_dist.parameters
+            return network.encode((2 * x - 1).to(device, dtype)).latent_dist.mean
 
         return score.guarded_vae(ask).to(x)
 
     with torch.no_grad():
-        both = torch.cat([moments(x) for x in images.split(score.micro_batch)])
-        z, log_variance = both.chunk(2, dim=1)
-        if generator is not None:
-            noise = torch.randn(
-                z.shape, generator=generator, device=generator.device, dtype=z.dtype
-            )
-            z = z + (log_variance.clamp(*LOG_VARIANCE) / 2).exp() * noise.to(z)
+        z = torch.cat([means(x) for x in images.split(score.micro_batch)])
     return (z - _shift(vae)) * vae.config.scaling_factor
 
 
@@ -166,78 +152,45 @@ def round_trip(
     return RoundTrip(psnr(z), psnr(back), (back - z).flatten(1).square().mean(1).sqrt())
 
 
-@dataclass(frozen=True)
-class TextSchedule:
-    """Settings of a text inversion: AdamW at a constant rate.
-
-    The defaults are those of arXiv 2504.06675's released code (configs: tv_lr 0.005, tv_steps 500,
-    tv_batch_size 2).
-
-    Attributes:
-        steps: Of the optimiser.
-        batch: Noisy copies of the image a step.
-        rate: Learning rate.
-        decay: Weight decay; 0 is Adam.
-        every: Steps between checkpoints.
-        seed: Of all that is drawn.
-    """
-
-    steps: int = 500
-    batch: int = 2
-    rate: float = 5e-3
-    decay: float = 0.01
-    every: int = 50
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "every"):
-            checks.count(name, getattr(self, name))
-        checks.positive("rate", self.rate)
-        checks.positive("decay", self.decay, zero=True)
-
-
-# "impus": ICLR 2024, released code run_morph.py.
-SCHEDULES = {
-    "yu2025": TextSchedule(),
-    "impus": TextSchedule(steps=2500, batch=1, rate=2e-3, decay=0.0),
-}
-
-
 def text_inversion(
     score: StableDiffusionScore,
     latent: Tensor,
     folder: str | Path,
     *,
     prompt: str | Tensor = "",
-    schedule: str | TextSchedule = "yu2025",
-    until: int | None = None,
-    progress: bool = True,
+    steps: int = 500,
+    batch: int = 2,
+    rate: float = 5e-3,
+    seed: int = 0,
 ) -> Float[Tensor, "1 tokens width"]:
     """The prompt's embedding, changed until the model denoises one image well.
 
     Gal et al. 2023, eq. 2, with the time uniform over the schedule's steps:
 
-        min_text E ‖(y − D(y; text))/sigma − noise‖²,   y = latent + sigma·noise.
+        min_text E ‖(y − D(y; text))/sigma − noise‖²,   y = latent + sigma·noise,
 
-    A run that was interrupted goes on from its checkpoint, bit for bit on a CPU, and one that is
-    done is only read.
+    by AdamW at a constant rate; the defaults are those of arXiv 2504.06675's released code. The
+    checkpoint is written after each step: a run that was interrupted goes on from it, bit for bit
+    on a CPU, and one that is done is only read.
 
     Args:
         score: Of the model.
         latent: (1, 4, h, w), or several views of the image (k, 4, h, w), drawn from.
         folder: Where checkpoint.safetensors is kept.
         prompt: Text or embedding to start from.
-        schedule: A name of SCHEDULES or a `TextSchedule`.
-        until: Stop after this step, to go on another time.
-        progress: Whether to show a bar.
+        steps: Of the optimiser.
+        batch: Noisy copies of the image a step.
+        rate: Learning rate.
+        seed: Of all that is drawn.
 
     Raises:
-        ValueError: The checkpoint is damaged, or of another latent, prompt, model or schedule.
-        FloatingPointError: The loss is not finite; the last checkpoint stays.
+        ValueError: The checkpoint is damaged, or of another latent, prompt, model or settings.
+        FloatingPointError: The gradient is not finite; the last checkpoint stays.
         OSError: The folder cannot be written.
     """
-    if isinstance(schedule, str):
-        schedule = SCHEDULES[checks.choice("schedule", schedule, SCHEDULES)]
+    checks.count("steps", steps)
+    checks.count("batch", batch)
+    checks.positive("rate", rate)
     latent = checks.batched("latent", latent, score.event_shape)
     if score.schedule.edm:
         raise ValueError(
@@ -246,33 +199,56 @@ def text_inversion(
     start = score.embed(prompt)
     if len(start) != 1:
         raise ValueError(f"one prompt is inverted at a time, got {len(start)}")
-    last = schedule.steps if until is None else min(schedule.steps, checks.count("until", until))
 
-    inversion = _Inversion(start, schedule)
     path = Path(folder) / "checkpoint.safetensors"
     identity = {
         "latent": _digest(latent),
         "prompt": _digest(start),
-        "model": score.origin,
-        "schedule": asdict(schedule),
+        "model": json.dumps(score.origin),
+        "settings": json.dumps({"steps": steps, "batch": batch, "rate": rate, "seed": seed}),
     }
+    text = nn.Parameter(start.detach().float().clone())
+    optimizer = torch.optim.AdamW([text], lr=rate)
+    generator = torch.Generator().manual_seed(seed)
+    done = 0
     if path.exists():
-        inversion.restore(path, identity)
-    else:
-        # A folder that cannot be written is better known before the work.
-        inversion.store(path, identity)
-    with tqdm(
-        total=last, initial=inversion.step, desc="text inversion", disable=not progress
-    ) as bar:
-        try:
-            while inversion.step < last:
-                inversion.advance(lambda text, g: _loss(score, latent, text, schedule.batch, g))
-                bar.update()
-                if inversion.step % schedule.every == 0:
-                    inversion.store(path, identity)
-        finally:
-            inversion.store(path, identity)
-    return inversion.text.detach()
+        state = _checkpoint(path, identity)
+        text.data.copy_(state.pop("text"))
+        generator.set_state(state.pop("generator"))
+        # The rest is the optimiser's.
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: state}})
+        done = int(state["step"])
+    for step in range(done, steps):
+        optimizer.zero_grad()
+        _loss(score, latent, text, batch, generator).backward()
+        if not bool(torch.isfinite(text.grad).all()):
+            raise FloatingPointError(
+                f"the gradient is not finite at step {step}: lower the learning rate"
+            )
+        optimizer.step()
+        state = {"text": text, "generator": generator.get_state(), **optimizer.state[text]}
+        tensors = {name: value.detach().cpu() for name, value in state.items()}
+        with replacing(path) as (draft,):
+            draft.write_bytes(save(tensors, identity))
+    return text.detach()
+
+
+def _checkpoint(path: Path, identity: dict[str, str]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint; ValueError for a damaged file or one of another inversion."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        others = [name for name, value in identity.items() if stored.get(name) != value]
+        trouble = f"it belongs to another {', '.join(others)}" if others else None
+    except SafetensorError as error:
+        trouble = str(error)
+    if trouble is not None:
+        raise ValueError(
+            f"cannot continue from {path}: {trouble}; delete it to start anew, or use another "
+            "folder"
+        )
+    return state
 
 
 def _loss(
@@ -297,79 +273,6 @@ def _loss(
     clean = differentiable.posterior_means(x + column * noise, sigma, [text])[0]
     # (y − D)/sigma − noise = (x − D)/sigma
     return ((x - clean) / column).float().square().mean()
-
-
-class _Inversion:
-    """Where a text inversion stands: all that the next step depends on.
-
-    `state` is replaced as a whole after each step, so that an interrupt in a step leaves the last
-    one's, and nothing of its own.
-    """
-
-    def __init__(self, start: Tensor, schedule: TextSchedule) -> None:
-        self.text = nn.Parameter(start.detach().float().clone())
-        self.optimizer = torch.optim.AdamW(
-            [self.text], lr=schedule.rate, weight_decay=schedule.decay
-        )
-        self.generator = torch.Generator().manual_seed(schedule.seed)
-        self.state = self._state()
-        self.stored_step: int | None = None
-
-    @property
-    def step(self) -> int:
-        """Steps made so far, which the optimiser counts."""
-        return int(self.state["step"]) if "step" in self.state else 0
-
-    def advance(self, loss: Callable[[Tensor, torch.Generator], Tensor]) -> None:
-        """One step of the optimiser."""
-        self.optimizer.zero_grad()
-        value = loss(self.text, self.generator)
-        value.backward()
-        if not torch.isfinite(value) or not bool(torch.isfinite(self.text.grad).all()):
-            raise FloatingPointError(
-                f"the loss is {value.item()} at step {self.step}, or its gradient is not finite: "
-                "lower the learning rate"
-            )
-        self.optimizer.step()
-        self.state = self._state()
-
-    def _state(self) -> dict[str, Tensor]:
-        moments = self.optimizer.state_dict()["state"].get(0, {})
-        tensors = {"text": self.text, "generator": self.generator.get_state(), **moments}
-        return {name: value.detach().cpu().clone() for name, value in tensors.items()}
-
-    def store(self, path: Path, identity: dict[str, Any]) -> None:
-        """Write the state, unless the file has it already."""
-        if self.stored_step == self.step:
-            return
-        with replacing(path) as (draft,):
-            draft.write_bytes(save(self.state, {"inversion": json.dumps(identity)}))
-        self.stored_step = self.step
-
-    def restore(self, path: Path, identity: dict[str, Any]) -> None:
-        """Read what `store` wrote; ValueError for a damaged file or one of another inversion."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                stored = json.loads(file.metadata()["inversion"])
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            # As JSON has it: origins may hold tuples.
-            for name, value in json.loads(json.dumps(identity)).items():
-                if stored[name] != value:
-                    raise ValueError(f"it belongs to another {name}")
-            with torch.no_grad():
-                self.text.copy_(state["text"])
-            self.generator.set_state(state["generator"])
-            moments = {name: state[name] for name in state.keys() - {"text", "generator"}}
-            optimizer = self.optimizer.state_dict()
-            optimizer["state"] = {0: moments} if moments else {}
-            self.optimizer.load_state_dict(optimizer)
-        except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(
-                f"cannot continue from {path}: {error}; delete it to start anew, or use another "
-                "folder"
-            ) from error
-        self.state = state
-        self.stored_step = self.step
 
 
 def _digest(x: Tensor) -> str:
@@ -412,13 +315,7 @@ def perceptual_times(
     Returns:
         The times, float64.
     """
-    checks.count("count", count, least=2)
-    finite = bool((torch.isfinite(distances) & (distances >= 0)).all())
-    if distances.shape != (len(times), times.shape[1] - 1) or not finite:
-        raise ValueError(
-            "distances must be (pairs, N − 1) finite numbers ≥ 0 for times "
-            f"{tuple(times.shape)}, got shape {tuple(distances.shape)}"
-        )
+    checks.finite("distances", distances)
     steps = distances.double().cpu()
     steps = torch.where(steps.sum(1, keepdim=True) > 0, steps, 1.0)
     way = torch.cat([torch.zeros(len(steps), 1).double(), steps.cumsum(1)], 1).numpy()
@@ -450,8 +347,6 @@ def equal_steps(
     Returns:
         The frames and their times (pairs, count).
     """
-    checks.count("pairs", pairs)
-    checks.count("rounds", rounds)
     even = torch.linspace(0, 1, checks.count("count", count, least=2), dtype=torch.float64)
     times = even.expand(pairs, -1)
     frames = show(times)
