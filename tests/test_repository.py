@@ -1,4 +1,4 @@
-"""What a user of the repository relies on: pins, licences, a clone on Windows, and a wheel that no folder called lib can hide."""
+"""Pins, licences, a clone on Windows, and a wheel that no folder called lib can hide."""
 
 import ast
 import hashlib
@@ -119,7 +119,7 @@ def calls() -> list[tuple[str, str, dict[str, str]]]:
 
 
 def test_nothing_is_unpickled():
-    """torch.load stands once, for LPIPS's backbone, which exists as .pth only: after its checksum, weights alone."""
+    # torch.load stands once: LPIPS's backbone exists as .pth only, and is read after its checksum
     unpickling = [call for call in calls() if UNPICKLING.search(call[1])]
     assert [call[1] for call in unpickling] == ["torch.load"]
     assert unpickling[0][2].get("weights_only") == "True"
