@@ -1,4 +1,10 @@
-"""The density metric: the sphere against its exact geodesic, and mixtures against a grid."""
+"""The density metric: the sphere against its exact geodesic, mixtures against a grid.
+
+And what two additions to plain Gauss–Newton save.
+"""
+
+from contextlib import ExitStack
+from unittest import mock
 
 import torch
 
@@ -6,7 +12,7 @@ from lib import exact
 from lib.exact import grid_distance
 from lib.metrics import DensityMetric
 from lib.scores import GaussianMixtureScore, SphereScore
-from lib.solvers import Geodesic, geodesic
+from lib.solvers import Geodesic, gauss_newton, geodesic
 
 from . import ANGLE, Result, Target, cost, percent, sphere_ends, table
 
@@ -121,3 +127,56 @@ def length(metric: DensityMetric, g: Geodesic) -> float:
     """Length in the units of p itself: a solver counts from f = 0 on average over both ends."""
     f = metric.score.log_density(g.points[0, [0, -1]]).mean()
     return float(g.length[0] * (-metric.alpha * f).exp())
+
+
+def ablation(quick: bool = False) -> Result:
+    """Gauss–Newton without the curvature term, without the floor of the weights, without both."""
+    full_step = gauss_newton.DiscreteEnergy.step
+
+    def step_without_curvature(energy, state, damping, curvature, drift=None):
+        return full_step(energy, state, damping, torch.zeros_like(curvature), drift)
+
+    no_floor = mock.patch.object(gauss_newton, "WEIGHT_FLOOR", 0.0)
+    no_curvature = mock.patch.object(gauss_newton.DiscreteEnergy, "step", step_without_curvature)
+    variants = {
+        "both": (),
+        "no floor": (no_floor,),
+        "no curvature": (no_curvature,),
+        "neither": (no_floor, no_curvature),
+    }
+    rows = []
+    for sigma, alpha in ((0.1, 0.5), (0.1, 1.0), (0.05, 0.5), (0.05, 1.0)):
+        truth = exact.sphere_geodesic(ANGLE, alpha=alpha, sigma=sigma)
+        metric = DensityMetric(SphereScore(sigma=sigma), alpha)
+        for name, patches in variants.items():
+            with ExitStack() as stack:
+                for patch in patches:
+                    stack.enter_context(patch)
+                g = geodesic(metric, *sphere_ends(50), points=51, max_iter=50 if quick else 400)
+            error = g.energy.item() / truth.energy - 1
+            rows.append(
+                {
+                    "sigma": sigma,
+                    "alpha": alpha,
+                    "variant": name,
+                    **cost(g),
+                    "energy / exact − 1": error,
+                    "solved": abs(error) <= 1e-3,
+                }
+            )
+    frame = table(rows)
+    batches = frame.pivot(index=["sigma", "alpha"], columns="variant", values="batches")
+    solved = frame.pivot(index=["sigma", "alpha"], columns="variant", values="solved")
+    counts = ", ".join(f"{name} {int(solved[name].sum())}" for name in variants)
+    notes = [f"solved, of 4: {counts}"]
+    gain = (batches["neither"] / batches["both"])[solved["neither"]]
+    if len(gain):
+        notes.append(
+            f"where it solves without, both save a factor of {gain.min():.2g} to {gain.max():.2g}"
+        )
+    notes.append(
+        "converged but not solved: without the floor a singular matrix promises no fall of the "
+        "energy"
+    )
+    title = "What the curvature term and the weight floor buy (straight start)"
+    return Result("ablation", title, frame, [], notes)

@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, Callable[[bool], Result]] = {
     "first_order": peers.first_order,
     "density_sphere": density.on_sphere,
     "density_mixtures": density.mixtures,
+    "ablation": density.ablation,
     "initial_value": sphere.initial_value,
     "digits": digits.alone,
     "mnist": digits.mnist,
