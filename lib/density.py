@@ -32,7 +32,6 @@ class LogDensity:
             differences in its columns, not that of two independent values.
         score_evaluations: points at which the score was computed.
         derivative_evaluations: points at which it was differentiated.
-        settings: what it was made with.
     """
 
     value: Tensor
@@ -40,7 +39,6 @@ class LogDensity:
     by_probe: Tensor
     score_evaluations: int
     derivative_evaluations: int
-    settings: dict
 
 
 def along_path(
@@ -82,23 +80,20 @@ def log_density(
     probes: int = 16,
     generator: torch.Generator | None = None,
     prior: tuple[Tensor | float, Tensor | float] | None = None,
-    method: str = "rk4",
-    rtol: float | None = None,
-    atol: float | None = None,
 ) -> LogDensity:
     """log p_sigma_min(x) by the probability-flow ODE (Song et al. 2021, eq. 39):
 
         dx/dσ = −σ s(x, σ),
         log p_sigma_min(x) = log prior(x(sigma_max)) − ∫ σ div s(x(σ), σ) dσ,
 
-    integrated in log σ from sigma_min to sigma_max.
+    integrated in log σ from sigma_min to sigma_max, by the Runge–Kutta method of order 4.
 
     Args:
         score: knows several noise levels.
         x: points (n, *event), or one point (*event).
         sigma_max: where the density is known.
         sigma_min: the score's own level by default.
-        steps: of "rk4".
+        steps: of the integration.
         divergence: "exact" (d directional derivatives a point and stage), "hutchinson" (random
             probes, the same for all points and times), or "auto", exact up to 64 dimensions.
         probes: of "hutchinson", ≥ 2.
@@ -106,16 +101,22 @@ def log_density(
         prior: (mean, variance) of the data, numbers or (*event). The density at sigma_max is taken
             to be N(mean, variance + sigma_max²), by default N(0, sigma_max²), an error of order
             ‖mean‖/sigma_max.
-        method: "rk4" or "dopri5", see `lib.ode.integrate`.
-        rtol: of "dopri5".
-        atol: of "dopri5".
 
     Raises:
         ValueError: bad settings or points.
         TypeError: a score without noise levels.
         ArithmeticError: the solution blows up.
     """
-    x, low, high = _checked(score, x, sigma_min, sigma_max)
+    if not isinstance(score, Score) or score.sigma is None:
+        raise TypeError(
+            "log_density needs a score that knows noise levels, FunctionScore(..., sigma=...); "
+            "differences of log p at one level need none: along_path"
+        )
+    low = checks.positive("sigma_min", score.sigma if sigma_min is None else sigma_min)
+    high = checks.positive("sigma_max", sigma_max)
+    if high <= low:
+        raise ValueError(f"sigma_max must be above sigma_min, got {high} and {low}")
+    x = checks.batched("x", x, score.event_shape)
     checks.count("steps", steps)
     event = x.shape[1:]
     exact = checks.choice("divergence", divergence, DIVERGENCES) == "exact"
@@ -135,7 +136,7 @@ def log_density(
     )
     with torch.no_grad():
         equation = _flow(score, event, directions, exact)
-        y = integrate(equation, y, times, method, rtol, atol)[:, -1]
+        y = integrate(equation, y, times)[:, -1]
         if not bool(torch.isfinite(y).all()):
             raise ArithmeticError(
                 "the probability-flow ODE ran into NaN or infinity; raise sigma_min= or steps="
@@ -145,39 +146,13 @@ def log_density(
         by_probe = _gaussian(end, high, prior)[:, None] - integrals
     value = by_probe.mean(1)
     error = torch.zeros_like(value) if exact else integrals.std(1) / math.sqrt(probes)
-    settings = {
-        "sigma_min": low,
-        "sigma_max": high,
-        "divergence": "exact" if exact else f"hutchinson, {probes} probes",
-        "prior": "N(0, sigma_max²)" if prior is None else "N(mean, variance + sigma_max²)",
-        "method": method,
-        "steps": steps,
-    }
     return LogDensity(
         value,
         error,
         by_probe,
         score.counter.evaluations - before.evaluations,
         score.counter.derivatives - before.derivatives,
-        settings,
     )
-
-
-def _checked(
-    score: Score, x: Tensor, sigma_min: float | None, sigma_max: float
-) -> tuple[Tensor, float, float]:
-    if not isinstance(score, Score) or score.sigma is None:
-        raise TypeError(
-            "log_density needs a score that knows noise levels, FunctionScore(..., sigma=...); "
-            "differences of log p at one level need none: along_path"
-        )
-    if sigma_min is None and isinstance(score.sigma, Tensor):
-        raise ValueError("the score has one noise level a point; give sigma_min=")
-    low = checks.positive("sigma_min", score.sigma if sigma_min is None else sigma_min)
-    high = checks.positive("sigma_max", sigma_max)
-    if high <= low:
-        raise ValueError(f"sigma_max must be above sigma_min, got {high} and {low}")
-    return checks.batched("x", x, score.event_shape), low, high
 
 
 def _flow(

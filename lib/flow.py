@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -28,7 +27,6 @@ from .scores.base import Score
 from .scores.schedule import CEILING, NoiseSchedule
 
 METHODS = ("ddim", "heun")
-GRIDS = ("karras", "time")
 # Karras et al. 2022, table 1.
 RHO = 7
 
@@ -40,8 +38,6 @@ def diffuse(
     *,
     steps: int = 30,
     method: str = "ddim",
-    grid: str = "karras",
-    lowest: float | None = None,
 ) -> Float[Tensor, "n *event"]:
     """Data -> noise level sigma, the "DDIM inversion".
 
@@ -52,17 +48,15 @@ def diffuse(
         score: knows several noise levels.
         x: points (n, *event), or one point (*event).
         sigma: noise level to reach.
-        steps: noise levels of the grid, the lowest and sigma among them, ≥ 2.
+        steps: noise levels, the lowest and sigma among them, ≥ 2.
         method: see `follow`.
-        grid: see `noise_levels`.
-        lowest: see `noise_levels`.
 
     Raises:
         ValueError: bad settings.
         ArithmeticError: the flow blows up.
     """
     checks.count("steps", steps, least=2)
-    levels = noise_levels(score, sigma, steps, grid=grid, lowest=lowest)
+    levels = noise_levels(score, sigma, steps)
     return follow(score, x, levels[::-1], method)
 
 
@@ -73,16 +67,14 @@ def denoise(
     *,
     steps: int = 30,
     method: str = "ddim",
-    grid: str = "karras",
-    lowest: float | None = None,
 ) -> Float[Tensor, "n *event"]:
     """Noise level sigma -> data (Karras et al. 2022, algorithm 1).
 
-    Through the noise levels of the grid, and from the lowest to zero, where Euler's step is D
+    Through the `noise_levels`, and from the lowest to zero, where Euler's step is D
     itself. Evaluations a point: steps for "ddim", 2 steps − 1 for "heun". Arguments and errors are
     those of `diffuse`.
     """
-    levels = noise_levels(score, sigma, steps, grid=grid, lowest=lowest)
+    levels = noise_levels(score, sigma, steps)
     return follow(score, x, [*levels, 0.0], method)
 
 
@@ -94,54 +86,29 @@ def sample(
     steps: int = 24,
     method: str = "heun",
     sigma: float | None = None,
-    event_shape: Sequence[int] | None = None,
-    lowest: float | None = None,
-    dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "n *event"]:
-    """Draws from the model: noise about y = 0, denoised, on the generator's device.
+    """Draws from the model: noise about y = 0, denoised, float32 on the generator's device.
 
     Args:
-        score: knows several noise levels.
+        score: knows several noise levels, and its event_shape.
         n: how many.
         generator: draws the noise.
         steps: see `denoise`.
         method: see `follow`.
         sigma: level of the noise; the top of the model's noise range by default.
-        event_shape: shape of one draw; the score's own by default.
-        lowest: see `noise_levels`.
-        dtype: of the draws.
     """
-    if event_shape is None:
-        event_shape = score.event_shape
-    if event_shape is None:
-        raise ValueError(f"{score.name} does not say what shape a point has: give event_shape=")
+    if score.event_shape is None:
+        raise ValueError(f"{score.name} does not say what shape a point has: set its event_shape")
     if sigma is None:
         _, sigma = _noise_range(score)
     if sigma is None:
         raise ValueError(
             f"{score.name} has no noise_range: give sigma=, a level at which only noise is left"
         )
-    size = (checks.count("n", n), *event_shape)
-    noise = torch.randn(size, generator=generator, device=generator.device, dtype=dtype)
+    size = (checks.count("n", n), *score.event_shape)
+    noise = torch.randn(size, generator=generator, device=generator.device)
     x = sigma * noise - score.shift / score.scale
-    return denoise(score, x, sigma, steps=steps, method=method, lowest=lowest)
-
-
-def round_trip_error(
-    score: Score, x: Float[Tensor, "*batch_event"], sigma: float, **settings: Any
-) -> Float[Tensor, "n"]:
-    """Root mean square of denoise(diffuse(x)) − x of each point, in the units of x.
-
-    Args:
-        score: knows several noise levels.
-        x: points (n, *event), or one point (*event).
-        sigma: noise level to reach.
-        settings: of `diffuse` and `denoise`.
-    """
-    x = checks.batched("x", x, score.event_shape)
-    noisy = diffuse(score, x, sigma, **settings)
-    error = denoise(score, noisy, sigma, **settings) - x
-    return error.flatten(1).square().mean(1).sqrt()
+    return denoise(score, x, sigma, steps=steps, method=method)
 
 
 def follow(
@@ -180,47 +147,32 @@ def follow(
     return x
 
 
-def noise_levels(
-    score: Score, sigma: float, steps: int, *, grid: str = "karras", lowest: float | None = None
-) -> list[float]:
-    """Noise levels falling from sigma to the lowest.
+def noise_levels(score: Score, sigma: float, steps: int) -> list[float]:
+    """Noise levels falling from sigma to the lowest (Karras et al. 2022, eq. 5):
+
+        sigma_i = (sigma^{1/7} + i/(steps−1) (lowest^{1/7} − sigma^{1/7}))^7.
 
     Args:
         score: knows its noise range, or none.
         sigma: the first level.
-        steps: how many levels; one is sigma alone.
-        grid: "karras", sigma_i = (sigma^{1/7} + i/(steps−1) (lowest^{1/7} − sigma^{1/7}))^7 (Karras
-            et al. 2022, eq. 5), or "time", uniform in the time steps of the model's scheduler.
-        lowest: the last level; the model's lowest by default, else sigma/1000.
+        steps: how many levels, down to the model's lowest, or sigma/1000 where it has none; one is
+            sigma alone.
 
     Raises:
-        ValueError: sigma is not above the lowest level, or the score has no time steps.
+        ValueError: sigma is not above the lowest level.
     """
     sigma = checks.positive("sigma", sigma)
-    if lowest is None:
-        lowest, _ = _noise_range(score)
+    lowest, _ = _noise_range(score)
     if lowest is None:
         lowest = sigma / 1000
-    lowest = checks.positive("lowest", lowest)
     if lowest >= sigma:
         raise ValueError(
             f"sigma = {sigma:.4g} must be above the lowest noise level, {lowest:.4g} (in the units "
             "of x)"
         )
-    ends = torch.tensor([sigma, lowest], dtype=torch.float64)
+    first, last = torch.tensor([sigma, lowest], dtype=torch.float64) ** (1 / RHO)
     parts = torch.linspace(0, 1, checks.count("steps", steps), dtype=torch.float64)
-    if checks.choice("grid", grid, GRIDS) == "karras":
-        first, last = ends ** (1 / RHO)
-        inner = (torch.lerp(first, last, parts) ** RHO).tolist()
-    elif score.schedule is None:
-        raise ValueError(
-            f"grid='time' needs the time steps of a model, and {score.name} has no schedule; use "
-            "grid='karras'"
-        )
-    else:
-        first, last = score.schedule.timestep(score.scale * ends)
-        times = torch.lerp(first, last, parts).tolist()
-        inner = [score.schedule.sigma(time) / score.scale for time in times]
+    inner = (torch.lerp(first, last, parts) ** RHO).tolist()
     # The ends are met exactly.
     return [sigma, *inner[1:-1], lowest][:steps]
 

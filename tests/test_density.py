@@ -66,14 +66,6 @@ def test_log_density_of_a_mixture(mixture, prior, x):
     assert result.score_evaluations == 6 * 400 and result.derivative_evaluations == 6 * D * 400
 
 
-def test_adaptive_integration_agrees(mixture, prior, x):
-    one = log_density(mixture, x, sigma_max=20.0, prior=prior, steps=200)
-    two = log_density(
-        mixture, x, sigma_max=20.0, prior=prior, method="dopri5", rtol=1e-6, atol=1e-8
-    )
-    assert (one.value - two.value).abs().max() < 1e-5
-
-
 def test_rk4_has_order_four(mixture, prior, x):
     values = [
         log_density(mixture, x, sigma_max=20.0, prior=prior, steps=n).value for n in (30, 60, 120)
@@ -168,10 +160,10 @@ def test_batch_is_one_by_one(mixture, x, divergence):
 
 
 def test_auto_chooses_by_dimension():
-    for d, kind in ((64, "exact"), (65, "hutchinson, 16 probes")):
+    for d, columns in ((64, 1), (65, 16)):
         score = GaussianScore(torch.zeros(d), 1.0, sigma=0.5)
         result = log_density(score, torch.zeros(1, d), sigma_max=2.0, steps=2)
-        assert result.settings["divergence"] == kind and result.value.dtype == torch.float32
+        assert result.by_probe.shape == (1, columns) and result.value.dtype == torch.float32
 
 
 def test_float32(mixture, prior, x):
@@ -205,7 +197,6 @@ def test_no_global_seed_is_touched(mixture, x):
         ({"steps": 0}, "steps must be"),
         ({"divergence": "exakt"}, "did you mean 'exact'"),
         ({"divergence": "hutchinson", "probes": 1}, "probes must be"),
-        ({"method": "euler"}, "unknown method"),
         ({"prior": (0.0, -1.0)}, "prior must be"),
     ],
 )
