@@ -50,25 +50,24 @@ def family(generator: torch.Generator) -> list[Metric]:
         DensityMetric(score, alpha=0.7),
         ScoreMetric(score, 5.0, 0.7),
         JacobianMetric(score, 0.1),
-        JacobianMetric(score, 0.1, symmetric=False),
         space_time,
         SpaceTimeMetric(space_time.score, probes=3),
     ]
 
 
-@pytest.mark.parametrize("index", range(8))
+@pytest.mark.parametrize("index", range(7))
 def test_apply_solve_and_inner_belong_together(index, generator):
     metric = family(generator)[index]
     x, u, v = vectors(generator)
     assert torch.allclose(metric.inner(x, u, v), dot(u, metric.apply(x, v)), atol=1e-12)
     assert torch.allclose(metric.inner(x, u, v), metric.inner(x, v, u), atol=1e-12)
     assert torch.allclose(metric.norm_squared(x, v), metric.inner(x, v, v), atol=1e-12)
-    if index != 7:  # random probes need not leave the Fisher metric positive
+    if index != 6:  # random probes need not leave the Fisher metric positive
         assert bool((metric.norm_squared(x, v) > 0).all())
         assert torch.allclose(metric.solve(x, metric.apply(x, v)), v, atol=1e-9)
 
 
-@pytest.mark.parametrize("index", range(6))
+@pytest.mark.parametrize("index", range(5))
 def test_acceleration_is_that_of_the_generic_metric(index, generator):
     """Closed forms against the geodesic equation of `apply` by reverse and forward mode."""
     metric = family(generator)[index]
@@ -78,7 +77,7 @@ def test_acceleration_is_that_of_the_generic_metric(index, generator):
     )
 
 
-@pytest.mark.parametrize("index", [1, 3, 4, 6])
+@pytest.mark.parametrize("index", [1, 3, 4, 5])
 def test_batch_is_one_by_one(index, generator):
     metric = family(generator)[index]
     x, u, v = vectors(generator)
@@ -93,7 +92,7 @@ def test_batch_is_one_by_one(index, generator):
         assert torch.allclose(method(*arguments), rows, atol=1e-9, rtol=1e-9)
 
 
-@pytest.mark.parametrize("index", [1, 3, 4, 6])
+@pytest.mark.parametrize("index", [1, 3, 4, 5])
 def test_float32(index, generator):
     metric = family(generator)[index]
     x, u, v = vectors(generator)
@@ -107,7 +106,7 @@ def test_float32(index, generator):
         assert a.dtype == torch.float32 and (a - b).norm() < 2e-3 * b.norm()
 
 
-@pytest.mark.parametrize("index", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("index", [1, 2, 3, 4, 5])
 def test_energy_and_speed_agree_on_a_fine_path(index, generator):
     """Discrete energy, quadrature of `speed_squared`, the exact velocity: one number in the limit.
 
@@ -125,7 +124,7 @@ def test_energy_and_speed_agree_on_a_fine_path(index, generator):
     assert torch.allclose(metric.speed_squared(path).mean(), truth, rtol=1e-3)
 
 
-@pytest.mark.parametrize("index", [3, 4, 6])
+@pytest.mark.parametrize("index", [3, 4, 5])
 def test_energy_is_differentiable(index, generator):
     metric = family(generator)[index]
     points = torch.randn(1, 4, 3, dtype=torch.float64, generator=generator, requires_grad=True)
@@ -149,21 +148,6 @@ def test_jacobian_metric_of_a_gaussian_is_flat():
     result = geodesic(metric, a, b, points=9, solver=Relaxation(optimizer="lbfgs"))
     assert torch.allclose(result.length, double(3 * math.sqrt(16 + 2)))
     assert torch.allclose(shoot(metric, a, b, steps=5).points[0, -1], b[0])
-
-
-def test_jacobian_transpose_matters_where_the_field_is_no_gradient(generator):
-    matrix = torch.randn(3, 3, dtype=torch.float64, generator=generator)
-    x, v = vectors(generator, 2)
-
-    def field(y):
-        return y @ matrix.T
-
-    assert torch.allclose(
-        JacobianMetric(field, symmetric=False).apply(x, v), v @ (matrix.T @ matrix).T
-    )
-    assert not torch.allclose(
-        JacobianMetric(field).apply(x, v), v @ (matrix.T @ matrix).T, atol=1e-2
-    )
 
 
 def test_singular_metric_says_so():
@@ -236,7 +220,7 @@ def test_probes_estimate_the_divergence(generator):
         torch.randn(3, 4, dtype=torch.float64, generator=generator), 0.7
     )
     truth = SpaceTimeMetric(score).expectation(z)
-    many = SpaceTimeMetric(score, probes=4000, generator=generator)
+    many = SpaceTimeMetric(score, probes=4000)
     assert torch.allclose(many.expectation(z), truth, rtol=0.05)
     assert torch.equal(many.expectation(z), many.expectation(z))
     diagonal = GaussianScore(torch.zeros(4, dtype=torch.float64), 0.5, sigma=0.5)

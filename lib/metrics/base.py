@@ -12,6 +12,9 @@ from torch import Tensor
 from ..elements import elements
 from ..scores.base import Counter, Score
 
+# Of conjugate gradients.
+MAX_ITER = 500
+
 
 def dot(u: Float[Tensor, "n *event"], v: Float[Tensor, "n *event"]) -> Float[Tensor, "n"]:
     """Euclidean inner product over the event axes."""
@@ -174,12 +177,6 @@ class EuclideanMetric(Metric):
         """G v = v."""
         return v
 
-    def solve(
-        self, x: Float[Tensor, "n *event"], w: Float[Tensor, "n *event"]
-    ) -> Float[Tensor, "n *event"]:
-        """G^-1 w = w."""
-        return w
-
     def acceleration(
         self, x: Float[Tensor, "n *event"], v: Float[Tensor, "n *event"]
     ) -> Float[Tensor, "n *event"]:
@@ -205,31 +202,27 @@ def level_ratio(score: Score, sigma: float | Tensor) -> float:
 
 
 def conjugate_gradients(
-    apply: Callable[[Tensor], Tensor],
-    w: Float[Tensor, "n *event"],
-    *,
-    tol: float = 1e-12,
-    max_iter: int = 500,
+    apply: Callable[[Tensor], Tensor], w: Float[Tensor, "n *event"]
 ) -> Float[Tensor, "n *event"]:
     """Solve A v = w for symmetric positive definite A, every row of the batch on its own.
+
+    Stops at a residual of 1e-12 relative to w, or of rounding where that is more.
 
     Args:
         apply: v to A v, both (n, *event).
         w: Right sides.
-        tol: Residual relative to w to stop at; one below rounding is raised to it.
-        max_iter: Iterations.
 
     Raises:
-        ArithmeticError: A residual stayed above sqrt(tol) relative to w.
+        ArithmeticError: A residual stayed above the square root of that.
     """
-    tol = max(tol, 4 * torch.finfo(w.dtype).eps)
+    tol = max(1e-12, 4 * torch.finfo(w.dtype).eps)
     tiny = torch.finfo(w.dtype).tiny
     size = dot(w, w)
     v = torch.zeros_like(w)
     residual = w.clone()
     direction = residual
     rho = dot(residual, residual)
-    for _ in range(max_iter):
+    for _ in range(MAX_ITER):
         if bool((rho <= tol**2 * size).all()):
             break
         image = apply(direction)

@@ -24,14 +24,12 @@ from .base import Metric, dot, level_ratio
 
 
 class JacobianMetric(Metric):
-    """G = J^T J + reg I from a score.
+    """G = J^T J + reg I from a score, with J^T = J, as for the gradient of a log-density.
 
     Args:
         score: A score, or a function x -> grad log p(x).
         regularisation: reg ≥ 0 in units of J², 1/length⁴. Without it G is singular wherever the
             score does not change.
-        symmetric: Whether J^T = J, true for the gradient of a log-density: forward mode only. False
-            takes the transpose in reverse mode.
 
     Example:
         >>> import torch
@@ -43,15 +41,10 @@ class JacobianMetric(Metric):
     """
 
     def __init__(
-        self,
-        score: Score | Callable[[Tensor], Tensor],
-        regularisation: float = 0.0,
-        *,
-        symmetric: bool = True,
+        self, score: Score | Callable[[Tensor], Tensor], regularisation: float = 0.0
     ) -> None:
         self.score = as_score(score)
         self.regularisation = checks.positive("regularisation", regularisation, zero=True)
-        self.symmetric = symmetric
 
     @property
     def name(self) -> str:
@@ -61,8 +54,8 @@ class JacobianMetric(Metric):
     def apply(
         self, x: Float[Tensor, "n *event"], v: Float[Tensor, "n *event"]
     ) -> Float[Tensor, "n *event"]:
-        """G v = J^T (J v) + reg v: two directional derivatives."""
-        return self._transposed(x, self.score.derivative(x, v)) + self.regularisation * v
+        """G v = J (J v) + reg v: two directional derivatives."""
+        return self.score.derivative(x, self.score.derivative(x, v)) + self.regularisation * v
 
     def inner(
         self,
@@ -86,7 +79,7 @@ class JacobianMetric(Metric):
     ) -> Float[Tensor, "n *event"]:
         """x'' = −G^-1 J^T D²s[v, v]; raises ArithmeticError where G is singular."""
         second = torch.func.jvp(lambda y: self.score.derivative(y, v), (x,), (v,))[1]
-        return -self.solve(x, self._transposed(x, second))
+        return -self.solve(x, self.score.derivative(x, second))
 
     def at(self, sigma: float | Tensor) -> JacobianMetric:
         """The metric at another noise level, reg · sigma⁴ held fixed (J shrinks as 1/sigma²)."""
@@ -116,10 +109,3 @@ class JacobianMetric(Metric):
 
         scores = self.scores_along(points)
         return squared_rate(scores) + self.regularisation * squared_rate(points)
-
-    def _transposed(self, x: Tensor, w: Tensor) -> Tensor:
-        """J^T w."""
-        if self.symmetric:
-            return self.score.derivative(x, w)
-        self.score.counter.derivatives += len(x)
-        return torch.func.vjp(self.score.evaluate, x)[1](w)[0]

@@ -25,9 +25,8 @@ from .base import Metric, dot, level_ratio, scale, segments
 class ScoreMetric(Metric):
     """G = exp(−2 alpha f)(I + lam s s^T) from a score.
 
-    For alpha > 0 the methods at single points need f: from the score's closed form, or as
-    `log_density=`, known up to a constant. Along a path none is needed, since differences of f are
-    line integrals of s.
+    For alpha > 0 the methods at single points need the score's closed form of f. Along a path none
+    is needed, since differences of f are line integrals of s.
 
     Args:
         score: A score, or a function x -> grad log p(x).
@@ -64,55 +63,44 @@ class ScoreMetric(Metric):
             return "both" if self.alpha > 0 else "stein"
         return "density" if self.alpha > 0 else "euclidean"
 
-    def weight(
-        self, x: Float[Tensor, "n *event"], log_density: Float[Tensor, "n"] | None = None
-    ) -> Float[Tensor, "n"]:
+    def weight(self, x: Float[Tensor, "n *event"]) -> Float[Tensor, "n"]:
         """exp(−2 alpha f) at x."""
         if self.alpha == 0:
             return torch.ones_like(x.flatten(1)[:, 0])
-        if log_density is None and not self.score.has_log_density:
+        if not self.score.has_log_density:
             raise ValueError(
                 "the density metric at single points needs f = log p, and "
-                f"{self.score.name} has no closed form: pass log_density=, for instance from "
-                "lib.density.along_path"
+                f"{self.score.name} has no closed form: FunctionScore(..., log_density=...) has one"
             )
-        f = self.score.log_density(x) if log_density is None else log_density
-        return (-2 * self.alpha * f).exp()
+        return (-2 * self.alpha * self.score.log_density(x)).exp()
 
     def apply(
-        self,
-        x: Float[Tensor, "n *event"],
-        v: Float[Tensor, "n *event"],
-        log_density: Float[Tensor, "n"] | None = None,
+        self, x: Float[Tensor, "n *event"], v: Float[Tensor, "n *event"]
     ) -> Float[Tensor, "n *event"]:
         """G v = exp(−2 alpha f)(v + lam (s·v) s)."""
         s = self.score(x)
-        return scale(self.weight(x, log_density), v + scale(self.lam * dot(s, v), s))
+        return scale(self.weight(x), v + scale(self.lam * dot(s, v), s))
 
     def solve(
-        self,
-        x: Float[Tensor, "n *event"],
-        w: Float[Tensor, "n *event"],
-        log_density: Float[Tensor, "n"] | None = None,
+        self, x: Float[Tensor, "n *event"], w: Float[Tensor, "n *event"]
     ) -> Float[Tensor, "n *event"]:
         """G^-1 w = exp(2 alpha f)(w − lam (s·w) s / (1 + lam ‖s‖²))  (Sherman–Morrison)."""
         s = self.score(x)
         along_score = self.lam * dot(s, w) / (1 + self.lam * dot(s, s))
-        return scale(1 / self.weight(x, log_density), w - scale(along_score, s))
+        return scale(1 / self.weight(x), w - scale(along_score, s))
 
     def inner(
         self,
         x: Float[Tensor, "n *event"],
         u: Float[Tensor, "n *event"],
         v: Float[Tensor, "n *event"],
-        log_density: Float[Tensor, "n"] | None = None,
     ) -> Float[Tensor, "n"]:
         """u^T G v = exp(−2 alpha f)(u·v + lam (s·u)(s·v)); one score, or none if lam = 0."""
         product = dot(u, v)
         if self.lam > 0:
             s = self.score(x)
             product = product + self.lam * dot(s, u) * dot(s, v)
-        return self.weight(x, log_density) * product
+        return self.weight(x) * product
 
     def acceleration(
         self,

@@ -35,8 +35,7 @@ class SpaceTimeMetric(Metric):
     Args:
         score: With `event_shape`, and with `at` for one noise level a point.
         probes: None for the exact divergence (d directional derivatives a point), or a number of
-            Rademacher probes, drawn once, so that the metric stays one function.
-        generator: Of the probes; without one they are the same each time.
+            Rademacher probes, the same each time, so that the metric stays one function.
 
     Example:
         >>> import torch
@@ -51,9 +50,7 @@ class SpaceTimeMetric(Metric):
     # A path has its own noise level at every point.
     sigma = None
 
-    def __init__(
-        self, score: Score, probes: int | None = None, generator: torch.Generator | None = None
-    ) -> None:
+    def __init__(self, score: Score, probes: int | None = None) -> None:
         if not isinstance(score, Score) or score.sigma is None:
             raise TypeError(
                 "the space-time metric needs a score that knows noise levels "
@@ -69,7 +66,7 @@ class SpaceTimeMetric(Metric):
         if self.exact:
             self.directions = basis(score.event_shape)
         else:
-            self.directions = rademacher(probes, score.event_shape, generator)
+            self.directions = rademacher(probes, score.event_shape)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -130,25 +127,12 @@ class SpaceTimeMetric(Metric):
         square = dot(clean, clean) + variance * (clean.shape[1] + variance * divergence)
         return torch.cat([clean, square[:, None]], 1)
 
-    def inner(
-        self,
-        x: Float[Tensor, "n coordinates"],
-        u: Float[Tensor, "n coordinates"],
-        v: Float[Tensor, "n coordinates"],
-    ) -> Float[Tensor, "n"]:
-        """½ (Dη[u]·Dμ[v] + Dη[v]·Dμ[u]) at z = x."""
-        return (self._product(x, u, v) + self._product(x, v, u)) / 2
-
     def norm_squared(
         self, x: Float[Tensor, "n coordinates"], v: Float[Tensor, "n coordinates"]
     ) -> Float[Tensor, "n"]:
         """Dη[v]·Dμ[v] at z = x."""
-        return self._product(x, v, v)
-
-    def _product(self, z: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        """Dη[u]·Dμ[v]."""
-        change_of_eta = torch.func.jvp(self.natural, (z,), (u,))[1]
-        change_of_mu = torch.func.jvp(self.expectation, (z,), (v,))[1]
+        change_of_eta = torch.func.jvp(self.natural, (x,), (v,))[1]
+        change_of_mu = torch.func.jvp(self.expectation, (x,), (v,))[1]
         return dot(change_of_eta, change_of_mu)
 
     def apply(
