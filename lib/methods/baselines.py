@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -20,6 +19,8 @@ from .spaces import Method
 # NoiseDiffusion: largest number in a latent, and μ + ν, how much of both images.
 CLIP = 2.0
 BOOST = 1.2
+# Guided walk: the share of the way to the denoised point that a step goes; 1 would be all of it.
+PULL = 0.1
 
 
 def noisediffusion(
@@ -44,9 +45,6 @@ def noisediffusion(
         clean_a: The clean ends √ᾱ y_a, in the same coordinates.
         clean_b: The clean ends √ᾱ y_b.
     """
-    for name, x in (("b", b), ("clean_a", clean_a), ("clean_b", clean_b)):
-        checks.same_layout("a", a, name, x)
-    frames = checks.count("frames", frames, least=2)
     t = torch.linspace(0, 1, frames, dtype=torch.float64).reshape(-1, *[1] * (a.ndim - 1))
     alpha = (math.pi * t / 2).cos().to(a)
     beta = (math.pi * t / 2).sin().to(a)
@@ -115,8 +113,7 @@ def straight(
     time: float = 1.0,
 ) -> Float[Tensor, "batch frames *event"]:
     """Go straight on: start + t·velocity, t in [0, time]; the score is not used."""
-    checks.same_layout("start", start, "velocity", velocity)
-    return lerp(start, start + checks.positive("time", time) * velocity, frames)
+    return lerp(start, start + time * velocity, frames)
 
 
 def guided_walk(
@@ -125,14 +122,11 @@ def guided_walk(
     velocity: Float[Tensor, "batch *event"],
     frames: int,
     time: float = 1.0,
-    *,
-    pull: float = 0.1,
-    momentum: float = 1.0,
 ) -> Float[Tensor, "batch frames *event"]:
     """A walk of equal steps that the score keeps near the data, after arXiv 2505.11128.
 
     Each step goes along the last direction with its part along the score taken out, then
-    pull·sigma² s towards the data. The paper gives no settings: these are our reading. One score a
+    PULL·sigma² s towards the data. The paper gives no settings: these are our reading. One score a
     frame. Not a geodesic: no length is minimised.
 
     Args:
@@ -141,12 +135,7 @@ def guided_walk(
         velocity: Its direction is the first; ‖velocity‖·time is the length of the walk.
         frames: How many, at least 2.
         time: How long, > 0.
-        pull: Share of the way to the denoised point; 1 would go all of it.
-        momentum: Weight of the last direction against the step really made.
     """
-    checks.same_layout("start", start, "velocity", velocity)
-    checks.positive("time", time)
-    checks.count("frames", frames, least=2)
     if not isinstance(score.sigma, float):
         raise ValueError(
             "guided_walk needs a score with a noise level (sigma² s is the way back to the data)"
@@ -165,9 +154,8 @@ def guided_walk(
         along_score = dot(direction, s) / dot(s, s).clamp_min(tiny)
         tangent = direction - scale(along_score, s)
         onwards = scale(step / _norm(tangent).clamp_min(1e-12), tangent)
-        new = x + onwards + pull * score.sigma**2 * s
-        direction = _normalised(momentum * tangent + (1 - momentum) * _normalised(new - x))
-        x = new
+        x = x + onwards + PULL * score.sigma**2 * s
+        direction = _normalised(tangent)
         path.append(x)
     return torch.stack(path, 1)
 
@@ -180,8 +168,8 @@ def _normalised(v: Tensor) -> Tensor:
     return scale(1 / _norm(v).clamp_min(1e-12), v)
 
 
-# (score, start, velocity, frames, time) to (batch, frames, *event), with the settings' defaults.
-EXTRAPOLATIONS: dict[str, partial[Tensor]] = {
-    "straight": partial(straight),
-    "guided_walk": partial(guided_walk, pull=0.1, momentum=1.0),
+# (score, start, velocity, frames, time) to (batch, frames, *event).
+EXTRAPOLATIONS: dict[str, Callable[..., Tensor]] = {
+    "straight": straight,
+    "guided_walk": guided_walk,
 }

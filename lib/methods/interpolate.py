@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -32,9 +31,8 @@ class Frames:
         path: The geodesic behind them, in the space that the method works in; None for a baseline.
         evaluations: Points at which the score was computed for all of it, noising and denoising
             too.
-        settings: What was used. "ends" ("start" for an extrapolation) says whether the first and
-            the last frame (the first) are "given" or "reconstructed".
-        batches: Calls of the score.
+        settings: What was used. "ends" says whether the first and the last frame (for an
+            extrapolation the first) are "given" or "reconstructed".
 
     Example:
         >>> import torch
@@ -54,7 +52,6 @@ class Frames:
     path: Geodesic | None
     evaluations: int
     settings: dict[str, Any]
-    batches: int = 0
 
 
 def interpolate(
@@ -121,7 +118,6 @@ def interpolate(
         score = copy.copy(score)
         score.event_shape = tuple(start.shape[1:])
     evaluations = score.counter.evaluations
-    batches = score.counter.batches
 
     plan = INTERPOLATIONS[method] if method in INTERPOLATIONS else METHODS[method].on(score)
     room = working_space(
@@ -135,7 +131,7 @@ def interpolate(
     )
     _refuse_bytes(room, score, start=start, end=end)
     if isinstance(plan, Baseline):
-        _refuse_foreign(method, settings, ())
+        _refuse_foreign(method, settings, [])
         path = None
         points = _baseline_path(plan, room, start, end, frames)
     else:
@@ -149,7 +145,6 @@ def interpolate(
         path,
         evaluations=score.counter.evaluations - evaluations,
         settings={**used, **score.settings, **room.settings},
-        batches=score.counter.batches - batches,
     )
 
 
@@ -185,7 +180,7 @@ def extrapolate(
         flow_steps: As for `interpolate`.
         flow_method: As for `interpolate`.
         **settings: Of the metric, and of `shoot` (steps, form, radius, …; its method, rk4 or
-            dopri5, as `ode`) or of the baseline, all of the working space.
+            dopri5, as `ode`), all of the working space.
 
     Returns:
         The frames, the geodesic behind them, and what it took.
@@ -208,9 +203,9 @@ def extrapolate(
     checks.choice("method", method, [*shooting, *EXTRAPOLATIONS])
     start = checks.batched("start", start, score.event_shape)
     velocity = checks.batched("velocity", velocity, score.event_shape)
-    checks.positive("time", time)
+    checks.same_layout("start", start, "velocity", velocity)
+    time = checks.positive("time", time)
     evaluations = score.counter.evaluations
-    batches = score.counter.batches
 
     room = working_space(score, space, sigma, seed=seed, steps=flow_steps, method=flow_method)
     _refuse_bytes(room, score, start=start)
@@ -218,31 +213,28 @@ def extrapolate(
     x = at_start.enter(start)
     v = at_start.carry(start, velocity)
     if method in EXTRAPOLATIONS:
-        _refuse_foreign(method, settings, EXTRAPOLATIONS[method].keywords)
-        walk = partial(EXTRAPOLATIONS[method], **settings)
+        _refuse_foreign(method, settings, [])
         path = None
-        points = walk(room.score, x, v, frames, time)
-        used = {"time": time, **walk.keywords}
+        points = EXTRAPOLATIONS[method](room.score, x, v, frames, time)
+        used = {"time": time}
     else:
         preset = METHODS[method]
-        metric, rest = _metric(method, preset, room.score, settings, [*_settings_of(shoot), "ode"])
+        own = preset.score_of(room.score)
+        metric, rest = _metric(method, preset, own, settings, [*_settings_of(shoot), "ode"])
         rest = {"form": preset.form, **rest}
         if "ode" in rest:
             rest["method"] = rest.pop("ode")
         path = shoot(metric, x, v, time=time, **rest)
         points = _points_of(path, frames)
-        used = path.settings | _score_settings(metric)
+        used = path.settings | own.settings
     shown = _clean_frames(room, points)
 
-    settings = {**score.settings, **used, **room.settings}
-    settings["start"] = settings.pop("ends")
     return Frames(
         shown,
         method,
         path,
         evaluations=score.counter.evaluations - evaluations,
-        settings=settings,
-        batches=score.counter.batches - batches,
+        settings={**used, **score.settings, **room.settings},
     )
 
 
@@ -278,7 +270,8 @@ def _geodesic_path(
     settings: dict[str, Any],
 ) -> tuple[Geodesic, Tensor]:
     """The geodesic in the working space, and its points (batch, frames, *event) there."""
-    metric, rest = _metric(method, preset, room.score, settings, _settings_of(geodesic))
+    score = preset.score_of(room.score)
+    metric, rest = _metric(method, preset, score, settings, _settings_of(geodesic))
     defaults = {"solver": preset.solver, "points": preset.points, "init": preset.init}
     rest = _in_units_of(room, start.shape[1:], {**defaults, **rest})
     a, b = _enter(room, start, end)
@@ -286,7 +279,7 @@ def _geodesic_path(
         a = metric.lift(a, room.score.sigma)
         b = metric.lift(b, room.score.sigma)
     path = geodesic(metric, a, b, **rest)
-    path.settings |= _score_settings(metric)
+    path.settings |= score.settings
     points = _points_of(path, frames)
     if isinstance(metric, SpaceTimeMetric):
         points, _ = metric.project(points)
@@ -294,14 +287,14 @@ def _geodesic_path(
 
 
 def _metric(
-    method: str, preset: Preset, score: Score, settings: dict[str, Any], known: Iterable[str]
+    method: str, preset: Preset, score: Score, settings: dict[str, Any], known: list[str]
 ) -> tuple[Metric, dict[str, Any]]:
     """The preset's metric with the user's settings of it, and the other settings, all known."""
     names = preset.metric_settings
     _refuse_foreign(method, settings, [*names, *known])
     own = {name: value for name, value in settings.items() if name in names}
     rest = {name: value for name, value in settings.items() if name not in names}
-    return preset.metric_of(score, **own), rest
+    return preset.metric(score, **own), rest
 
 
 def _settings_of(function: Callable) -> list[str]:
@@ -310,24 +303,20 @@ def _settings_of(function: Callable) -> list[str]:
     return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
 
 
-def _refuse_foreign(method: str, settings: dict[str, Any], known: Iterable[str]) -> None:
+def _refuse_foreign(method: str, settings: dict[str, Any], known: list[str]) -> None:
     """TypeError for a setting that the method does not have, with its mend."""
-    known = list(known)
-    foreign = [name for name in settings if name not in known]
-    if not foreign:
-        return
-    if not known:
-        raise TypeError(f"method {method!r} takes no settings, got {', '.join(sorted(foreign))}")
-    name = foreign[0]
-    owners = [other for other, preset in METHODS.items() if name in preset.metric_settings]
-    near = checks.nearest(name, known)
-    if owners:
-        mend = f"it belongs to {', '.join(map(repr, owners))}"
-    elif near:
-        mend = f"did you mean {near!r}?"
-    else:
-        mend = f"known: {', '.join(sorted(known))}"
-    raise TypeError(f"{name} is no setting of method {method!r}; {mend}")
+    for name in settings:
+        if name in known:
+            continue
+        owners = [other for other, preset in METHODS.items() if name in preset.metric_settings]
+        near = checks.nearest(name, known)
+        if owners:
+            mend = f"it belongs to {', '.join(map(repr, owners))}"
+        elif near:
+            mend = f"did you mean {near!r}?"
+        else:
+            mend = f"known: {', '.join(sorted(known)) or 'none'}"
+        raise TypeError(f"{name} is no setting of method {method!r}; {mend}")
 
 
 def _in_units_of(room: Space, event: torch.Size, settings: dict[str, Any]) -> dict[str, Any]:
@@ -337,11 +326,8 @@ def _in_units_of(room: Space, event: torch.Size, settings: dict[str, Any]) -> di
     carried = {**settings, "noise_levels": room.levels(settings.get("noise_levels"))}
     for name in ("init", "samples"):
         value = settings.get(name)
-        if isinstance(value, Tensor):
-            if value.shape[-len(event) :] != event:
-                raise ValueError(
-                    f"{name} must hold points of shape {tuple(event)}, got {tuple(value.shape)}"
-                )
+        # Points of another shape are refused by `geodesic`.
+        if isinstance(value, Tensor) and value.shape[-len(event) :] == event:
             carried[name] = room.enter(value.reshape(-1, *event)).reshape(value.shape)
     return carried
 
@@ -362,10 +348,6 @@ def _clean_frames(room: Space, points: Tensor) -> Tensor:
     """Points (batch, frames, *event) of the working space as frames."""
     times = torch.linspace(0, 1, points.shape[1])
     return room.along(times).leave(points.flatten(0, 1)).reshape(points.shape)
-
-
-def _score_settings(metric: Metric) -> dict[str, Any]:
-    return {} if metric.score is None else metric.score.settings
 
 
 def _refuse_bytes(room: Space, score: Score, **points: Tensor) -> None:

@@ -52,9 +52,9 @@ class Preset(Method):
         """The settings of the metric with their defaults."""
         return dict(self.metric.keywords) if isinstance(self.metric, partial) else {}
 
-    def metric_of(self, score: Score, **settings: Any) -> Metric:
-        """The metric of a score, with other settings than the defaults."""
-        return self.metric(distilled(score) if self.distilled else score, **settings)
+    def score_of(self, score: Score) -> Score:
+        """The score that its metric is made of, where it works on this one."""
+        return distilled(score) if self.distilled else score
 
     def on(self, score: Score) -> Preset:
         """The preset to use on this score, another where it is learned and the paper says so."""

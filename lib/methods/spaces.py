@@ -71,10 +71,6 @@ class Space:
         """Points of this space to clean points."""
         return z
 
-    def levels(self, noise_levels: Sequence[float] | None) -> Sequence[float] | None:
-        """An annealing schedule of clean points in the units of this space."""
-        return noise_levels
-
     @property
     def settings(self) -> dict[str, Any]:
         """What it was made with, and under "ends" whether the ends are given or reconstructed."""
@@ -99,8 +95,8 @@ class NoisedSpace(Space):
     score: VariancePreservingScore
     model: Score
     level: float
-    flow_steps: int = 30
-    flow_method: str = "ddim"
+    flow_steps: int
+    flow_method: str
 
     def along(self, times: Float[Tensor, "*times"]) -> NoisedSpace:
         """The space for points at these times of their paths (see `Score.along`)."""
@@ -144,7 +140,7 @@ class SharedNoiseSpace(NoisedSpace):
 
     kind: ClassVar[str] = "shared_noise"
 
-    seed: int = 0
+    seed: int
 
     def enter(self, x: Float[Tensor, "n *event"]) -> Float[Tensor, "n *event"]:
         """z = encode(x + level·n)."""
