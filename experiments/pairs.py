@@ -7,13 +7,12 @@ A run that was cut short goes on where it was: a pair whose frames are whole is 
 
 import ast
 import hashlib
-import inspect
 import json
 import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +29,7 @@ from tqdm import tqdm
 from lib import checks, latents
 from lib.files import replacing, sha256, writing
 from lib.methods.baselines import INTERPOLATIONS
-from lib.methods.interpolate import interpolate
+from lib.methods.interpolate import interpolate, keyword_names
 from lib.methods.presets import METHODS
 from lib.scores import StableDiffusionScore, load
 from lib.scores.stable_diffusion import in_words, vae_factor
@@ -326,15 +325,10 @@ def _plan(methods: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> 
 
 def _setting_names(method: str) -> set[str]:
     """What `interpolate` takes for this method."""
-    names = _keywords(interpolate)
+    names = keyword_names(interpolate)
     if method in METHODS:
-        names |= _keywords(geodesic) | set(METHODS[method].metric_settings)
-    return names - {"method", "frames", "callback"}
-
-
-def _keywords(function: Callable) -> set[str]:
-    parameters = inspect.signature(function).parameters.values()
-    return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+        names = [*names, *keyword_names(geodesic), *METHODS[method].metric_settings]
+    return set(names) - {"method", "frames", "callback"}
 
 
 def settings_from_text(assignments: Iterable[str], methods: Sequence[str]) -> dict[str, dict]:

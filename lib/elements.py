@@ -23,18 +23,44 @@ from . import checks
 HIGHEST_DEGREE = 4
 
 
-class Block(NamedTuple):
-    """The elements of one degree p that follow each other, with what they share.
+class ReferenceElement(NamedTuple):
+    """Matrices on the nodal values of an element on [0, 1], float64.
 
     Attributes:
-        nodes: Their nodes' places in the path.
-        slope: Nodal values to the derivative at the nodes, on a reference element of width 1.
-        integral: Nodal values to the integral from the first node to each node, on that element.
+        slope: To the derivative at the nodes.
+        integral: To the integral from the first node to each node.
+        gauss_slope: To the derivative at the Gauss points.
+        gauss_value: To the value at the Gauss points.
+        gauss_weights: Weights of the Gauss points.
     """
 
-    nodes: Int[Tensor, "elements nodes"]
     slope: Float[Tensor, "nodes nodes"]
     integral: Float[Tensor, "nodes nodes"]
+    gauss_slope: Float[Tensor, "gauss nodes"]
+    gauss_value: Float[Tensor, "gauss nodes"]
+    gauss_weights: Float[Tensor, "gauss"]
+
+
+@lru_cache
+def reference_element(degree: int) -> ReferenceElement:
+    """The element of this degree with equally spaced nodes."""
+    nodes = np.linspace(0, 1, degree + 1)
+    power = np.arange(degree + 1)
+    coefficients = np.linalg.inv(np.vander(nodes, increasing=True))
+    gauss, weights = np.polynomial.legendre.leggauss(degree)
+    gauss = (gauss + 1) / 2
+
+    def slope(t: np.ndarray) -> np.ndarray:
+        return power * t[:, None] ** np.maximum(power - 1, 0) @ coefficients
+
+    matrices = (
+        slope(nodes),
+        nodes[:, None] ** (power + 1) / (power + 1) @ coefficients,
+        slope(gauss),
+        gauss[:, None] ** power @ coefficients,
+        weights / 2,
+    )
+    return ReferenceElement(*map(torch.from_numpy, matrices))
 
 
 @dataclass(frozen=True)
@@ -47,7 +73,8 @@ class Elements:
         M: Values at the nodes to the value at the quadrature points.
         w: Weights of the quadrature points; their sum is 1.
         V: Values at the nodes to the derivative there (mean of both sides where elements meet).
-        blocks: The elements, grouped by degree, in their order along the path.
+        blocks: The elements in their order along the path, those of one degree together: their
+            nodes' places (elements, nodes) and the reference element.
     """
 
     times: Float[Tensor, "points"]
@@ -55,7 +82,7 @@ class Elements:
     M: Float[Tensor, "segments points"]
     w: Float[Tensor, "segments"]
     V: Float[Tensor, "points points"]
-    blocks: tuple[Block, ...]
+    blocks: list[tuple[Tensor, ReferenceElement]]
 
     def line_integral(
         self, points: Float[Tensor, "batch points d"], fields: Float[Tensor, "batch points d"]
@@ -73,10 +100,10 @@ class Elements:
         # of a pass over d for each element.
         products = fields @ (points - points[:, :1]).mT
         total = points.new_zeros(points.shape[:2])
-        for nodes, slope, integral in self.blocks:
+        for nodes, reference in self.blocks:
             own = products[:, nodes[:, :, None], nodes[:, None, :]]
-            rate = (own * slope.to(points)).sum(-1)
-            from_first_node = rate @ integral.to(points).T
+            rate = (own * reference.slope.to(points)).sum(-1)
+            from_first_node = rate @ reference.integral.to(points).T
             element_sums = from_first_node[..., -1].cumsum(1)
             zero = torch.zeros_like(element_sums[:, :1])
             before = total[:, nodes[0, :1]] + torch.cat([zero, element_sums[:, :-1]], 1)
@@ -97,11 +124,12 @@ def elements(points: int, degree: int = 2) -> Elements:
     """
     degrees = element_degrees(points, degree)
     segments = points - 1
-    D = np.zeros((segments, points))
-    M = np.zeros((segments, points))
-    w = np.zeros(segments)
-    V = np.zeros((points, points))
-    elements_at_node = np.zeros(points)
+    D = torch.zeros(segments, points, dtype=torch.float64)
+    M = torch.zeros_like(D)
+    w = torch.zeros_like(D[:, 0])
+    V = torch.zeros(points, points, dtype=torch.float64)
+    elements_at_node = torch.zeros(points, 1)
+    nodes_by_degree: dict[int, list[Tensor]] = {}
     first = 0
     for p in degrees:
         reference = reference_element(p)
@@ -113,14 +141,15 @@ def elements(points: int, degree: int = 2) -> Elements:
         w[gauss_points] = reference.gauss_weights * width
         V[nodes, nodes] += reference.slope / width
         elements_at_node[nodes] += 1
+        nodes_by_degree.setdefault(p, []).append(torch.arange(first, first + p + 1))
         first += p
     return Elements(
         times=torch.linspace(0, 1, points, dtype=torch.float64),
-        D=torch.from_numpy(D),
-        M=torch.from_numpy(M),
-        w=torch.from_numpy(w),
-        V=torch.from_numpy(V / elements_at_node[:, None]),
-        blocks=_blocks(degrees),
+        D=D,
+        M=M,
+        w=w,
+        V=V / elements_at_node,
+        blocks=[(torch.stack(n), reference_element(p)) for p, n in nodes_by_degree.items()],
     )
 
 
@@ -177,54 +206,6 @@ def element_degrees(points: int, degree: int) -> list[int]:
     if rest == 1:
         return [degree] * (whole - 1) + [degree + 1]
     return [degree] * whole + [rest]
-
-
-class ReferenceElement(NamedTuple):
-    """Matrices on the nodal values of an element on [0, 1]: at its nodes and Gauss points."""
-
-    slope: np.ndarray
-    integral: np.ndarray
-    gauss_slope: np.ndarray
-    gauss_value: np.ndarray
-    gauss_weights: np.ndarray
-
-
-@lru_cache
-def reference_element(degree: int) -> ReferenceElement:
-    """The element of this degree with equally spaced nodes."""
-    nodes = np.linspace(0, 1, degree + 1)
-    power = np.arange(degree + 1)
-    coefficients = np.linalg.inv(np.vander(nodes, increasing=True))
-    gauss, weights = np.polynomial.legendre.leggauss(degree)
-    gauss = (gauss + 1) / 2
-
-    def slope(t: np.ndarray) -> np.ndarray:
-        return power * t[:, None] ** np.maximum(power - 1, 0) @ coefficients
-
-    return ReferenceElement(
-        slope=slope(nodes),
-        integral=nodes[:, None] ** (power + 1) / (power + 1) @ coefficients,
-        gauss_slope=slope(gauss),
-        gauss_value=gauss[:, None] ** power @ coefficients,
-        gauss_weights=weights / 2,
-    )
-
-
-def _blocks(degrees: list[int]) -> tuple[Block, ...]:
-    """Elements of equal degree together; only the last one's may differ."""
-    nodes: dict[int, list[np.ndarray]] = {}
-    first = 0
-    for p in degrees:
-        nodes.setdefault(p, []).append(np.arange(first, first + p + 1))
-        first += p
-    return tuple(
-        Block(
-            torch.from_numpy(np.array(places)),
-            torch.from_numpy(reference_element(p).slope),
-            torch.from_numpy(reference_element(p).integral),
-        )
-        for p, places in nodes.items()
-    )
 
 
 def working_dtype(x: Tensor) -> torch.dtype:

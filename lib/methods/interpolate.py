@@ -220,7 +220,7 @@ def extrapolate(
     else:
         preset = METHODS[method]
         own = preset.score_of(room.score)
-        metric, rest = _metric(method, preset, own, settings, [*_settings_of(shoot), "ode"])
+        metric, rest = _metric(method, preset, own, settings, [*keyword_names(shoot), "ode"])
         rest = {"form": preset.form, **rest}
         if "ode" in rest:
             rest["method"] = rest.pop("ode")
@@ -271,7 +271,7 @@ def _geodesic_path(
 ) -> tuple[Geodesic, Tensor]:
     """The geodesic in the working space, and its points (batch, frames, *event) there."""
     score = preset.score_of(room.score)
-    metric, rest = _metric(method, preset, score, settings, _settings_of(geodesic))
+    metric, rest = _metric(method, preset, score, settings, keyword_names(geodesic))
     defaults = {"solver": preset.solver, "points": preset.points, "init": preset.init}
     rest = _in_units_of(room, start.shape[1:], {**defaults, **rest})
     a, b = _enter(room, start, end)
@@ -297,7 +297,7 @@ def _metric(
     return preset.metric(score, **own), rest
 
 
-def _settings_of(function: Callable) -> list[str]:
+def keyword_names(function: Callable) -> list[str]:
     """Names of its keyword-only parameters."""
     parameters = inspect.signature(function).parameters.values()
     return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]

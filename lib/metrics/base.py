@@ -194,9 +194,7 @@ def segments(points: Float[Tensor, "batch points *event"]) -> tuple[Tensor, Tens
 
 def level_ratio(score: Score, sigma: float | Tensor) -> float:
     """The score's noise level over another; 1 where one of them is not a single number above 0."""
-    if score.sigma is None or isinstance(score.sigma, Tensor) or isinstance(sigma, Tensor):
-        return 1.0
-    if score.sigma == 0:
+    if isinstance(score.sigma, Tensor) or isinstance(sigma, Tensor) or not score.sigma:
         return 1.0
     return score.sigma / sigma
 

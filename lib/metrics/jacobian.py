@@ -9,7 +9,6 @@ scores only, and its geodesic equation is
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -83,8 +82,7 @@ class JacobianMetric(Metric):
 
     def at(self, sigma: float | Tensor) -> JacobianMetric:
         """The metric at another noise level, reg · sigma⁴ held fixed (J shrinks as 1/sigma²)."""
-        other = copy.copy(self)
-        other.score = self.score.at(sigma)
+        other = self.with_score(self.score.at(sigma))
         other.regularisation = self.regularisation * level_ratio(self.score, sigma) ** 4
         return other
 

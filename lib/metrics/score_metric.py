@@ -8,7 +8,6 @@ lam = 0: the probability density metric ‖v‖/p(x)^alpha (Yu et al., CVPR 2025
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -130,8 +129,7 @@ class ScoreMetric(Metric):
 
     def at(self, sigma: float | Tensor) -> ScoreMetric:
         """The metric at another noise level, lam · sigma² held fixed (s shrinks as 1/sigma²)."""
-        other = copy.copy(self)
-        other.score = self.score.at(sigma)
+        other = self.with_score(self.score.at(sigma))
         other.lam = self.lam * level_ratio(self.score, sigma) ** 2
         return other
 

@@ -95,7 +95,7 @@ class SpaceTimeMetric(Metric):
             wanted = ", ".join(map(str, event))
             raise ValueError(f"x must have shape (..., {wanted}), got {tuple(x.shape)}")
         self.score.at(sigma)
-        level = torch.as_tensor(checks.noise_level(sigma), dtype=x.dtype, device=x.device)
+        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
         log_level = level.log().expand(batch)
         return torch.cat([x.reshape(*batch, -1), log_level[..., None]], -1)
 
