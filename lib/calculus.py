@@ -1,7 +1,7 @@
 """Calculus on the manifold: logarithm, mean and parallel transport, for any metric."""
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -49,7 +49,7 @@ def logarithm(
         a: Points, or one point.
         b: The points to be reached.
         tol: The flow may miss b by tol·‖b − a‖ (raised to rounding in float32).
-        corrections: At most so many quasi-Newton steps; 0 leaves them out.
+        corrections: At most so many quasi-Newton steps.
         steps: RK4 steps of the flow.
         **settings: Of `geodesic`.
 
@@ -71,7 +71,7 @@ def logarithm(
     a = checks.batched("a", a, metric.event_shape)
     b = checks.batched("b", b, metric.event_shape)
     checks.same_layout("a", a, "b", b)
-    checks.count("corrections", corrections, least=0)
+    checks.count("corrections", corrections)
     tol = _above_rounding(tol, a)
     v = torch.zeros_like(a)
     apart = ~(a == b).flatten(1).all(1)
@@ -81,15 +81,14 @@ def logarithm(
     a = a[apart]
     b = b[apart]
     v[apart] = initial_velocity(geodesic(metric, a, b, **settings).points)
-    if corrections > 0:
-        v[apart], miss = aim(metric, a, b, v[apart], steps=steps, tol=tol, max_iter=corrections)
-        if bool((miss > tol).any()):
-            warnings.warn(
-                f"exp(log) misses by up to {float(miss.max()):.1e}·‖b − a‖, above tol = {tol:g}; "
-                "raise corrections=, steps= or points=",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
+    v[apart], miss = aim(metric, a, b, v[apart], steps=steps, tol=tol, max_iter=corrections)
+    if bool((miss > tol).any()):
+        warnings.warn(
+            f"exp(log) misses by up to {float(miss.max()):.1e}·‖b − a‖, above tol = {tol:g}; "
+            "raise corrections=, steps= or points=",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
     return v
 
 
@@ -108,8 +107,6 @@ class FrechetMean:
         converged: Whether the residual is at most tol.
         iterations: Steps.
         geodesics: From the mean to each point that differs from it, one batch.
-        score_evaluations: Points at which the score was computed.
-        score_batches: Calls of the score.
     """
 
     point: Float[Tensor, "*event"]
@@ -118,8 +115,6 @@ class FrechetMean:
     converged: bool
     iterations: int
     geodesics: Geodesic
-    score_evaluations: int
-    score_batches: int
 
 
 def frechet_mean(
@@ -155,7 +150,6 @@ def frechet_mean(
         ValueError: Bad points or weights.
     """
     points, weights = _weighted(metric, points, weights)
-    before = replace(metric.counter)
     if settings.get("solver", "gauss_newton") == "gauss_newton":
         # A path off by e has an energy off by e².
         settings["tol"] = max(checks.positive("tol", tol) ** 2, 1e-14)
@@ -189,8 +183,6 @@ def frechet_mean(
         converged=best.residual <= tol,
         iterations=iteration,
         geodesics=best.geodesics,
-        score_evaluations=metric.counter.evaluations - before.evaluations,
-        score_batches=metric.counter.batches - before.batches,
     )
 
 

@@ -171,24 +171,6 @@ def sphere_geodesic(
     return SphereGeodesic(angle, lam, alpha, sigma, radius, c, integrals(c)[1])
 
 
-def gaussian_distance(
-    a: Float[Tensor, "batch 2"], b: Float[Tensor, "batch 2"]
-) -> Float[Tensor, "batch"]:
-    """Fisher–Rao distance of isotropic 1-D Gaussians: sqrt(2) times that of the half-plane.
-
-    Args:
-        a: Means and standard deviations (mean, sigma).
-        b: The same of the others.
-
-    Returns:
-        The distances.
-    """
-    mean_a, sigma_a = a.unbind(1)
-    mean_b, sigma_b = b.unbind(1)
-    squared = (mean_a - mean_b) ** 2 / 2 + (sigma_a - sigma_b) ** 2
-    return math.sqrt(2) * torch.acosh(1 + squared / (2 * sigma_a * sigma_b))
-
-
 @dataclass(frozen=True)
 class GridDistance:
     """Shortest paths from one point of a plane on a grid.

@@ -59,7 +59,7 @@ def slerp(
     straight = lerp(start, end, points)
     work = working_dtype(start)
     a, b = (x.flatten(1).to(work) for x in (start, end))
-    angle = _angle(a / a.norm(dim=1, keepdim=True), b / b.norm(dim=1, keepdim=True))
+    angle = angle_between(a / a.norm(dim=1, keepdim=True), b / b.norm(dim=1, keepdim=True))
     shape = (-1, *[1] * start.ndim)
     # False for the NaN of a zero vector
     is_arc = (angle.sin() > 1e-7).reshape(shape)
@@ -78,8 +78,10 @@ def _times(points: int | Tensor, like: Tensor) -> Tensor:
     return points.to(like).reshape(1, -1, *[1] * (like.ndim - 1))
 
 
-def _angle(a: Tensor, b: Tensor) -> Tensor:
-    """Angle between vectors of equal norm, (..., d) -> (..., 1)."""
+def angle_between(
+    a: Float[Tensor, "*vectors d"], b: Float[Tensor, "*vectors d"]
+) -> Float[Tensor, "*vectors 1"]:
+    """Angle between vectors of equal norm."""
     # atan2 of chord and sum stays accurate for small angles, where arccos does not.
     return 2 * torch.atan2((b - a).norm(dim=-1, keepdim=True), (b + a).norm(dim=-1, keepdim=True))
 
@@ -89,17 +91,9 @@ class NaturalSpline:
 
     Args:
         knots: At least two points a curve, at equal steps of t in [0, 1].
-
-    Raises:
-        ValueError: Fewer knots, or knots that are not finite.
     """
 
     def __init__(self, knots: Float[Tensor, "batch knots *event"]) -> None:
-        checks.finite("knots", checks.floating("knots", knots))
-        if knots.ndim < 3 or knots.shape[1] < 2:
-            raise ValueError(
-                f"knots must have shape (batch, K ≥ 2, *event), got {tuple(knots.shape)}"
-            )
         self.knots = knots
 
     def position(self, t: Float[Tensor, "times"]) -> Float[Tensor, "batch times *event"]:
@@ -153,7 +147,7 @@ class SphericalSpline(NaturalSpline):
         local = (t * pieces - piece).to(self.knots).reshape(1, -1, 1)
         a = self.knots[:, piece].flatten(2)
         b = self.knots[:, piece + 1].flatten(2)
-        return a, b, _angle(a, b).clamp_min(1e-7), local, pieces
+        return a, b, angle_between(a, b).clamp_min(1e-7), local, pieces
 
 
 def evaluate(

@@ -11,7 +11,7 @@ from .scores.base import Score
 from .scores.stable_diffusion import Prompt, StableDiffusionScore
 
 
-def white(x: Float[Tensor, "n *event"], generator: torch.Generator) -> Float[Tensor, "n *event"]:
+def white(x: Float[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape"]:
     """Independent standard normal numbers in the shape, dtype and device of x."""
     noise = torch.randn(x.shape, generator=generator, device=generator.device, dtype=torch.float64)
     return noise.to(x)
@@ -87,8 +87,7 @@ def towards(
     total = torch.zeros_like(x)
     with torch.no_grad():
         for _ in range(checks.count("draws", draws)):
-            noise = torch.randn(x.shape[1:], generator=generator, dtype=torch.float64).to(x)
-            y = x + score.sigma_column(x) * noise
+            y = x + score.sigma_column(x) * white(x[0], generator)
             total = total + other.denoise(y) - score.denoise(y)
     return total / draws
 

@@ -15,7 +15,7 @@ from . import checks, paths
 from .elements import elements, working_dtype
 from .metrics.score_metric import ScoreMetric
 from .solvers.base import Progress, Reason
-from .solvers.functional_gradient import descent_direction, project_out
+from .solvers.functional_gradient import descent_direction
 from .solvers.gauss_newton import DAMPING_FACTOR, DiscreteEnergy, starting_curvature
 
 MOVED = Reason("moved by the given distance", converged=True)
@@ -125,11 +125,7 @@ def turning(frames: Float[Tensor, "batch frames *event"]) -> Float[Tensor, "batc
     """
     step = frames.flatten(2).to(working_dtype(frames)).diff(dim=1)
     step = step / step.norm(dim=2, keepdim=True)
-    ahead = step[:, 1:]
-    behind = step[:, :-1]
-    # atan2 of chord and sum stays accurate for small angles, where arccos does not
-    half_angle = torch.atan2((ahead - behind).norm(dim=2), (ahead + behind).norm(dim=2))
-    return torch.rad2deg(2 * half_angle)
+    return torch.rad2deg(paths.angle_between(step[:, :-1], step[:, 1:])[..., 0])
 
 
 @dataclass(frozen=True)
@@ -246,14 +242,13 @@ def functional_smooth(
     *,
     iterations: int = 100,
     step: float = 0.1,
-    share: float = 0.5,
     rule: bool = True,
     seed: int = 0,
 ) -> Smoothed:
     """A whole sequence improved as arXiv 2504.06675 does it: by its functional gradient.
 
     The frames are the knots of a spline, put on the sphere of their mean norm. In each iteration a
-    random share of the interior ones, the same of all videos, moves by rate·(P s + P γ''/(alpha
+    random half of the interior ones, the same of all videos, moves by rate·(P s + P γ''/(alpha
     ‖v‖²)) and back to the sphere; the rate falls linearly from `step` to 0 and is divided by the
     number that moves. Positions and velocities are those of great circles, γ'' is the natural cubic
     spline's. Every frame gets its own norm back, so that the ends stay.
@@ -261,9 +256,8 @@ def functional_smooth(
     Args:
         metric: With lam = 0 and alpha > 0 (`DensityMetric`), in the coordinates of the frames.
         frames: At least 3 each.
-        iterations: How many. This, share and rule are our reading: the released code lacks them.
+        iterations: How many. This, the half and rule are our reading: the released code lacks them.
         step: First rate, > 0.
-        share: Of the interior frames that move in an iteration, in (0, 1]; at least one does.
         rule: A video whose mean ‖P s‖ is below its mean ‖P γ''‖/(alpha ‖v‖²) skips the iteration,
             as in the paper's boundary value problem.
         seed: Of the choice of frames.
@@ -276,11 +270,8 @@ def functional_smooth(
         ValueError: A wrong shape or value.
     """
     _check_sequence(metric, frames)
-    if metric.lam > 0 or metric.alpha == 0 or not 0 < share <= 1:
-        raise ValueError(
-            "functional_smooth needs a DensityMetric and a share in (0, 1], "
-            f"got {metric.name} and {share}"
-        )
+    if metric.lam > 0 or metric.alpha == 0:
+        raise ValueError(f"functional_smooth needs a DensityMetric, got {metric.name}")
     checks.count("iterations", iterations)
     checks.positive("step", step)
     generator = torch.Generator().manual_seed(seed)
@@ -289,18 +280,24 @@ def functional_smooth(
     radius = norms.mean(1, keepdim=True)
     knots = frames.flatten(2) * radius / norms
     interior = frames.shape[1] - 2
-    moving = max(1, round(share * interior))
+    moving = max(1, round(interior / 2))
     steps = torch.zeros(len(frames), dtype=torch.long)
     for k in range(iterations):
         chosen = 1 + torch.randperm(interior, generator=generator)[:moving].sort().values
+        t = times[chosen]
+        x = knots[:, chosen]
         curve = paths.SphericalSpline(knots)
-        scale = (norms / radius)[:, chosen]
-        pull, bend = _forces(metric, curve, chosen, times[chosen], scale, frames.shape[2:])
+        points = (x * (norms / radius)[:, chosen]).reshape(-1, *frames.shape[2:])
+        with torch.no_grad():
+            s = metric.score.along(t)(points).reshape(x.shape)
+        pull, bend = descent_direction(
+            curve.velocity(t), curve.acceleration(t), s, metric.alpha, normal=x
+        )
         go = torch.ones(len(frames), dtype=torch.bool, device=frames.device)
         if rule:
             go = pull.norm(dim=2).mean(1) >= bend.norm(dim=2).mean(1)
         rate = step * (1 - k / iterations) / moving
-        moved = knots[:, chosen] + rate * go[:, None, None] * (pull + bend)
+        moved = x + rate * go[:, None, None] * (pull + bend)
         knots[:, chosen] = moved * radius / moved.norm(dim=2, keepdim=True)
         steps += go.cpu()
     improved = (knots * norms / radius).reshape(frames.shape)
@@ -310,35 +307,16 @@ def functional_smooth(
     return Smoothed(improved, change.square().mean(1).sqrt(), steps, reason)
 
 
-def _forces(
-    metric: ScoreMetric,
-    curve: paths.SphericalSpline,
-    chosen: Tensor,
-    t: Tensor,
-    scale: Tensor,
-    event: torch.Size,
-) -> tuple[Tensor, Tensor]:
-    """P s and P γ''/(alpha ‖v‖²) at some of the knots (batch, m, d), both made tangent first."""
-    x = curve.knots[:, chosen]
-    points = (x * scale).reshape(-1, *event)
-    with torch.no_grad():
-        s = metric.score.along(t)(points).reshape(x.shape)
-    s = project_out(s, x)
-    a = project_out(curve.acceleration(t), x)
-    return descent_direction(curve.velocity(t), a, s, metric.alpha)
-
-
 def velocity(
-    frames: Float[Tensor, "batch frames *event"], last: int = 3, degree: int = 1
+    frames: Float[Tensor, "batch frames *event"], last: int = 3
 ) -> Float[Tensor, "batch *event"]:
     """Change a frame at the end of a video.
 
-    The slope, at the last frame, of the polynomial fitted to the last frames by least squares.
+    The slope of the line fitted to the last frames by least squares.
 
     Args:
         frames: The videos.
-        last: Frames that are fitted, more than degree.
-        degree: Of the polynomial, at least 1.
+        last: Frames that are fitted, at least 2.
 
     Returns:
         One velocity a video, per frame.
@@ -350,13 +328,9 @@ def velocity(
         >>> velocity(torch.tensor([[[0.0], [1.0], [3.0]]]), last=2).tolist()
         [[2.0]]
     """
-    checks.count("degree", degree)
-    if not degree < checks.count("last", last, least=2) <= frames.shape[1]:
-        raise ValueError(
-            f"a fit of degree {degree} needs more than {degree} frames, and at most the video's "
-            f"{frames.shape[1]}: got last={last}"
-        )
-    powers = np.vander(np.arange(1 - last, 1), degree + 1, increasing=True)
+    if checks.count("last", last, least=2) > frames.shape[1]:
+        raise ValueError(f"last must be at most the video's {frames.shape[1]} frames, got {last}")
+    powers = np.vander(np.arange(1 - last, 1), 2, increasing=True)
     slope = torch.as_tensor(np.linalg.pinv(powers)[1]).to(frames)
     return torch.einsum("n,bn...->b...", slope, frames[:, -last:])
 

@@ -125,7 +125,7 @@ def test_conserved_quantity_of_the_moving_stein_metric():
 SOLVERS = [
     GaussNewton(),
     GaussNewton(coarse=(9,)),
-    Portfolio(starts=2, noise=0.5),
+    Portfolio(starts=2),
     Relaxation(max_iter=60),
     Relaxation(optimizer="lbfgs", max_iter=50),
     Relaxation(derivative="frozen", max_iter=30),

@@ -66,12 +66,6 @@ def test_bad_input_of_the_sphere(angle, family, words):
         exact.sphere_geodesic(angle, **family)
 
 
-def test_gaussian_distance():
-    """√2 ln(sigma_b/sigma_a) for equal means."""
-    narrow, wide = point(0, 1)[None], point(0, math.e)[None]
-    assert float(exact.gaussian_distance(narrow, wide)) == pytest.approx(math.sqrt(2))
-
-
 @pytest.mark.parametrize("reach, excess", [(2, 0.028), (3, 0.0132), (5, 0.0050), (8, 0.0020)])
 def test_grid_in_flat_space_is_an_upper_bound_of_known_tightness(reach, excess):
     field = exact.grid_distance(

@@ -23,7 +23,7 @@ from lib import (
 from lib.exact import sphere_geodesic
 from lib.methods import baselines
 from lib.scores import VariancePreservingScore
-from lib.solvers import GaussNewton, Portfolio, Relaxation
+from lib.solvers import Portfolio, Relaxation
 
 
 def ends(angle=1.0):
@@ -552,7 +552,7 @@ def test_a_portfolio_is_a_solver_in_every_space(space):
         sigma=0.5,
         lam=1.0,
         points=9,
-        solver=Portfolio(starts=2, inner=GaussNewton()),
+        solver=Portfolio(starts=2),
         noise_levels=(1.0, 0.7, 0.5),
         flow_steps=10,
         frames=5,

@@ -269,7 +269,7 @@ def test_a_callback_stops_and_nothing_of_the_caller_changes(solver):
         lambda: FunctionalGradient(levels=(1, 2)),
         lambda: FunctionalGradient(levels=()),
         lambda: FunctionalGradient(step=-1),
-        lambda: Georce(max_halvings=0),
+        lambda: Georce(tol=0.0),
         lambda: Shooting(substeps=0),
     ],
 )

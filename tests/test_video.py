@@ -205,7 +205,6 @@ def test_velocity_is_the_slope_of_the_fit():
     a = torch.tensor([1.0, -2]).double()
     b = torch.tensor([0.5, 3]).double()
     bent = (t[:, None] * a + t[:, None] ** 2 * b)[None]
-    torch.testing.assert_close(velocity(bent, last=4, degree=2), (a + 10 * b)[None])
     torch.testing.assert_close(velocity((t[:, None] * a)[None], last=5), a[None])
     torch.testing.assert_close(velocity(bent, last=2), bent[:, -1] - bent[:, -2])
 
@@ -224,9 +223,7 @@ def test_velocity_is_the_slope_of_the_fit():
         (lambda v: smooth(FLAT, v[0], distance=1.0), ValueError, "one: frames"),
         (lambda v: smooth(FLAT, v, distance=0.0), ValueError, "distance"),
         (lambda v: functional_smooth(FLAT, v), ValueError, "needs a DensityMetric"),
-        (lambda v: functional_smooth(DensityMetric(FLAT.score), v, share=0.0), ValueError, "share"),
         (lambda v: velocity(v, last=10), ValueError, "at most the video's 9"),
-        (lambda v: velocity(v, last=2, degree=2), ValueError, "needs more than 2 frames"),
     ],
 )
 def test_bad_input_says_what_is_wrong(call, error, message):

@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from .. import checks
 from ..metrics.base import Metric
+from ..metrics.score_metric import ScoreMetric
 
 # (iteration, points (batch, points, *event), energy (batch,)); returning True stops the solver
 Callback = Callable[[int, Tensor, Tensor], bool | None]
@@ -155,6 +157,47 @@ class Progress:
         return Solution(points, self.converged, self.reasons(), scores, self.history)
 
 
+class Iteration:
+    """A batch of paths on the way to their geodesics.
+
+    Attributes:
+        settings: The solver.
+        metric: By which the paths are measured.
+        path: The starting paths, in the caller's shape, dtype and device.
+        progress: Which pairs are still at work.
+    """
+
+    def __init__(
+        self, settings: Solver, metric: Metric, path: Tensor, callback: Callback | None
+    ) -> None:
+        self.settings = settings
+        self.metric = metric
+        self.path = path
+        self.progress = Progress(len(path), callback)
+
+    def scores(
+        self,
+        x: Float[Tensor, "rows points d"],
+        times: Float[Tensor, "points"],
+        rows: Int[Tensor, "rows"],
+    ) -> Float[Tensor, "rows points d"]:
+        """Scores at flat points of some pairs, at times of their paths.
+
+        The score sees the caller's dtype and the solver the working precision.
+        """
+        score = self.metric.score.pick(rows).along(times)
+        return score(self.event(x)).reshape(x.shape).to(x)
+
+    def event(self, y: Float[Tensor, "rows points d"]) -> Float[Tensor, "n *event"]:
+        """Flat points or vectors as the score takes them."""
+        return y.reshape(-1, *self.path.shape[2:]).to(self.path)
+
+    def unflatten(self, x: Float[Tensor, "batch points d"]) -> Float[Tensor, "batch points *event"]:
+        """Flat paths in the caller's shape and dtype; their ends are the caller's numbers."""
+        points = x.reshape(self.path.shape).to(self.path)
+        return torch.cat([self.path[:, :1], points[:, 1:-1], self.path[:, -1:]], 1)
+
+
 class Rows:
     """Mixin for a dataclass of tensors with one path a row; a solver handles the active ones."""
 
@@ -192,6 +235,19 @@ class Solver:
     name: ClassVar[str] = "solver"
     degree: ClassVar[int] = 2
     level_tol: ClassVar[float] = 1e-3
+
+    def __post_init__(self) -> None:
+        checks.positive("tol", self.tol)
+        checks.positive("level_tol", self.level_tol)
+        checks.count("max_iter", self.max_iter)
+
+    def check_family(self, metric: Metric) -> None:
+        """Refuse a metric that is not of the family exp(−2 alpha f)(I + lam s s^T)."""
+        if not isinstance(metric, ScoreMetric):
+            raise TypeError(
+                f"{self.name} solves the score metric family; for {metric.name} "
+                "use solver='relaxation'"
+            )
 
     def anneal(
         self,

@@ -28,7 +28,7 @@ from .base import (
     MAX_ITER,
     NOT_FINITE,
     Callback,
-    Progress,
+    Iteration,
     Reason,
     Solution,
     Solver,
@@ -75,6 +75,7 @@ class FunctionalGradient(Solver):
     spherical: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checks.positive("step", self.step)
         pieces = [checks.count("levels", n) + 1 for n in self.levels]
         bisects = all(fine == 2 * coarse for coarse, fine in pairwise(pieces))
@@ -91,11 +92,7 @@ class FunctionalGradient(Solver):
         callback: Callback | None = None,
     ) -> Solution:
         """See `Solver.solve`; only for metrics exp(−2 alpha f) I with alpha > 0."""
-        if not isinstance(metric, ScoreMetric):
-            raise TypeError(
-                "functional_gradient solves the density metric; for "
-                f"{metric.name} use solver='relaxation'"
-            )
+        self.check_family(metric)
         if metric.lam > 0 or metric.alpha == 0:
             raise ValueError(
                 "functional_gradient needs lam = 0 and alpha > 0 (DensityMetric), got "
@@ -117,6 +114,7 @@ def descent_direction(
     acceleration: Float[Tensor, "*points d"],
     score: Float[Tensor, "*points d"],
     alpha: float,
+    normal: Float[Tensor, "*points d"] | None = None,
 ) -> tuple[Float[Tensor, "*points d"], Float[Tensor, "*points d"]]:
     """The descent direction g in its two parts: towards high density, and straightening.
 
@@ -125,24 +123,26 @@ def descent_direction(
         acceleration: γ'' there.
         score: s there.
         alpha: Of the density metric.
+        normal: Of the sphere that the curve lies on: s and γ'' are made tangent first.
 
     Returns:
         P s and P γ''/(alpha ‖γ'‖²); g is their sum.
     """
+    if normal is not None:
+        score = project_out(score, normal)
+        acceleration = project_out(acceleration, normal)
     pull = project_out(score, velocity)
     bend = project_out(acceleration, velocity)
     return pull, bend / (alpha * velocity.pow(2).sum(-1, keepdim=True))
 
 
-class _Descent:
-    """A batch of curves, flat and, in the spherical form, on the sphere of radius R.
+class _Descent(Iteration):
+    """An `Iteration` on curves, flat and, in the spherical form, on the sphere of radius R.
 
     Attributes:
-        path: The starting paths, in the caller's shape.
         start: The starting curves, at constant Euclidean speed.
         points: The shortest curves so far, in the data space.
         length: Their lengths under the metric, (batch,).
-        progress: Which pairs are still at work.
         iterations: Steps of each pair over all levels, (batch,).
         norms: Of the ends, (batch, 2, 1).
         radius: R of each pair, (batch, 1, 1).
@@ -157,10 +157,7 @@ class _Descent:
         path: Tensor,
         callback: Callback | None,
     ) -> None:
-        self.settings = settings
-        self.metric = metric
-        self.path = path
-        self.progress = Progress(len(path), callback)
+        super().__init__(settings, metric, path, callback)
         self.norms = path[:, [0, -1]].flatten(2).norm(dim=2, keepdim=True)
         self.radius = self.norms.mean(1, keepdim=True)
         if settings.spherical and bool((self.norms == 0).any()):
@@ -193,18 +190,13 @@ class _Descent:
             return paths.SphericalSpline(knots)
         return paths.NaturalSpline(knots)
 
-    def score(self, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
-        """Scores at points (rows, m, d) of the pairs `rows`, at times t (m,) of their paths."""
-        score = self.metric.score.pick(rows).along(t)
-        return score(x.reshape(-1, *self.path.shape[2:])).reshape(x.shape)
-
     def measure(self, curve: Tensor) -> tuple[Tensor, Tensor]:
         """Points (batch, N, d), ends exact, and length under the metric (batch,) of a curve."""
         e = elements(curve.shape[1], self.settings.degree)
         points = self.in_space(curve, e.times).clone()
         points[:, 0] = self.path[:, 0].flatten(1)
         points[:, -1] = self.path[:, -1].flatten(1)
-        scores = self.score(points, e.times, torch.arange(len(points)))
+        scores = self.scores(points, e.times, torch.arange(len(points)))
         squared = self.metric.speed_squared(points, self.settings.degree, scores=scores)
         return points, squared.sqrt() @ e.w.to(squared)
 
@@ -262,12 +254,14 @@ class _Descent:
         """The two parts of g at the interior control points, (rows, m, d) each."""
         curve = self.spline(knots)
         x = knots[:, 1:-1]
-        acceleration = curve.acceleration(t)
-        score = self.score(self.in_space(x, t, rows), t, rows)
-        if self.settings.spherical:
-            acceleration = project_out(acceleration, x)
-            score = project_out(score, x)
-        return descent_direction(curve.velocity(t), acceleration, score, self.metric.alpha)
+        score = self.scores(self.in_space(x, t, rows), t, rows)
+        return descent_direction(
+            curve.velocity(t),
+            curve.acceleration(t),
+            score,
+            self.metric.alpha,
+            normal=x if self.settings.spherical else None,
+        )
 
     def keep_if_shorter(self, curve: Tensor, count: int) -> None:
         """Take the level's curve if it is no longer than the one before."""

@@ -45,7 +45,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import checks, paths
+from .. import paths
 from ..elements import elements, working_dtype
 from ..metrics.base import Metric
 from ..metrics.score_metric import ScoreMetric
@@ -56,7 +56,7 @@ from .base import (
     NOT_FINITE,
     UNRESOLVED,
     Callback,
-    Progress,
+    Iteration,
     Rows,
     Solution,
     Solver,
@@ -66,8 +66,14 @@ from .base import (
 # smallest weight in the stiffness matrix A, relative to the largest
 WEIGHT_FLOOR = 1e-2
 
+# first damping after a rejected step
+FIRST_DAMPING = 1e-3
+
 # factor by which the damping falls after an accepted step and rises after a rejected one
 DAMPING_FACTOR = 4
+
+# rejected steps in a row after which a pair is given up
+MAX_REJECTIONS = 12
 
 # largest relative difference of the energies of two quadratures that counts as resolved
 RESOLVED = 0.2
@@ -285,8 +291,6 @@ class GaussNewton(Solver):
         degree: Degree of the elements, 1 to 4; the energy is of order 2·degree in the length of a
             segment. 2 is the best by notebook 09, 1 is the chain of straight segments.
         coarse: Numbers of points to solve on first.
-        damping: First damping after a rejected step.
-        max_rejections: Rejected steps in a row after which a pair is given up.
 
     Example:
         >>> import torch
@@ -299,19 +303,9 @@ class GaussNewton(Solver):
     """
 
     name: ClassVar[str] = "gauss_newton"
-    tol: float = 1e-6
-    max_iter: int = 100
     level_tol: float = 1e-3
     degree: int = 2
     coarse: tuple[int, ...] = ()
-    damping: float = 1e-3
-    max_rejections: int = 12
-
-    def __post_init__(self) -> None:
-        for name in ("tol", "level_tol", "damping"):
-            checks.positive(name, getattr(self, name))
-        for name in ("max_iter", "max_rejections"):
-            checks.count(name, getattr(self, name))
 
     def solve(
         self,
@@ -325,11 +319,7 @@ class GaussNewton(Solver):
             TypeError: The metric is not of the family exp(−2 alpha f)(I + lam s s^T).
             ValueError: The score is not finite on the starting path.
         """
-        if not isinstance(metric, ScoreMetric):
-            raise TypeError(
-                f"gauss_newton solves the score metric family; for {metric.name} "
-                "use solver='relaxation'"
-            )
+        self.check_family(metric)
         points = path.shape[1]
         looser = replace(self, tol=max(self.tol, self.level_tol))
         with torch.no_grad():
@@ -342,14 +332,12 @@ class GaussNewton(Solver):
             return _Iteration(self, metric, path, callback).run()
 
 
-class _Iteration:
-    """A batch of paths on the way to their geodesics.
+class _Iteration(Iteration):
+    """An `Iteration` by damped steps.
 
     Attributes:
-        path: The starting paths, in the caller's shape, dtype and device.
         energy: What is minimised.
         state: The best paths so far, flat and in the working precision.
-        progress: Which pairs are still at work.
         damping: Levenberg–Marquardt's mu of each pair, (batch,).
         rejections: Rejected steps in a row of each pair, (batch,).
         curvature: kappa at the free points, (batch, free).
@@ -360,14 +348,11 @@ class _Iteration:
     def __init__(
         self, settings: GaussNewton, metric: ScoreMetric, path: Tensor, callback: Callback | None
     ) -> None:
-        self.settings = settings
-        self.metric = metric
-        self.path = path
+        super().__init__(settings, metric, path, callback)
         x = path.flatten(2).to(working_dtype(path))
         batch = len(x)
         self.energy = DiscreteEnergy(metric, x, settings.degree)
         self.times = self.energy.elements.times
-        self.progress = Progress(batch, callback)
         s = self.scores(x, self.times, self.progress.active)
         check_start(metric, s)
         self.state = self.energy.state(x, s)
@@ -385,11 +370,11 @@ class _Iteration:
             self.attempt(step, promised_fall)
             energy = self.state.log_energy.exp()
             self.progress.record(iteration=iteration, energy=energy.tolist())
-            if self.progress.stopped(iteration, self.points(), energy):
+            if self.progress.stopped(iteration, self.unflatten(self.state.x), energy):
                 break
         self.reject_unresolved()
         scores = self.state.s.reshape(self.path.shape).to(self.path)
-        return self.progress.solution(self.points(), scores)
+        return self.progress.solution(self.unflatten(self.state.x), scores)
 
     def propose(self) -> tuple[Tensor, Tensor]:
         """Steps of the active pairs and the falls they promise.
@@ -405,7 +390,7 @@ class _Iteration:
             self.state.rows(active), damping, self.curvature[active], drift
         )
         small = promised_fall <= self.settings.tol
-        converged = (small & (damping <= self.settings.damping)).cpu()
+        converged = (small & (damping <= FIRST_DAMPING)).cpu()
         self.progress.end(active[converged], CONVERGED)
         return step[~converged], promised_fall[~converged]
 
@@ -430,7 +415,7 @@ class _Iteration:
         self.update_damping(active[better], active[~better])
         self.drift_is_old[active[better]] = True
 
-        stuck = self.rejections[active] >= self.settings.max_rejections
+        stuck = self.rejections[active] >= MAX_REJECTIONS
         if bool(stuck.any()):
             finite = torch.isfinite(new.log_energy).cpu()
             self.give_up(stuck, finite, promised_fall)
@@ -438,10 +423,10 @@ class _Iteration:
 
     def update_damping(self, accepted: Tensor, rejected: Tensor) -> None:
         """The damping falls after success, at last to zero, and rises after failure."""
-        least = self.settings.damping
         mu = self.damping[accepted]
-        self.damping[accepted] = torch.where(mu > least, mu / DAMPING_FACTOR, 0.0)
-        self.damping[rejected] = (DAMPING_FACTOR * self.damping[rejected]).clamp_min(least)
+        self.damping[accepted] = torch.where(mu > FIRST_DAMPING, mu / DAMPING_FACTOR, 0.0)
+        raised = DAMPING_FACTOR * self.damping[rejected]
+        self.damping[rejected] = raised.clamp_min(FIRST_DAMPING)
         self.rejections[accepted] = 0
         self.rejections[rejected] += 1
 
@@ -488,17 +473,3 @@ class _Iteration:
         other_degree = 1 if self.settings.degree > 1 else 2
         other = DiscreteEnergy(self.metric, state.x, other_degree).state(state.x, state.s)
         return (other.log_energy - state.log_energy).expm1().abs()
-
-    def scores(self, x: Tensor, times: Tensor, rows: Tensor) -> Tensor:
-        """Scores at points (rows, n, d) of some pairs, at times (n,) of their paths.
-
-        The score sees the caller's dtype and the solver the working precision.
-        """
-        score = self.metric.score.pick(rows).along(times)
-        points = x.reshape(-1, *self.path.shape[2:]).to(self.path)
-        return score(points).reshape(x.shape).to(x)
-
-    def points(self) -> Tensor:
-        """The paths as the caller gave them; their ends are the same numbers."""
-        points = self.state.x.reshape(self.path.shape).to(self.path)
-        return torch.cat([self.path[:, :1], points[:, 1:-1], self.path[:, -1:]], 1)

@@ -30,7 +30,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import checks
 from ..elements import elements, working_dtype
 from ..metrics.base import Metric
 from ..metrics.score_metric import ScoreMetric
@@ -39,8 +38,9 @@ from .base import (
     MAX_ITER,
     NO_FALL,
     NOT_FINITE,
+    UNRESOLVED,
     Callback,
-    Progress,
+    Iteration,
     Reason,
     Rows,
     Solution,
@@ -49,7 +49,8 @@ from .base import (
     relative_gradients,
 )
 
-UNRESOLVED = Reason("its left-point energy is far from that of the path", "raise points=")
+# halvings of the step length without a fall of the energy after which a pair is given up
+MAX_HALVINGS = 30
 
 # largest relative difference of the energies of two quadratures that counts as resolved
 RESOLVED = 0.1
@@ -61,18 +62,13 @@ class Georce(Solver):
 
     Attributes:
         tol: A pair has converged when ‖∂E‖ · ‖b − a‖ ≤ tol · E (the paper's 1e-4 is of ‖∂E‖).
-        max_iter: Score batches after the first, those of the line search included.
-        max_halvings: After so many without a fall of the energy a pair is given up. A step length
+        max_iter: Score batches after the first, those of the line search included. A step length
             that was accepted is doubled for the next iteration, up to 1.
     """
 
     name: ClassVar[str] = "georce"
     tol: float = 1e-3
     max_iter: int = 1000
-    max_halvings: int = 30
-
-    def __post_init__(self) -> None:
-        checks.count("max_halvings", self.max_halvings)
 
     def solve(
         self,
@@ -81,10 +77,7 @@ class Georce(Solver):
         callback: Callback | None = None,
     ) -> Solution:
         """See `Solver.solve`; only for metrics exp(−2 alpha f)(I + lam s s^T)."""
-        if not isinstance(metric, ScoreMetric):
-            raise TypeError(
-                f"georce solves the score metric family; for {metric.name} use solver='relaxation'"
-            )
+        self.check_family(metric)
         with torch.no_grad():
             return _Iteration(self, metric, path.detach(), callback).run()
 
@@ -118,13 +111,11 @@ def _measure(metric: ScoreMetric, x: Tensor, s: Tensor) -> _State:
     return _State(x, s, w, p, q, log_energy)
 
 
-class _Iteration:
-    """A batch of paths on the way to their geodesics.
+class _Iteration(Iteration):
+    """An `Iteration` by new controls and a line search.
 
     Attributes:
-        path: The starting paths, in the caller's shape, dtype and device.
         state: The best paths so far, flat and in the working precision.
-        progress: Which pairs are still at work.
         change: New minus old controls, (batch, T, d).
         gradient: ‖∂E‖·‖b − a‖/E, (batch,).
         rate: Step length of each pair, (batch,).
@@ -135,23 +126,17 @@ class _Iteration:
     def __init__(
         self, settings: Georce, metric: ScoreMetric, path: Tensor, callback: Callback | None
     ) -> None:
-        self.settings = settings
-        self.metric = metric
-        self.path = path
-        self.progress = Progress(len(path), callback)
+        super().__init__(settings, metric, path, callback)
         x = path.flatten(2).to(working_dtype(path))
-        self.state = _measure(metric, x, self.scores(x))
+        self.state = _measure(metric, x, self.scores_without_place(x))
         check_start(metric, self.state.log_energy)
         self.change, self.gradient = self.direction(self.state)
         self.rate = x.new_ones(len(x))
         self.halvings = torch.zeros(len(x), dtype=torch.long)
         self.finite = torch.ones(len(x), dtype=torch.bool)
 
-    def event(self, y: Tensor) -> Tensor:
-        """Flat vectors as the score takes them."""
-        return y.reshape(-1, *self.path.shape[2:]).to(self.path)
-
-    def scores(self, x: Tensor) -> Tensor:
+    def scores_without_place(self, x: Tensor) -> Tensor:
+        """Scores at flat points; one that changes from pair to pair or along the path refuses."""
         return self.metric.score(self.event(x)).reshape(x.shape).to(x)
 
     def direction(self, now: _State) -> tuple[Tensor, Tensor]:
@@ -195,14 +180,14 @@ class _Iteration:
             self.attempt()
             energy = self.state.log_energy.exp()
             self.progress.record(iteration=iteration, energy=energy.tolist())
-            if self.progress.stopped(iteration, self.points(), energy):
+            if self.progress.stopped(iteration, self.unflatten(self.state.x), energy):
                 break
             self.end_finished()
         self.give_up(self.progress.active, MAX_ITER)
         converged = self.progress.converged.nonzero().flatten()
         self.progress.end(converged[~self.resolved()[converged]], UNRESOLVED)
         scores = self.state.s.reshape(self.path.shape).to(self.path)
-        return self.progress.solution(self.points(), scores)
+        return self.progress.solution(self.unflatten(self.state.x), scores)
 
     def attempt(self) -> None:
         """One score batch: go to the new controls as far as the step length says, or halve it."""
@@ -212,7 +197,7 @@ class _Iteration:
         x[:, 1:-1] += (self.rate[active, None, None] * self.change[active]).cumsum(1)[:, :-1]
         # the ends keep their scores
         s = now.s.clone()
-        s[:, 1:-1] = self.scores(x[:, 1:-1])
+        s[:, 1:-1] = self.scores_without_place(x[:, 1:-1])
         new = _measure(self.metric, x, s)
         # False for NaN
         better = (new.log_energy < now.log_energy).cpu()
@@ -233,7 +218,7 @@ class _Iteration:
         active = self.progress.active
         self.progress.end(active[(self.gradient[active] <= self.settings.tol).cpu()], CONVERGED)
         active = self.progress.active
-        self.give_up(active[self.halvings[active] > self.settings.max_halvings], NO_FALL)
+        self.give_up(active[self.halvings[active] > MAX_HALVINGS], NO_FALL)
 
     def give_up(self, rows: Tensor, reason: Reason) -> None:
         """End pairs for this reason, or because the score was not finite where they tried to go."""
@@ -249,13 +234,6 @@ class _Iteration:
         energy = squared @ elements(x.shape[1], self.settings.degree).w.to(squared)
         error = (self.state.log_energy - energy.log()).expm1().abs()
         return (error <= RESOLVED).cpu()
-
-    def points(self) -> Tensor:
-        """The paths as the caller has them, the ends as they came."""
-        points = self.state.x.reshape(self.path.shape).to(self.path)
-        points[:, 0] = self.path[:, 0]
-        points[:, -1] = self.path[:, -1]
-        return points
 
 
 def _solve_sum(k: Tensor, B: Tensor, r: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from .. import checks
 from ..elements import working_dtype
 from ..metrics.base import Metric, dot, scale
 from ..metrics.score_metric import ScoreMetric
-from ..ode import METHODS, integrate
+from ..ode import integrate
 from .base import Solution
 from .geodesic import Geodesic, add_cost, measure, warn_unconverged
 
@@ -272,7 +272,6 @@ def _initial_state(metric: Metric, start: Tensor, velocity: Tensor) -> tuple[Ten
 
 
 def _check_settings(metric: Metric, method: str, form: str, radius: float | str | None) -> None:
-    checks.choice("method", method, METHODS)
     checks.choice("form", form, FORMS)
     if form == "yu2025" and not (isinstance(metric, ScoreMetric) and metric.lam == 0):
         raise ValueError(

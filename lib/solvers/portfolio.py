@@ -7,7 +7,7 @@ under the same metric, so that their energies are comparable.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -30,12 +30,8 @@ class Portfolio(Solver):
     distinct. The last solve is always under the metric itself.
 
     Attributes:
-        starts: Bent paths a pair.
-        noise: sigma of the way-points, in the units of x; None: the middle one of the noise levels.
-        lam: Anneal under this weight of the Stein metric; None: the metric's own.
-        alpha: Anneal under this power of the density; None: the metric's own.
+        starts: Bent paths a pair; the noise of their way-points is the middle one of the levels.
         seed: Of the noise.
-        inner: Solves each path, with the portfolio's own tol, max_iter and level_tol.
         tol: See `GaussNewton`.
         max_iter: See `GaussNewton`.
         level_tol: See `GaussNewton`.
@@ -43,18 +39,12 @@ class Portfolio(Solver):
 
     name: ClassVar[str] = "portfolio"
     starts: int = 8
-    noise: float | None = None
-    lam: float | None = None
-    alpha: float | None = None
     seed: int = 0
-    inner: GaussNewton = field(default_factory=GaussNewton)
-    tol: float = 1e-6
-    max_iter: int = 100
     level_tol: float = 1e-2
 
-    @property
-    def degree(self) -> int:
-        return self.inner.degree
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.count("starts", self.starts, least=0)
 
     def solve(
         self,
@@ -84,27 +74,21 @@ class Portfolio(Solver):
             TypeError: The metric is not of the family exp(−2 alpha f)(I + lam s s^T).
             ValueError: There are no noise levels.
         """
-        if not isinstance(metric, ScoreMetric):
-            raise TypeError(f"portfolio solves the score metric family, not {metric.name}")
+        self.check_family(metric)
         if not levels:
             return self.solve(metric, path)
-        inner = replace(self.inner, tol=self.tol, max_iter=self.max_iter, level_tol=self.level_tol)
-        guide = ScoreMetric(
-            metric.score,
-            lam=metric.lam if self.lam is None else self.lam,
-            alpha=metric.alpha if self.alpha is None else self.alpha,
-        )
-        straight = inner.anneal(guide, path, levels, callback).points
+        inner = GaussNewton(tol=self.tol, max_iter=self.max_iter, level_tol=self.level_tol)
+        straight = inner.anneal(metric, path, levels, callback).points
         candidates = straight[:, None]
-        if self.starts:
-            bent = self._bent_paths(guide, path, levels, inner, callback)
+        if self.starts > 0:
+            bent = self._bent_paths(metric, path, levels, inner, callback)
             candidates = torch.cat([candidates, bent], 1)
 
         batch, count = candidates.shape[:2]
         pair_of_candidate = torch.arange(batch).repeat_interleave(count)
         final = metric.pick(pair_of_candidate)
         solution = inner.solve(final, candidates.flatten(0, 1), callback)
-        energy = measure(final, solution, degree=self.degree).energy.reshape(batch, count)
+        energy = measure(final, solution).energy.reshape(batch, count)
         winner = _least(energy.cpu(), solution.converged.reshape(batch, count))
         rows = torch.arange(batch) * count + winner
         entry = {"energies": energy.tolist(), "winner": winner.tolist()}
@@ -118,7 +102,7 @@ class Portfolio(Solver):
 
     def _bent_paths(
         self,
-        guide: ScoreMetric,
+        metric: ScoreMetric,
         path: Tensor,
         levels: Sequence[float],
         inner: GaussNewton,
@@ -126,21 +110,23 @@ class Portfolio(Solver):
     ) -> Tensor:
         """Annealed paths through the way-points: (batch, starts, points, *event)."""
         sigma = levels[len(levels) // 2]
-        if self.noise is not None:
-            sigma = checks.positive("noise", self.noise)
-        checks.count("starts", self.starts)
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.randn(self.starts, *path.shape[2:], generator=generator, dtype=torch.float64)
-        middle = denoised_waypoints(guide, path[:, 0], path[:, -1], sigma, noise).flatten(0, 1)
+        # every pair gets the same noise, so that a batch of pairs gives what they give one by one
+        noisy = (path[:, :1] + path[:, -1:]) / 2 + sigma * noise.to(path)
+        middle = noisy.flatten(0, 1)
+        with torch.no_grad():
+            score = metric.score.at(sigma).along(torch.full((self.starts,), 0.5))
+            middle = middle + sigma**2 * score(middle)
         start = path[:, 0].repeat_interleave(self.starts, 0)
         end = path[:, -1].repeat_interleave(self.starts, 0)
         half = path.shape[1] // 2
         to_middle = paths.lerp(start, middle, half + 1)
         from_middle = paths.lerp(middle, end, path.shape[1] - half)
         bent = torch.cat([to_middle, from_middle[:, 1:]], 1)
-        guide = guide.pick(torch.arange(len(path)).repeat_interleave(self.starts))
+        metric = metric.pick(torch.arange(len(path)).repeat_interleave(self.starts))
         lower_levels = [level for level in levels if level <= sigma]
-        solved = inner.anneal(guide, bent, lower_levels, callback).points
+        solved = inner.anneal(metric, bent, lower_levels, callback).points
         return solved.reshape(len(path), self.starts, *path.shape[1:])
 
 
@@ -152,31 +138,3 @@ def _least(energy: Tensor, converged: Tensor) -> Tensor:
     energy = energy.nan_to_num(nan=torch.inf)
     eligible = converged | ~converged.any(1, keepdim=True)
     return energy.where(eligible, torch.inf).argmin(1)
-
-
-def denoised_waypoints(
-    metric: Metric,
-    start: Float[Tensor, "batch *event"],
-    end: Float[Tensor, "batch *event"],
-    sigma: float,
-    noise: Float[Tensor, "k *event"],
-) -> Float[Tensor, "batch k *event"]:
-    """Way-points D(½(start + end) + sigma·noise), with the denoiser D(x) = x + sigma² s_sigma(x).
-
-    Every pair gets the same noise, so that a batch of pairs gives what the pairs give one by one.
-
-    Args:
-        metric: Its score denoises.
-        start: First ends.
-        end: Last ends.
-        sigma: Noise level, in the units of x.
-        noise: Draws of unit variance.
-
-    Returns:
-        For each pair a way-point a draw.
-    """
-    x = (start + end)[:, None] / 2 + sigma * noise.to(start)
-    flat = x.flatten(0, 1)
-    with torch.no_grad():
-        score = metric.score.at(sigma).along(torch.full((len(noise),), 0.5))
-        return (flat + sigma**2 * score(flat)).reshape(x.shape)

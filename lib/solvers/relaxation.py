@@ -27,12 +27,15 @@ from .base import (
     NO_FALL,
     NOT_FINITE,
     Callback,
-    Progress,
+    Iteration,
     Solution,
     Solver,
     check_start,
     relative_gradients,
 )
+
+# Adam's learning rate at last
+LAST_RATE = 1e-4
 
 # largest relative gradient ‖∂E‖·‖b − a‖/E of a path that may count as converged
 FLAT = 0.1
@@ -83,8 +86,7 @@ class Relaxation(Solver):
         optimizer: "adam" or "lbfgs".
         derivative: "exact" back-propagates through the score, "frozen" takes ds/dx = −I/sigma²
             (see `FrozenScore`; its gradient is not that of the energy).
-        lr: Adam's learning rate at first, in the units of the points.
-        lr_end: Adam's learning rate at last; a cosine in between.
+        lr: Adam's learning rate at first, in the units of the points; it falls to 1e-4 by a cosine.
         window: Iterations over which the fall of the energy is judged; with L-BFGS also those
             between two calls of the callback.
         preconditioned: L-BFGS in coordinates in which the Euclidean energy of the path is the unit
@@ -97,17 +99,16 @@ class Relaxation(Solver):
     optimizer: str = "adam"
     derivative: str = "exact"
     lr: float = 1e-3
-    lr_end: float = 1e-4
     window: int = 50
     preconditioned: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checks.choice("optimizer", self.optimizer, ("adam", "lbfgs"))
         checks.choice("derivative", self.derivative, ("exact", "frozen"))
         if self.preconditioned and self.optimizer != "lbfgs":
             raise ValueError("preconditioned=True is for optimizer='lbfgs'; leave it out with adam")
         checks.positive("lr", self.lr)
-        checks.positive("lr_end", self.lr_end)
         checks.count("window", self.window)
 
     def solve(
@@ -159,31 +160,26 @@ def _check_differentiable(metric: Metric, path: Tensor) -> None:
         )
 
 
-class _Descent:
-    """A batch of paths going down.
+class _Descent(Iteration):
+    """An `Iteration` down the gradient.
 
     Attributes:
-        path: The starting paths.
         gaps: ‖b − a‖ of each pair.
         first_energy: Of the starting paths.
         best: The paths of least energy so far.
         least_energy: Theirs.
-        progress: Which pairs are still at work.
     """
 
     def __init__(
         self, settings: Relaxation, metric: Metric, path: Tensor, callback: Callback | None
     ) -> None:
-        self.settings = settings
-        self.metric = metric
-        self.path = path
+        super().__init__(settings, metric, path, callback)
         self.gaps = (path[:, -1] - path[:, 0]).flatten(1).norm(dim=1)
         with torch.no_grad():
             self.first_energy = metric.energy(path)
         check_start(metric, self.first_energy)
         self.best = path.clone()
         self.least_energy = self.first_energy.clone()
-        self.progress = Progress(len(path), callback)
 
     def adam(self) -> None:
         """All pairs at once: Adam acts on every number alone, so pairs do not feel each other."""
@@ -191,9 +187,7 @@ class _Descent:
         free = self.path[:, 1:-1].clone()
         free.grad = torch.zeros_like(free)
         optimizer = torch.optim.Adam([free], lr=settings.lr)
-        rate = torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimizer, settings.max_iter, settings.lr_end
-        )
+        rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.max_iter, LAST_RATE)
         recent_energies: deque[Tensor] = deque(maxlen=settings.window + 1)
         for iteration in range(settings.max_iter + 1):
             active = self.progress.active

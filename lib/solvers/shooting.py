@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import checks
 from ..elements import elements
 from ..metrics.base import Metric
-from .base import CONVERGED, Callback, Progress, Reason, Solution, Solver
+from .base import CONVERGED, Callback, Iteration, Reason, Solution, Solver
 from .initial_value import geodesic_flow
 
 ANOTHER_START = "try another init= or guess="
@@ -56,6 +56,7 @@ class Shooting(Solver):
     guess: Tensor | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checks.count("substeps", self.substeps)
         checks.count("max_halvings", self.max_halvings)
         checks.count("newton_dim", self.newton_dim, least=0)
@@ -164,11 +165,10 @@ def _rank_one_sum(a: Tensor, b: Tensor, y: Tensor) -> Tensor:
     return y + torch.einsum("nkd,nk->nd", a, torch.einsum("nkd,nd->nk", b, y))
 
 
-class _Iteration:
-    """A batch of pairs and their best shots so far, flat.
+class _Iteration(Iteration):
+    """An `Iteration` with the best shots so far, flat.
 
     Attributes:
-        path: The starting paths, in the caller's shape.
         points: Of the best shots; of the starting path where none was finite.
         v: Velocities of the best shots, (batch, d); 0 before the first.
         r: What they miss the end by, (batch, d); infinite before the first.
@@ -176,16 +176,12 @@ class _Iteration:
         rate: Step length of each pair, (batch,).
         halvings: Of it since a shot came closer, (batch,).
         jacobian: By which a step is found.
-        progress: Which pairs are still at work.
     """
 
     def __init__(
         self, settings: Shooting, metric: Metric, path: Tensor, callback: Callback | None
     ) -> None:
-        self.settings = settings
-        self.metric = metric
-        self.path = path
-        self.progress = Progress(len(path), callback)
+        super().__init__(settings, metric, path, callback)
         self.points = path.clone()
         self.start = path[:, 0].flatten(1)
         self.end = path[:, -1].flatten(1)

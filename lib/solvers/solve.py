@@ -89,7 +89,7 @@ def geodesic(
     start, end = checks.end_points(start, end, metric.event_shape)
     levels = checks.noise_schedule(noise_levels, metric.sigma)
     before = replace(metric.counter)
-    path = start_path(start, end, points, init, samples)
+    path = _start_path(start, end, points, init, samples)
     solution = solver.anneal(metric, path, levels, callback)
     settings = {
         "metric": metric.name,
@@ -115,19 +115,15 @@ def _solver(solver: str | Solver, tol: float | None, max_iter: int | None) -> So
             f"got {type(solver).__name__}"
         )
     if tol is not None:
-        solver = replace(solver, tol=checks.positive("tol", tol))
+        solver = replace(solver, tol=tol)
     if max_iter is not None:
-        solver = replace(solver, max_iter=checks.count("max_iter", max_iter))
+        solver = replace(solver, max_iter=max_iter)
     return solver
 
 
-def start_path(
-    start: Float[Tensor, "batch *event"],
-    end: Float[Tensor, "batch *event"],
-    points: int,
-    init: str | Tensor = "lerp",
-    samples: Float[Tensor, "samples *event"] | None = None,
-) -> Float[Tensor, "batch points *event"]:
+def _start_path(
+    start: Tensor, end: Tensor, points: int, init: str | Tensor, samples: Tensor | None
+) -> Tensor:
     """The path a solver starts from, both ends exact; the arguments are those of `geodesic`."""
     if isinstance(init, Tensor):
         return _given_path(start, end, points, init)
