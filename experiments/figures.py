@@ -19,6 +19,7 @@ from lib import checks
 from lib.files import replacing
 
 STYLE = Path(__file__).with_name("paper.mplstyle")
+RESULTS = Path(__file__).parent.parent / "data" / "results"
 SOURCES = "sources.json"  # which data and which model the figures beside it were made from
 
 # Hues after Okabe and Ito (2008), with darker and lighter kin. Colour-blind readers tell them
@@ -62,6 +63,9 @@ BASELINES = (
 )
 LINES: dict[str, str] = dict.fromkeys(PALETTE, "-") | dict.fromkeys(BASELINES, "--")
 LINES["exact"] = ":"
+
+# parameters that say where a notebook runs, and a film that it shows beside its tables
+ELSEWHERE = {"compute", "device", "dtype", "figures_dir", "frames_folder", "work"}
 
 
 def use_style() -> None:
@@ -199,6 +203,25 @@ def record_sources(
     with replacing(path) as (draft,):
         draft.write_text(_json(known), encoding="utf-8", newline="\n")
     return path
+
+
+def check_committed(number: str, variables: Mapping[str, Any]) -> None:
+    """Refuse to read committed tables that were made with other parameters than the notebook's.
+
+    Args:
+        number: Of the notebook, "04" for instance.
+        variables: The notebook's, `globals()`, before it has changed a parameter.
+
+    Raises:
+        ValueError: A parameter differs from the one that the tables in data/results were made with.
+    """
+    recorded = json.loads((RESULTS / f"{number}_parameters.json").read_text(encoding="utf-8"))
+    for name, value in recorded.items():
+        if name not in ELSEWHERE and plain(variables[name]) != value:
+            raise ValueError(
+                f"the committed tables were made with {name} = {value!r}, not with "
+                f"{variables[name]!r}: set compute = True to make them anew"
+            )
 
 
 def plain(value: Any) -> Any:

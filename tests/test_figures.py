@@ -241,3 +241,14 @@ def test_companions_in_one_figure_can_be_told_apart_by_a_deuteranope(family):
     for one, other in combinations(COMPANIONS[family], 2):
         apart = np.linalg.norm(seen_by_a_deuteranope(one) - seen_by_a_deuteranope(other))
         assert apart > 0.1 or figures.LINES[one] != figures.LINES[other], (one, other, apart)
+
+
+def test_committed_tables_are_read_at_their_own_parameters_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "RESULTS", tmp_path)
+    (tmp_path / "04_parameters.json").write_text(
+        '{"lam": 250.0, "angles": [45.0], "device": "cpu"}'
+    )
+    variables = {"lam": 250.0, "angles": (45.0,), "device": "cuda", "torch": torch}
+    figures.check_committed("04", variables)
+    with pytest.raises(ValueError, match="lam = 250"):
+        figures.check_committed("04", variables | {"lam": 10.0})

@@ -251,7 +251,7 @@ def test_the_tables_that_a_notebook_reads_are_committed(drawn, tmp_path):
     out = tmp_path / "results"
     out.mkdir()
     assert publish.publish_results(made(drawn, tmp_path / "1"), out)[0].startswith("written")
-    assert [path.name for path in out.iterdir()] == ["01_table.csv"]
+    assert sorted(path.name for path in out.iterdir()) == ["01_parameters.json", "01_table.csv"]
     near = made(drawn, tmp_path / "2", value=1.0005)
     assert publish.publish_results(near, out)[0].startswith("as before")
     assert pd.read_csv(out / "01_table.csv").error[0] == 1.0

@@ -1,5 +1,6 @@
 """What runs made, copied to where it is committed, if it differs from what lies there."""
 
+import json
 import os
 import re
 import shutil
@@ -52,6 +53,8 @@ def publish(runs: Sequence[Run], out: Path = FIGURES) -> list[str]:
 def publish_results(run: Run, out: Path = RESULTS) -> list[str]:
     """Copy the tables of a run that its notebook reads from data/results, where they have changed.
 
+    NN_parameters.json beside them says what they were made with.
+
     Returns:
         Lines to print: what was written, what is as before.
     """
@@ -65,6 +68,10 @@ def publish_results(run: Run, out: Path = RESULTS) -> list[str]:
         if not same:
             copy(figures / name, out / name)
         lines.append(f"{'as before' if same else 'written'}: {os.path.relpath(out / name)}")
+    # the notebook reads them only if its own parameters are these
+    path = out / f"{run.notebook.stem[:2]}_parameters.json"
+    text = json.dumps(provenance(run.folder)["parameters"], indent=2, ensure_ascii=False)
+    path.write_text(f"{text}\n", encoding="utf-8")
     return lines
 
 
