@@ -1,4 +1,4 @@
-"""Images ↔ latents of a Stable Diffusion, its text inversion, and frames at equal perceptual steps.
+"""Images ↔ latents of a Stable Diffusion, and its text inversion.
 
 Noising and DDIM inversion need nothing of their own: `lib.flow` and `lib.methods.spaces` work on a
 `StableDiffusionScore` as on any score.
@@ -9,18 +9,15 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from . import checks, flow
+from . import checks
 from .files import replacing
 from .scores.schedule import CEILING
 from .scores.stable_diffusion import StableDiffusionScore, vae_factor
@@ -114,42 +111,6 @@ def _check_images(images: Tensor, vae: nn.Module) -> None:
 def _shift(vae: nn.Module) -> float:
     """What the model takes from its latents before it scales them."""
     return vae.config.get("shift_factor") or 0.0
-
-
-class RoundTrip(NamedTuple):
-    """What is lost on the way to noise and back.
-
-    Attributes:
-        vae: Peak signal-to-noise ratio in dB against the images, of the VAE alone.
-        both: The same, of VAE and inversion together.
-        latents: Root mean square of the inversion's error in the latents.
-    """
-
-    vae: Float[Tensor, "n"]
-    both: Float[Tensor, "n"]
-    latents: Float[Tensor, "n"]
-
-
-def round_trip(
-    score: StableDiffusionScore, images: Tensor, sigma: float, **settings: Any
-) -> RoundTrip:
-    """What DDIM inversion to a noise level and back loses.
-
-    Args:
-        score: Of the model.
-        images: (n, 3, height, width) in [0, 1].
-        sigma: Noise level.
-        **settings: Of `lib.flow.diffuse`.
-    """
-    z = encode(score, images)
-    noised = flow.diffuse(score, z, sigma, **settings)
-    back = flow.denoise(score, noised, sigma, **settings)
-
-    def psnr(latents: Tensor) -> Tensor:
-        error = (decode(score, latents) - images).square().flatten(1).mean(1)
-        return -10 * error.log10()
-
-    return RoundTrip(psnr(z), psnr(back), (back - z).flatten(1).square().mean(1).sqrt())
 
 
 def text_inversion(
@@ -277,80 +238,3 @@ def _loss(
 
 def _digest(x: Tensor) -> str:
     return hashlib.sha256(x.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
-
-
-def adjacent_distances(
-    frames: Tensor, distance: Callable[[Tensor, Tensor], Tensor]
-) -> Float[Tensor, "pairs steps"]:
-    """distance(x_i, x_{i+1}) along frames.
-
-    Args:
-        frames: (pairs, N ≥ 2, c, h, w).
-        distance: Of images (n, c, h, w), twice, to (n,).
-
-    Returns:
-        (pairs, N − 1).
-    """
-    if frames.ndim != 5 or frames.shape[1] < 2:
-        raise ValueError(
-            f"frames must have shape (pairs, N ≥ 2, c, h, w), got {tuple(frames.shape)}"
-        )
-    steps = distance(frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1))
-    return steps.reshape(len(frames), frames.shape[1] - 1)
-
-
-def perceptual_times(
-    distances: Float[Tensor, "pairs steps"], times: Float[Tensor, "pairs frames"], count: int
-) -> Float[Tensor, "pairs count"]:
-    """Times of frames at equal steps of the cumulated distance.
-
-    Between two frames the distance is taken as linear in time. Frames that are all equal keep equal
-    steps in time.
-
-    Args:
-        distances: Between adjacent frames, ≥ 0, one fewer than frames.
-        times: Of the frames, rising.
-        count: How many times to give, at least 2.
-
-    Returns:
-        The times, float64.
-    """
-    checks.finite("distances", distances)
-    steps = distances.double().cpu()
-    steps = torch.where(steps.sum(1, keepdim=True) > 0, steps, 1.0)
-    way = torch.cat([torch.zeros(len(steps), 1).double(), steps.cumsum(1)], 1).numpy()
-    rows = [
-        np.interp(np.linspace(0, distance[-1], count), distance, time)
-        for distance, time in zip(way, times.double().cpu().numpy(), strict=True)
-    ]
-    return torch.as_tensor(np.array(rows))
-
-
-def equal_steps(
-    show: Callable[[Tensor], Tensor],
-    distance: Callable[[Tensor, Tensor], Tensor],
-    pairs: int,
-    count: int,
-    *,
-    rounds: int = 1,
-) -> tuple[Tensor, Tensor]:
-    """Frames at nearly equal perceptual steps along their paths.
-
-    Args:
-        show: Times (pairs, count) to frames (pairs, count, c, height, width).
-        distance: Of images (n, …), twice, to (n,): LPIPS or any other.
-        pairs: How many paths.
-        count: Frames a path, at least 2.
-        rounds: How often the frames are measured and drawn anew; one in arXiv 2504.06675 (after
-            DiffMorpher, CVPR 2024). Each costs all frames again.
-
-    Returns:
-        The frames and their times (pairs, count).
-    """
-    even = torch.linspace(0, 1, checks.count("count", count, least=2), dtype=torch.float64)
-    times = even.expand(pairs, -1)
-    frames = show(times)
-    for _ in range(rounds):
-        times = perceptual_times(adjacent_distances(frames, distance), times, count)
-        frames = show(times)
-    return frames, times

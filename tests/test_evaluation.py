@@ -19,6 +19,7 @@ from torchvision.transforms.functional import to_tensor
 from experiments import data, evaluation, hands
 from experiments.classifiers import Reference, load_classifier, load_reference
 from experiments.evaluation.sets import fid_of_pairs, kid_of_pairs
+from experiments.evaluation.steps import perceptual_times
 from lib import FunctionScore, GaussianScore, interpolate, paths
 
 LPIPS_FILE = Path(
@@ -150,6 +151,53 @@ def test_log_density_along_a_path_is_that_of_a_gaussian():
     torch.testing.assert_close(density.dip, ends.amin(1) - exact.amin(1), rtol=1e-9, atol=1e-9)
     through_the_middle = paths.lerp(frames[:, 0], -frames[:, 0], 9)
     assert evaluation.path_log_density(score, through_the_middle).dip.abs().max() < 1e-12
+
+
+# steps
+
+
+def test_perceptual_times_invert_the_cumulated_distance():
+    """Distance t² from the start: equal steps lie at √(i/n); a second pair has them already."""
+    t = torch.linspace(0, 1, 401, dtype=torch.float64)
+    distances = torch.stack([t.square().diff(), t.diff()])
+    made = perceptual_times(distances, t.expand(2, -1), 5)
+    torch.testing.assert_close(
+        made[0], (torch.arange(5.0, dtype=torch.float64) / 4).sqrt(), atol=1e-3, rtol=0
+    )
+    torch.testing.assert_close(made[1], torch.arange(5.0, dtype=torch.float64) / 4)
+    assert made[:, 0].tolist() == [0, 0] and made[:, -1].tolist() == [1, 1]
+    still = perceptual_times(torch.zeros(1, 4), torch.linspace(0, 1, 5)[None], 3)
+    torch.testing.assert_close(still, torch.tensor([[0.0, 0.5, 1.0]], dtype=torch.float64))
+    with pytest.raises(ValueError, match="distances"):
+        perceptual_times(torch.full((1, 4), torch.nan), torch.linspace(0, 1, 5)[None], 3)
+
+
+@pytest.mark.parametrize("rounds, uneven", [(1, 0.1), (4, 0.01)])
+def test_frames_at_equal_perceptual_steps(rounds, uneven):
+    """Brightness t³ under the mean absolute difference: more rounds make steps more equal."""
+    asked = []
+
+    def show(times):
+        asked.append(times)
+        return times.pow(3).reshape(*times.shape, 1, 1, 1).expand(-1, -1, 3, 2, 2)
+
+    def distance(a, b):
+        return (a - b).abs().flatten(1).mean(1)
+
+    def spread(steps):
+        return ((steps.amax(1) - steps.amin(1)) / steps.mean(1)).max()
+
+    frames, times = evaluation.equal_steps(show, distance, 2, 9, rounds=rounds)
+    steps = evaluation.adjacent_distances(frames, distance)
+    before = evaluation.adjacent_distances(show(torch.linspace(0, 1, 9).expand(2, -1)), distance)
+    assert spread(steps) < uneven * spread(before) + 1e-9 or spread(steps) < uneven
+    assert len(asked) == rounds + 2 and frames.shape == (2, 9, 3, 2, 2)
+    torch.testing.assert_close(
+        times[:, [0, -1]], torch.tensor([[0.0, 1.0]] * 2, dtype=torch.float64)
+    )
+    torch.testing.assert_close(
+        times[0], torch.linspace(0, 1, 9, dtype=torch.float64).pow(1 / 3), atol=0.05, rtol=0
+    )
 
 
 # sets

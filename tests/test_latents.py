@@ -1,4 +1,4 @@
-"""Images and latents, text inversion, perceptual steps: small random pipelines, closed forms."""
+"""Images and latents, and text inversion: small random pipelines, closed forms."""
 
 import signal
 
@@ -6,15 +6,7 @@ import pytest
 import torch
 from pipelines import TOKENS, VERSIONS, WIDTH, pipeline
 
-from lib import flow, latents
-from lib.latents import (
-    decode,
-    encode,
-    equal_steps,
-    perceptual_times,
-    round_trip,
-    text_inversion,
-)
+from lib.latents import decode, encode, text_inversion
 from lib.scores import StableDiffusionScore
 
 SCORE = StableDiffusionScore(pipeline(), "a cat", micro_batch=2)
@@ -83,20 +75,6 @@ def test_half_precision_vae_goes_on_in_single():
     with pytest.warns(UserWarning, match="AutoencoderKL answered with NaN or infinity"):
         shown = decode(score, torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
     assert bool(torch.isfinite(shown).all()) and pipe.vae.dtype == torch.float16
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_round_trip_is_split_into_coder_and_inversion(version):
-    score, x = StableDiffusionScore(pipeline(version), "a cat"), images(2)
-    rough, fine = (round_trip(score, x, 1.0, steps=n) for n in (4, 24))
-    z = encode(score, x)
-    back = flow.denoise(score, flow.diffuse(score, z, 1.0, steps=24), 1.0, steps=24)
-    error = (back - z).flatten(1).square().mean(1).sqrt()
-    torch.testing.assert_close(fine.latents, error, rtol=1e-3, atol=1e-6)
-    vae = -10 * (decode(score, z) - x).square().flatten(1).mean(1).log10()
-    torch.testing.assert_close(fine.vae, vae, rtol=1e-4, atol=1e-4)
-    assert bool((fine.latents < rough.latents).all())
-    assert (fine.both - fine.vae).abs().max() < 0.5
 
 
 def error_of(score, latent, text, n=64):
@@ -216,47 +194,3 @@ def test_text_inversion_refuses_what_it_cannot_do(tmp_path):
     with pytest.raises(ValueError, match=r"the score takes \(4, 8, 8\)"):
         text_inversion(SCORE, latent[..., :6], tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def test_perceptual_times_invert_the_cumulated_distance():
-    """Distance t² from the start: equal steps lie at √(i/n); a second pair has them already."""
-    t = torch.linspace(0, 1, 401, dtype=torch.float64)
-    distances = torch.stack([t.square().diff(), t.diff()])
-    made = perceptual_times(distances, t.expand(2, -1), 5)
-    torch.testing.assert_close(
-        made[0], (torch.arange(5.0, dtype=torch.float64) / 4).sqrt(), atol=1e-3, rtol=0
-    )
-    torch.testing.assert_close(made[1], torch.arange(5.0, dtype=torch.float64) / 4)
-    assert made[:, 0].tolist() == [0, 0] and made[:, -1].tolist() == [1, 1]
-    still = perceptual_times(torch.zeros(1, 4), torch.linspace(0, 1, 5)[None], 3)
-    torch.testing.assert_close(still, torch.tensor([[0.0, 0.5, 1.0]], dtype=torch.float64))
-    with pytest.raises(ValueError, match="distances"):
-        perceptual_times(torch.full((1, 4), torch.nan), torch.linspace(0, 1, 5)[None], 3)
-
-
-@pytest.mark.parametrize("rounds, uneven", [(1, 0.1), (4, 0.01)])
-def test_frames_at_equal_perceptual_steps(rounds, uneven):
-    """Brightness t³ under the mean absolute difference: more rounds make steps more equal."""
-    asked = []
-
-    def show(times):
-        asked.append(times)
-        return times.pow(3).reshape(*times.shape, 1, 1, 1).expand(-1, -1, 3, 2, 2)
-
-    def distance(a, b):
-        return (a - b).abs().flatten(1).mean(1)
-
-    def spread(steps):
-        return ((steps.amax(1) - steps.amin(1)) / steps.mean(1)).max()
-
-    frames, times = equal_steps(show, distance, 2, 9, rounds=rounds)
-    steps = latents.adjacent_distances(frames, distance)
-    before = latents.adjacent_distances(show(torch.linspace(0, 1, 9).expand(2, -1)), distance)
-    assert spread(steps) < uneven * spread(before) + 1e-9 or spread(steps) < uneven
-    assert len(asked) == rounds + 2 and frames.shape == (2, 9, 3, 2, 2)
-    torch.testing.assert_close(
-        times[:, [0, -1]], torch.tensor([[0.0, 1.0]] * 2, dtype=torch.float64)
-    )
-    torch.testing.assert_close(
-        times[0], torch.linspace(0, 1, 9, dtype=torch.float64).pow(1 / 3), atol=0.05, rtol=0
-    )

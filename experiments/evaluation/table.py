@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lib import checks
-from lib.latents import adjacent_distances
 from lib.scores import Score
 
 from ..classifiers import KINDS, Classifier, Reference, load_classifier
 from .bootstrap import Interval, bootstrap
 from .frames import Distance, mse, path_log_density, pdv, ppl, psnr, ssim
 from .sets import fid_of_pairs, kid_of_pairs
+from .steps import adjacent_distances
 
 Frames = Float[Tensor, "pairs frames channels height width"]
 
