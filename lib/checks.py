@@ -39,13 +39,13 @@ def _number(name: str, value: object) -> float:
     raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
 
 
-def noise_level(sigma: float | Tensor, name: str = "sigma") -> float | Tensor:
+def noise_level(sigma: float | Tensor) -> float | Tensor:
     """A noise level: a positive number, or a tensor (n,) of one positive level a point."""
     if not isinstance(sigma, Tensor):
-        return positive(name, sigma)
+        return positive("sigma", sigma)
     if not bool((torch.isfinite(sigma) & (sigma > 0)).all()):
         raise ValueError(
-            f"{name} must be finite and > 0 everywhere, got a minimum of {float(sigma.min())}"
+            f"sigma must be finite and > 0 everywhere, got a minimum of {float(sigma.min())}"
         )
     return sigma
 

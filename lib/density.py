@@ -15,10 +15,6 @@ from .ode import integrate
 from .scores.base import Score
 from .scores.function import as_score
 
-DIVERGENCES = ("auto", "exact", "hutchinson")
-# Dimensions in which "auto" takes the exact divergence.
-EXACT_UP_TO = 64
-
 
 @dataclass(frozen=True)
 class LogDensity:
@@ -76,8 +72,7 @@ def log_density(
     sigma_max: float,
     sigma_min: float | None = None,
     steps: int = 100,
-    divergence: str = "auto",
-    probes: int = 16,
+    probes: int | None = None,
     generator: torch.Generator | None = None,
     prior: tuple[Tensor | float, Tensor | float] | None = None,
 ) -> LogDensity:
@@ -94,9 +89,8 @@ def log_density(
         sigma_max: where the density is known.
         sigma_min: the score's own level by default.
         steps: of the integration.
-        divergence: "exact" (d directional derivatives a point and stage), "hutchinson" (random
-            probes, the same for all points and times), or "auto", exact up to 64 dimensions.
-        probes: of "hutchinson", ≥ 2.
+        probes: None for the exact divergence (d directional derivatives a point and stage), or a
+            number ≥ 2 of random probes, the same for all points and times (Hutchinson).
         generator: draws the probes; one seeded with 0 by default.
         prior: (mean, variance) of the data, numbers or (*event). The density at sigma_max is taken
             to be N(mean, variance + sigma_max²), by default N(0, sigma_max²), an error of order
@@ -119,9 +113,7 @@ def log_density(
     x = checks.batched("x", x, score.event_shape)
     checks.count("steps", steps)
     event = x.shape[1:]
-    exact = checks.choice("divergence", divergence, DIVERGENCES) == "exact"
-    if divergence == "auto":
-        exact = event.numel() <= EXACT_UP_TO
+    exact = probes is None
     if exact:
         directions = basis(event)
     else:
