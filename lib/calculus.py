@@ -68,9 +68,7 @@ def logarithm(
         >>> v.norm().allclose(torch.tensor(2.0).log())  # the hyperbolic distance
         True
     """
-    a = checks.batched("a", a, metric.event_shape)
-    b = checks.batched("b", b, metric.event_shape)
-    checks.same_layout("a", a, "b", b)
+    a, b = checks.pair("a", a, "b", b, metric.event_shape)
     checks.count("corrections", corrections)
     tol = _above_rounding(tol, a)
     v = torch.zeros_like(a)

@@ -93,6 +93,15 @@ def nearest(name: object, known: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
+def nonzero(name: str, v: Tensor) -> None:
+    """Refuse a batch of vectors (n, *event) with one that is zero."""
+    rows = (v == 0).flatten(1).all(1).nonzero().flatten().tolist()
+    if rows:
+        raise ValueError(
+            f"{name} is zero in row(s) {rows[:8]}: it has no direction; drop these rows"
+        )
+
+
 def device(name: str | torch.device) -> torch.device:
     """The torch device of that name, if it can be used here; ValueError otherwise."""
     try:
@@ -168,13 +177,21 @@ def batched(name: str, x: object, event_shape: Sequence[int] | None) -> Tensor:
     return points
 
 
+def pair(
+    name_a: str, a: object, name_b: str, b: object, event_shape: Sequence[int] | None
+) -> tuple[Tensor, Tensor]:
+    """Two batches (n, *event), finite and of one layout; see `batched`."""
+    a = batched(name_a, a, event_shape)
+    b = batched(name_b, b, event_shape)
+    same_layout(name_a, a, name_b, b)
+    return a, b
+
+
 def end_points(
     start: object, end: object, event_shape: Sequence[int] | None
 ) -> tuple[Tensor, Tensor]:
     """A batch of pairs (batch, *event), finite, of one layout, and different."""
-    start = batched("start", start, event_shape)
-    end = batched("end", end, event_shape)
-    same_layout("start", start, "end", end)
+    start, end = pair("start", start, "end", end, event_shape)
     equal = (start == end).flatten(1).all(1).nonzero().flatten().tolist()
     if equal:
         raise ValueError(

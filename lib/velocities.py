@@ -107,8 +107,6 @@ def at_length(
     Raises:
         ValueError: A velocity that is zero.
     """
+    checks.nonzero("velocity", v)
     norm = v.flatten(1).norm(dim=1)
-    still = (norm == 0).nonzero().flatten().tolist()
-    if still:
-        raise ValueError(f"velocity is zero in row(s) {still[:8]}: it has no direction")
     return scale(torch.as_tensor(length).to(norm) / norm, v)

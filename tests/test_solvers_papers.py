@@ -298,7 +298,7 @@ def test_metrics_that_a_solver_cannot_do():
 def test_a_bad_guess():
     score, a, b = mixture()
     for guess, words in (
-        (torch.zeros_like(a), "zero velocity"),
+        (torch.zeros_like(a), "guess is zero"),
         (a[:, :1], "shape"),
         (a * torch.nan, "NaN"),
     ):

@@ -140,10 +140,7 @@ def guided_walk(
         raise ValueError(
             "guided_walk needs a score with a noise level (sigma² s is the way back to the data)"
         )
-    if bool((velocity == 0).flatten(1).all(1).any()):
-        raise ValueError(
-            "velocity is zero in some row: the walk has no direction there; drop these rows"
-        )
+    checks.nonzero("velocity", velocity)
     step = _norm(velocity) * time / (frames - 1)
     tiny = torch.finfo(start.dtype).tiny
     x = start

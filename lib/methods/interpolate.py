@@ -201,9 +201,7 @@ def extrapolate(
     frames = checks.count("frames", frames, least=2)
     shooting = [name for name, preset in METHODS.items() if preset.form is not None]
     checks.choice("method", method, [*shooting, *EXTRAPOLATIONS])
-    start = checks.batched("start", start, score.event_shape)
-    velocity = checks.batched("velocity", velocity, score.event_shape)
-    checks.same_layout("start", start, "velocity", velocity)
+    start, velocity = checks.pair("start", start, "velocity", velocity, score.event_shape)
     time = checks.positive("time", time)
     evaluations = score.counter.evaluations
 

@@ -42,12 +42,7 @@ def graph_path(
     Raises:
         ValueError: A pair is not connected, or the samples are of another shape.
     """
-    checks.finite("samples", checks.floating("samples", samples))
-    if samples.shape[1:] != start.shape[1:]:
-        raise ValueError(
-            f"samples must have shape (m, {', '.join(map(str, start.shape[1:]))}), "
-            f"got {tuple(samples.shape)}"
-        )
+    samples = checks.batched("samples", samples, start.shape[1:])
     batch = len(start)
     nodes = torch.cat([start, end, samples.to(start)])
     k = min(checks.count("neighbours", neighbours), len(nodes) - 1)

@@ -101,7 +101,8 @@ def shoot(
         >>> bool(((ahead.points.norm(dim=2) - 1).abs() < 1e-2).all())
         True
     """
-    start, velocity = _initial_state(metric, start, velocity)
+    start, velocity = checks.pair("start", start, "velocity", velocity, metric.event_shape)
+    checks.nonzero("velocity", velocity)
     _check_settings(metric, method, form, radius)
     before = replace(metric.counter)
     settings = {
@@ -256,19 +257,6 @@ def _reason(metric: Metric, drift: float) -> str:
     if metric.score is not None and metric.score.moves:
         mend = "the score moves along the path, which conserves no speed"
     return f"the conserved speed drifts by {drift:.1%}; {mend}"
-
-
-def _initial_state(metric: Metric, start: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
-    """Start and velocity as (batch, *event): finite, of one layout, the velocity not zero."""
-    start = checks.batched("start", start, metric.event_shape)
-    velocity = checks.batched("velocity", velocity, metric.event_shape)
-    checks.same_layout("start", start, "velocity", velocity)
-    still = (velocity == 0).flatten(1).all(1).nonzero().flatten().tolist()
-    if still:
-        raise ValueError(
-            f"velocity is zero in row(s) {still[:8]}: the geodesic is a point; drop these rows"
-        )
-    return start, velocity
 
 
 def _check_settings(metric: Metric, method: str, form: str, radius: float | str | None) -> None:

@@ -96,7 +96,7 @@ class Portfolio(Solver):
             points=solution.points[rows],
             converged=solution.converged[rows],
             reason=[solution.reason[row] for row in rows.tolist()],
-            scores=None if solution.scores is None else solution.scores[rows],
+            scores=solution.scores[rows],
             history=[*solution.history, entry],
         )
 

@@ -79,18 +79,9 @@ class Shooting(Solver):
             x = path.flatten(2)
             slope = elements(path.shape[1], self.degree).V[0].to(x)
             return torch.einsum("n,bnd->bd", slope, x)
-        guess = checks.finite("guess", checks.floating("guess", self.guess)).to(path)
-        if guess.ndim == path.ndim - 2:
-            guess = guess[None]
-        if guess.shape != path[:, 0].shape:
-            raise ValueError(
-                f"guess must have shape {tuple(path[:, 0].shape)}, got {tuple(self.guess.shape)}"
-            )
-        if bool((guess == 0).flatten(1).all(1).any()):
-            raise ValueError(
-                "guess is a zero velocity, which stays where it is; leave guess=None for the "
-                "path's own"
-            )
+        guess = checks.batched("guess", self.guess, path.shape[2:]).to(path)
+        checks.same_layout("guess", guess, "start", path[:, 0])
+        checks.nonzero("guess", guess)
         return guess.flatten(1)
 
 

@@ -185,9 +185,7 @@ def distance(
         >>> distance(EuclideanMetric(), a, b, solver="relaxation").tolist()
         [5.0, 0.0]
     """
-    a = checks.batched("a", a, metric.event_shape)
-    b = checks.batched("b", b, metric.event_shape)
-    checks.same_layout("a", a, "b", b)
+    a, b = checks.pair("a", a, "b", b, metric.event_shape)
     apart = ~(a == b).flatten(1).all(1)
     result = torch.zeros(len(a), dtype=working_dtype(a), device=a.device)
     if bool(apart.any()):
