@@ -15,6 +15,10 @@ from .ode import integrate
 from .scores.base import Score
 from .scores.function import as_score
 
+# dimensions in which the exact divergence, d derivatives a point and stage, is the default
+EXACT_UP_TO = 64
+PROBES = 16
+
 
 @dataclass(frozen=True)
 class LogDensity:
@@ -89,8 +93,9 @@ def log_density(
         sigma_max: where the density is known.
         sigma_min: the score's own level by default.
         steps: of the integration.
-        probes: None for the exact divergence (d directional derivatives a point and stage), or a
-            number ≥ 2 of random probes, the same for all points and times (Hutchinson).
+        probes: a number ≥ 2 of random probes that estimate the divergence, the same for all points
+            and times (Hutchinson). By default the divergence is exact in up to 64 dimensions, and
+            estimated by 16 probes in more.
         generator: draws the probes; one seeded with 0 by default.
         prior: (mean, variance) of the data, numbers or (*event). The density at sigma_max is taken
             to be N(mean, variance + sigma_max²), by default N(0, sigma_max²), an error of order
@@ -113,6 +118,8 @@ def log_density(
     x = checks.batched("x", x, score.event_shape)
     checks.count("steps", steps)
     event = x.shape[1:]
+    if probes is None and event.numel() > EXACT_UP_TO:
+        probes = PROBES
     exact = probes is None
     if exact:
         directions = basis(event)

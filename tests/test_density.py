@@ -208,3 +208,12 @@ def test_bad_points_and_scores(mixture, x):
         log_density(FunctionScore(lambda y, sigma: y * math.nan, sigma=0.1), x, sigma_max=10.0)
     with pytest.raises(ValueError, match="points must have shape"):
         along_path(mixture, x)
+
+
+def test_an_image_is_no_case_for_the_exact_divergence():
+    """By default 16 derivatives a point and stage in 256 dimensions, and 4 in 4."""
+    settings = {"sigma_max": 2.0, "steps": 2}
+    wide = log_density(GaussianScore(torch.zeros(256), 1.0, sigma=1.0), torch.ones(256), **settings)
+    assert wide.by_probe.shape == (1, 16)
+    narrow = log_density(GaussianScore(torch.zeros(4), 1.0, sigma=1.0), torch.ones(4), **settings)
+    assert narrow.by_probe.shape == (1, 1)
