@@ -1,4 +1,12 @@
-"""Riemannian geometry from the score of a diffusion model: what a notebook needs first."""
+"""Riemannian geometry from the score of a diffusion model: what a notebook needs first.
+
+Example:
+    >>> from lib import METHODS, SOLVERS
+    >>> METHODS["stein"].summary
+    'Stein score metric, Gauss–Newton'
+    >>> sorted(SOLVERS)
+    ['functional_gradient', 'gauss_newton', 'georce', 'portfolio', 'relaxation', 'shooting']
+"""
 
 from .methods.interpolate import Frames, extrapolate, interpolate
 from .methods.presets import METHODS

@@ -202,4 +202,16 @@ def warn_unconverged(geodesic: Geodesic) -> None:
 
 
 class ConvergenceWarning(UserWarning):
-    """A solver stopped before its criterion was met; the path is the best it had."""
+    """A solver stopped before its criterion was met; the path is the best it had.
+
+    Example:
+        >>> import warnings
+        >>> import torch
+        >>> from lib import ConvergenceWarning, SphereScore, SteinMetric, geodesic
+        >>> ends = torch.eye(3, dtype=torch.float64)
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore", ConvergenceWarning)
+        ...     path = geodesic(SteinMetric(SphereScore()), ends[0], ends[1], max_iter=1)
+        >>> path.reason[0]
+        'max_iter reached; raise max_iter=, or tol='
+    """
