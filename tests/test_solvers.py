@@ -288,6 +288,18 @@ def test_graph_names_the_pairs_that_it_cannot_connect():
         graph_path(islands[:1], islands[-1:], islands, 9, neighbours=3)
 
 
+def test_a_pair_has_the_same_graph_path_in_a_batch_as_alone():
+    """The ends of the inner pairs would be a bridge for the outer one, straight across."""
+    angle = torch.linspace(0, 2 * torch.pi, 41, dtype=torch.float64)[:-1]
+    circle = torch.stack([angle.cos(), angle.sin()], 1)
+    radius = torch.arange(1.0, 0.0, -0.15, dtype=torch.float64)[:, None]
+    start = radius * circle[0]
+    end = radius * circle[20]
+    together = graph_path(start, end, circle, 9)
+    alone = [graph_path(start[i : i + 1], end[i : i + 1], circle, 9) for i in range(len(start))]
+    assert torch.equal(together, torch.cat(alone))
+
+
 def test_copies_among_the_samples_do_not_cut_the_graph():
     line = torch.linspace(0, 1, 30, dtype=torch.float64)[:, None] * torch.ones(1, 2).double()
     path = graph_path(line[:1], line[-1:], line.repeat(3, 1), 9)
