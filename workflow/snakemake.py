@@ -9,8 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from workflow.parameters import ROOT
-from workflow.runs import BUILD, Run
+from workflow.parameters import ROOT, cells_digest
+from workflow.runs import BUILD, Run, provenance
 
 LOG = BUILD / "snakemake.log"
 
@@ -28,7 +28,9 @@ def make(runs: Sequence[Run], options: Sequence[str] = ()) -> bool:
     wanted = BUILD / "wanted.json"
     words = [
         *("--snakefile", str(ROOT / "Snakefile"), "--directory", str(BUILD)),
-        *("--configfile", str(wanted), "--keep-going", "--rerun-incomplete"),
+        # provenance.json is written last and at once: where it lies the run is whole, whatever a
+        # Snakemake that was killed had still to write down
+        *("--configfile", str(wanted), "--keep-going", "--ignore-incomplete"),
         # one lock of our own, below: Snakemake's outlives a killed process
         *("--nolock", "--nocolor", "--quiet", "progress", "rules", "host"),
         *options,
@@ -36,6 +38,7 @@ def make(runs: Sequence[Run], options: Sequence[str] = ()) -> bool:
     if not any(word.split("=")[0] in ("--cores", "-c", "--jobs", "-j") for word in options):
         words += ["--cores", "all"]
     with at_work(), stderr_into(LOG):
+        forget_changed(runs)
         wanted.write_text(json.dumps({"runs": {run.name: dict(run.given) for run in runs}}))
         folder = Path.cwd()
         try:
@@ -56,6 +59,13 @@ def explain() -> None:
     if "CalledProcessError" not in text:
         print("\n".join(text.splitlines()[-5:]), file=sys.stderr)
     print(f"Snakemake's own words: {os.path.relpath(LOG)}", file=sys.stderr)
+
+
+def forget_changed(runs: Sequence[Run]) -> None:
+    """A run whose notebook has other cells by now is not finished; Snakemake may not know of it."""
+    for run in runs:
+        if run.finished and provenance(run.folder)["cells"] != cells_digest(run.notebook):
+            (run.folder / "provenance.json").unlink()
 
 
 @contextmanager
