@@ -8,6 +8,7 @@ from .function import FunctionScore, as_score
 from .gaussian import GaussianMixtureScore, GaussianScore
 from .loading import load
 from .manifold import SphereScore, TubeScore, circle, curve, helix, helix_point, torus
+from .product import ProductScore
 from .schedule import NoiseSchedule
 from .stable_diffusion import StableDiffusionScore
 from .variance_preserving import VariancePreservingScore
@@ -21,6 +22,7 @@ __all__ = [
     "GaussianMixtureScore",
     "GaussianScore",
     "NoiseSchedule",
+    "ProductScore",
     "Score",
     "SphereScore",
     "StableDiffusionScore",
