@@ -111,6 +111,26 @@ def digits(
     return Digits(_resize(found.images[places], size), found.labels[places], found.source)
 
 
+def balanced(digits: Digits, count: int) -> Digits:
+    """The first of each class, then the second of each, and so on: `count` digits in all.
+
+    So a smaller choice lies in every larger one, and the first ten show the ten classes.
+
+    Args:
+        digits: to choose from; their order within a class is kept.
+        count: at most the number of digits.
+    """
+    checks.count("count", count)
+    if count > len(digits):
+        raise ValueError(f"count must be at most {len(digits)}, the number of digits; got {count}")
+    rank = torch.zeros_like(digits.labels)
+    for label in digits.labels.unique():
+        own = digits.labels == label
+        rank[own] = torch.arange(int(own.sum()))
+    places = torch.argsort(10 * rank + digits.labels)[:count]
+    return Digits(digits.images[places], digits.labels[places], digits.source)
+
+
 def rotate(
     images: Float[Tensor, "n channels height width"], degrees: float | Tensor
 ) -> Float[Tensor, "m channels height width"]:

@@ -22,6 +22,7 @@ from small_training import SHORT, small_loss, small_network, train
 from torch import nn
 from typer.testing import CliRunner
 
+from experiments import data
 from experiments.training import rotated_mnist
 from experiments.training.__main__ import app
 from experiments.training.folders import registry_lines, write_folder
@@ -318,6 +319,48 @@ def test_turned_digits_are_drawn_from_the_generator_alone():
     assert rotated_mnist.turned_digits("auto").fallback
     with pytest.raises(FileNotFoundError, match="GEODESICS_DATA"):
         rotated_mnist.turned_digits("mnist")
+
+
+def test_a_few_digits_are_trained_on_and_others_held_out():
+    """The ten digits of a small training are among those of a large one, and none is held out."""
+    small = rotated_mnist.turned_digits("sklearn", split="test", count=10)
+    large = rotated_mnist.turned_digits("sklearn", split="test", count=40)
+    assert len(small.own) == len(large.own) == 500
+    assert len(small.held_out) == 490
+    assert len(large.held_out) == 460
+    chosen = data.balanced(data.digits("sklearn"), 40)
+    assert chosen.labels.tolist() == 4 * list(range(10))
+    assert torch.equal(data.balanced(chosen, 10).images, chosen.images[:10])
+    images, labels = small.draw(200, torch.Generator().manual_seed(0))
+    # A turn about the centre keeps the ink, but for what bicubic interpolation rounds off.
+    ink = chosen.images[:10].sum((1, 2, 3))
+    torch.testing.assert_close(images.sum((1, 2, 3)), ink[labels], rtol=0.1, atol=0)
+    with pytest.raises(ValueError, match="held out"):
+        rotated_mnist.turned_digits("sklearn", split="test")
+    with pytest.raises(ValueError, match="at most 500"):
+        data.balanced(data.digits("sklearn"), 501)
+
+
+def test_a_training_goes_on_from_a_trained_network(tmp_path, monkeypatch):
+    """With a tiny rate the weights stay those of the first network."""
+    monkeypatch.setattr(rotated_mnist, "HELD_OUT", 4)
+    score = rotated_mnist.train_rotated_mnist(
+        tmp_path / "out",
+        tmp_path / "work",
+        Settings(steps=1, batch=1, rate=1e-12),
+        source="sklearn",
+        split="test",
+        count=3,
+        first="rotated-mnist",
+        samples=0,
+        progress=False,
+    )
+    bundled = load("rotated-mnist")
+    for name, weight in bundled.model.state_dict().items():
+        torch.testing.assert_close(score.model.state_dict()[name], weight)
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "3 digits" in card
+    assert "--digits sklearn --split test --count 3 --from rotated-mnist" in card
 
 
 # the command

@@ -54,8 +54,26 @@ def train_rotated_mnist(
         ),
     ] = None,
     digits: Digits = "mnist",
+    split: Annotated[str, typer.Option(help="Train on the train or the test digits.")] = "train",
+    count: Annotated[
+        int | None,
+        typer.Option(
+            help="Train on so many of them, one of each class in turn.", show_default="all"
+        ),
+    ] = None,
+    first: Annotated[
+        str | None,
+        typer.Option("--from", help="Go on from the weights of this model: a name or a folder."),
+    ] = None,
     download: Annotated[bool, typer.Option(help="MNIST may be downloaded.")] = False,
-    steps: Steps = rotated_mnist.SETTINGS.steps,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Length of the learning rate's schedule.",
+            show_default=f"{rotated_mnist.SETTINGS.steps}, or "
+            f"{rotated_mnist.FINE_TUNING.steps} with --from",
+        ),
+    ] = None,
     until: Until = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -64,13 +82,19 @@ def train_rotated_mnist(
 ) -> None:
     """A denoiser of turned digits, or of the images of a folder (2 hours on 2 cores)."""
     name = images.resolve().name if images else rotated_mnist.NAME
+    if count is not None:
+        name = f"{name}-{count}"
     out, work = _folders(name, out, work)
+    settings = rotated_mnist.SETTINGS if first is None else rotated_mnist.FINE_TUNING
     rotated_mnist.train_rotated_mnist(
         out,
         work,
-        replace(rotated_mnist.SETTINGS, steps=steps, seed=seed),
+        replace(settings, steps=settings.steps if steps is None else steps, seed=seed),
         until=until,
         source=digits,
+        split=split,
+        count=count,
+        first=first,
         download=download,
         pictures=images,
         samples=samples,

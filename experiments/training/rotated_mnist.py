@@ -4,7 +4,7 @@ import copy
 import csv
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from lib import checks, flow
+from lib.scores import load
 from lib.scores.denoiser import DenoiserScore
 
 from .. import data, images
@@ -22,7 +23,9 @@ from .networks import NO_CLASS, rotated_mnist_network
 
 NAME = "rotated-mnist"
 SETTINGS = Settings(steps=9000, batch=64, rate=2e-3, warmup=200, ema=0.999, every=250)
-# Noise levels of the held-out errors, for pixels in [0, 1].
+# Of a network that goes on from a trained one: it has little to learn, or few images to remember.
+FINE_TUNING = Settings(steps=3000, batch=32, rate=1e-3, warmup=100, ema=0.99, every=100)
+# Noise levels of the errors, for pixels in [0, 1].
 LEVELS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
 HELD_OUT = 500
 WRITTEN = {
@@ -44,7 +47,8 @@ class TrainingImages:
 
     Attributes:
         draw: draw(n, generator) -> images (n, 1, 28, 28) in [0, 1] and classes (n,).
-        held_out: images (n, 1, 28, 28).
+        own: some of the training images as they are drawn, (n, 1, 28, 28).
+        held_out: images (n, 1, 28, 28) that are not drawn.
         description: of the training images.
         held_out_description: of the others.
         licence: of both.
@@ -54,6 +58,7 @@ class TrainingImages:
     """
 
     draw: Draw
+    own: Tensor
     held_out: Tensor
     description: str
     held_out_description: str
@@ -70,6 +75,9 @@ def train_rotated_mnist(
     *,
     until: int | None = None,
     source: str = "mnist",
+    split: str = "train",
+    count: int | None = None,
+    first: str | Path | None = None,
     download: bool = False,
     pictures: str | Path | None = None,
     samples: int = 100,
@@ -85,6 +93,10 @@ def train_rotated_mnist(
         settings: of the training.
         until: stop after this step of the schedule.
         source: of the digits, as in `data.digits`.
+        split: of the digits to train on, "train" or "test".
+        count: train on this many of them alone, as `data.balanced` chooses; None for all.
+        first: trained model, as in `lib.scores.load`, whose weights are the first ones; None for
+            those of the seed.
         download: whether MNIST may be downloaded.
         pictures: folder of images to train on instead, as they are, in grey and without classes.
         samples: draws for samples.png, 0 for none.
@@ -101,12 +113,23 @@ def train_rotated_mnist(
     device = checks.device(device)
     checks.count("samples", samples, least=0)
     require_replaceable(folder, WRITTEN)
-    training = folder_images(pictures) if pictures else turned_digits(source, download)
+    if pictures:
+        training = folder_images(pictures)
+    else:
+        training = turned_digits(source, download, split=split, count=count)
+    description = training.description
+    if first is not None:
+        description += f"; its first weights are those of {first}"
+        training = replace(
+            training, description=description, options=f"{training.options} --from {first}"
+        )
     if progress:
         print(f"training data: {training.description}", file=sys.stderr)
     if progress and training.fallback:
         print("MNIST is not on this machine", file=sys.stderr)
     model, scheduler = rotated_mnist_network(settings.seed)
+    if first is not None:
+        model.load_state_dict(load(first).model.state_dict())
     score = DenoiserScore(model.to(device), scheduler)
     loss = denoising_loss(score, training.draw, batch=settings.batch)
     state = fit(
@@ -119,7 +142,10 @@ def train_rotated_mnist(
         progress=progress,
     )
     score.model = state.average.to("cpu")
-    errors = denoising_error(score, training.held_out, LEVELS)
+    errors = {
+        "own": denoising_error(score, training.own, LEVELS),
+        "held out": denoising_error(score, training.held_out, LEVELS),
+    }
     name = Path(folder).resolve().name
     text = card(name, score, state, errors, training, samples=samples, machine=machine)
     extra = {"losses.csv": lambda path: _write_losses(path, state.losses)}
@@ -156,23 +182,54 @@ def describe(digits: data.Digits) -> str:
     )
 
 
-def turned_digits(source: str = "mnist", download: bool = False) -> TrainingImages:
-    """Training digits, each turned anew at each draw; held-out test digits, each turned once."""
-    digits = data.digits(source, split="train", download=download)
+def turned_digits(
+    source: str = "mnist",
+    download: bool = False,
+    *,
+    split: str = "train",
+    count: int | None = None,
+) -> TrainingImages:
+    """Digits, each turned anew at each draw; held-out test digits, each turned once.
+
+    Args:
+        source: as in `data.digits`.
+        download: as in `data.digits`.
+        split: of the digits to draw, "train" or "test".
+        count: draw this many alone, as `data.balanced` chooses; None for all.
+    """
+    checks.choice("split", split, ("train", "test"))
+    digits = data.digits(source, split=split, download=download)
     test = data.digits(source, split="test", download=download)
-    # MNIST's first test digits are easy, so the held-out ones are spread over its file.
-    spread = test.images[:: max(1, len(test) // HELD_OUT)][:HELD_OUT]
+    options = "" if source == "mnist" else f" --digits {source}"
+    if split != "train":
+        options += f" --split {split}"
+    if count is not None:
+        digits = data.balanced(digits, count)
+        options += f" --count {count}"
+    unseen = test.images
+    if split == "test":
+        unseen = data.balanced(test, len(test)).images[len(digits) :]
+    if len(unseen) == 0:
+        raise ValueError("split 'test' wants a count: some test digits must be held out")
+    # A few digits are shown in many turns.
+    own = digits.images.repeat(-(-HELD_OUT // len(digits)), 1, 1, 1)[:HELD_OUT]
     return TrainingImages(
         draw=turned_draw(digits),
-        held_out=turn(spread, torch.Generator().manual_seed(0)),
+        own=turn(own, torch.Generator().manual_seed(1)),
+        held_out=turn(_spread(unseen), torch.Generator().manual_seed(0)),
         description=describe(digits),
         held_out_description=f"of {test.source.name}, spread over its file, each turned once by a "
         "uniform random angle (seed 0)",
         licence=digits.source.licence,
         origin=digits.source.origin,
         fallback=digits.source.fallback,
-        options="" if source == "mnist" else f" --digits {source}",
+        options=options,
     )
+
+
+def _spread(images: Tensor) -> Tensor:
+    """At most HELD_OUT images, spread over their file: MNIST's first test digits are easy."""
+    return images[:: max(1, len(images) // HELD_OUT)][:HELD_OUT]
 
 
 def folder_images(folder: str | Path) -> TrainingImages:
@@ -197,6 +254,7 @@ def folder_images(folder: str | Path) -> TrainingImages:
     name = Path(folder).resolve().name
     return TrainingImages(
         draw=draw,
+        own=kept[:HELD_OUT],
         held_out=pictures[held_out][:HELD_OUT],
         description=f"{len(kept):,} images of the folder {name}, grey, 28×28",
         held_out_description="of the same folder",
@@ -295,7 +353,7 @@ def card(
     name: str,
     score: DenoiserScore,
     state: State,
-    errors: dict[float, float],
+    errors: dict[str, dict[float, float]],
     training: TrainingImages,
     *,
     samples: int,
@@ -307,7 +365,10 @@ def card(
     rows = f"\n| its licence | {training.licence} ({training.origin}) |"
     if training.fallback:
         rows += "\n| fallback | MNIST was not on the machine; these are scikit-learn's digits |"
-    error_rows = "\n".join(f"| {sigma:g} | {error:.5f} |" for sigma, error in errors.items())
+    error_rows = "\n".join(
+        f"| {sigma:g} | {own:.5f} | {errors['held out'][sigma]:.5f} |"
+        for sigma, own in errors["own"].items()
+    )
     picture = ""
     if samples:
         picture = (
@@ -324,11 +385,12 @@ score of it: s(x) = (D(x) − x)/sigma² on (n, 1, 28, 28) in [0, 1], for sigma 
 
 {training_table(state, machine, rows)}
 
-Held-out mean squared denoising error per pixel, {len(training.held_out)} images
-{training.held_out_description}, without class, one noise draw (seed 0):
+Mean squared denoising error per pixel E(D(x + sigma n) − x)², without class, one noise draw
+(seed 0); own: {len(training.own)} of the training images; held out: {len(training.held_out)} images
+{training.held_out_description}:
 
-| sigma | E(D(x + sigma n) − x)² |
-|---|---|
+| sigma | own | held out |
+|---|---|---|
 {error_rows}
 
 {picture}

@@ -1,0 +1,1 @@
+"""Long experiments whose results are committed: one resumable command a table."""

@@ -1,0 +1,56 @@
+"""`python -m experiments.tables NAME` makes a committed table of results again."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import base
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Make a committed table of results again, with its provenance beside it. A run that was "
+    "cut short goes on when the same command is given again.",
+)
+
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of NN_name.csv and .json.",
+        show_default="data/results, with --small the work folder",
+    ),
+]
+Work = Annotated[Path, typer.Option(help="Finished units are kept here.", show_default=False)]
+Small = Annotated[bool, typer.Option("--small", help="A few units, in seconds: does it run?")]
+Dirty = Annotated[
+    bool, typer.Option("--allow-dirty", help="Make it although the code is not committed.")
+]
+
+
+@app.callback()
+def tables() -> None:
+    """Keeps the name of a table on the command line while there is only one."""
+
+
+def write(table: base.Table, out: Path | None, work: Path, small: bool, dirty: bool) -> None:
+    """Make a table at the place that the options name."""
+    if out is None:
+        out = work if small else base.RESULTS
+    made = base.make(table, out, work, allow_dirty=dirty or small)
+    base.report(table, out, made)
+
+
+def main() -> None:
+    """The command line; a mistake of its user is one line on stderr and exit status 2."""
+    try:
+        app()
+    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Committed tables: made unit by unit, resumed, with provenance; each table runs small."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments.tables import base
+
+
+class Fake:
+    """A table of three units that counts its work and can be cut short."""
+
+    def __init__(self, fail_at=None):
+        self.made = []
+        self.fail_at = fail_at
+
+    def table(self, **parameters):
+        units = [base.Unit(f"unit-{k}", self.unit(k)) for k in range(3)]
+        return base.Table("99_fake", "make fake", units, parameters=parameters)
+
+    def unit(self, k):
+        def rows():
+            if k == self.fail_at:
+                raise KeyboardInterrupt
+            self.made.append(k)
+            return [{"k": k, "value": np.float32(0.1), "converged": None}, {"k": k, "value": 1 / 3}]
+
+        return rows
+
+
+@pytest.fixture(autouse=True)
+def clean_code(monkeypatch):
+    version = {"commit": "abc", "clean": True, "digest": "of the code"}
+    monkeypatch.setattr(base, "code_version", lambda: dict(version))
+    return version
+
+
+def test_a_table_that_was_cut_short_goes_on_and_is_the_same(tmp_path):
+    cut = Fake(fail_at=2)
+    with pytest.raises(KeyboardInterrupt):
+        base.make(cut.table(), tmp_path / "out", tmp_path / "work", progress=False)
+    assert cut.made == [0, 1]
+    assert not (tmp_path / "out").exists()
+    # A damaged file of a unit is as good as none.
+    (tmp_path / "work" / "99_fake" / "unit-1.json").write_text("{")
+    resumed = Fake()
+    made = base.make(resumed.table(), tmp_path / "out", tmp_path / "work", progress=False)
+    assert resumed.made == [1, 2]
+    whole = base.make(Fake().table(), tmp_path / "out2", tmp_path / "work2", progress=False)
+    pd.testing.assert_frame_equal(made, whole)
+    csv = [(tmp_path / out / "99_fake.csv").read_bytes() for out in ("out", "out2")]
+    assert csv[0] == csv[1]
+    provenance = json.loads((tmp_path / "out" / "99_fake.json").read_text())
+    assert provenance["commit"] == "abc"
+    assert provenance["clean"] is True
+    assert provenance["rows"] == 6
+    assert provenance["columns"] == ["k", "value", "converged"]
+
+
+@pytest.mark.parametrize("change", ["parameters", "code"])
+def test_rows_of_other_code_or_parameters_are_made_again(tmp_path, monkeypatch, clean_code, change):
+    base.make(Fake().table(size=1), tmp_path, tmp_path / "work", progress=False)
+    if change == "code":
+        clean_code["digest"] = "of other code"
+    again = Fake()
+    base.make(again.table(size=2 if change == "parameters" else 1), tmp_path, tmp_path / "work")
+    assert again.made == [0, 1, 2]
+
+
+def test_code_that_differs_from_its_commit_is_refused(tmp_path, clean_code):
+    clean_code["clean"] = False
+    fake = Fake()
+    with pytest.raises(ValueError, match="allow-dirty"):
+        base.make(fake.table(), tmp_path / "out", tmp_path / "work", progress=False)
+    assert fake.made == []
+    base.make(fake.table(), tmp_path, tmp_path / "work", allow_dirty=True, progress=False)
+    assert json.loads((tmp_path / "99_fake.json").read_text())["clean"] is False
+
+
+def test_a_row_that_no_table_can_hold_is_refused(tmp_path):
+    table = base.Table("99_fake", "make fake", [base.Unit("one", lambda: [{"value": object()}])])
+    with pytest.raises(TypeError, match="object"):
+        base.make(table, tmp_path, tmp_path / "work", progress=False)
+    assert not (tmp_path / "99_fake.csv").exists()
