@@ -31,7 +31,7 @@ from lib.files import replacing, sha256, writing
 from lib.methods.baselines import INTERPOLATIONS
 from lib.methods.interpolate import interpolate, keyword_names
 from lib.methods.presets import METHODS
-from lib.scores import StableDiffusionScore, load
+from lib.scores import ProductScore, Score, StableDiffusionScore, load
 from lib.scores.stable_diffusion import in_words, vae_factor
 from lib.solvers import geodesic
 
@@ -48,6 +48,10 @@ WRITTEN = {"frames", "animations", "table.csv", "summary.csv", "settings.json"}
 PACE = 80
 # Their scores are asked without saying whose points they are: one pair a batch
 ONE_BY_ONE = ("georce", "shooting", "spacetime")
+# What a path between two prompts is found under
+PROMPTS = ("none", "product", "moving")
+# The paper's direction is a difference of predictions with and without a prompt
+OWN_PROMPTS = {"yu2025": "moving"}
 
 Plan = dict[str, tuple[str, dict[str, Any]]]
 
@@ -61,6 +65,7 @@ def run_pairs(
     frames: int = 17,
     batch: int = 8,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    prompts: str = "none",
     density_sigma: float | None = None,
     distances: Mapping[str, Distance] | None = None,
     gif: bool = False,
@@ -73,6 +78,15 @@ def run_pairs(
     settings.json. Frames whose record fits the same images, prompts, model and settings are not
     made again; at most one batch is lost when the run is killed.
 
+    A pair with one prompt has one density, p(x | prompt). Between two prompts there are three ways:
+
+    * "none": p(x), the density without a prompt. One density for the whole path, at the least cost.
+    * "product": p(x | start)^½ p(x | end)^½ (`lib.scores.ProductScore`). One density too, which
+      asks the network twice a point; its paths look like those without a prompt.
+    * "moving": the embedding goes linearly from one prompt to the other along the path, as in arXiv
+      2504.06675. That is another density at each place, and no function that a path could be a
+      geodesic of: the solver finds no minimum and warns.
+
     Args:
         score: the latent model; each pair's prompts replace its own.
         pairs: what to connect.
@@ -81,9 +95,13 @@ def run_pairs(
         frames: of a path, both ends included, at least 3.
         batch: pairs at once; halved, with a warning, where memory runs out.
         settings: method → what `interpolate` takes. With "method" among them the name is a label,
-            so that one method can run with several settings.
-        density_sigma: noise level of the log-density along the latents, under each pair's own
-            prompts and the same for all methods; the score's own if None.
+            so that one method can run with several settings. "prompts" among them is for this
+            method alone.
+        prompts: the density of a path between two different prompts, see above. "yu2025" keeps
+            "moving", its paper's, unless its settings say otherwise.
+        density_sigma: noise level of the log-density along the latents, which is taken under one
+            density for all methods: the product of both prompts' for "product", else without a
+            prompt. The score's own level if None.
         distances: name → images twice -> (n,), between adjacent frames. LPIPS if None, or squared
             errors, with a warning, where its weights are not on this machine.
         gif: animations too.
@@ -103,7 +121,9 @@ def run_pairs(
         distances = _default_distances()
     checks.count("batch", batch)
     checks.count("frames", frames, least=3)
-    run = _prepare(score, pairs, _plan(methods, settings or {}), Path(out), frames, density_sigma)
+    checks.choice("prompts", prompts, PROMPTS)
+    plan = _plan(methods, settings or {}, prompts)
+    run = _prepare(score, pairs, plan, Path(out), frames, prompts, density_sigma)
     _check_columns(pairs, distances)
     _check_folder(run.out)
     total = len(run.plan) * len(pairs)
@@ -120,7 +140,8 @@ def run_pairs(
                     animate(run.place(label, i), run.animation(label, i))
     save_results("table", table, folder=run.out)
     save_results("summary", summary(table), folder=run.out)
-    used = {"methods": run.plan, "frames": frames, "density_sigma": run.density_sigma}
+    used = {"methods": run.plan, "frames": frames, "prompts": prompts}
+    used |= {"density_sigma": run.density_sigma}
     used |= {"distances": list(distances), "model": run.model}
     save_results("settings", json.loads(_json(used)), folder=run.out)
     return table
@@ -151,6 +172,8 @@ class _Run:
     plan: Plan
     out: Path
     frames: int
+    # of the density that all methods are measured under
+    prompts: str
     density_sigma: float
     size: tuple[int, int]
     model: dict[str, Any]
@@ -166,7 +189,7 @@ class _Run:
     def inputs(self, label: str, i: int) -> str:
         """A checksum of all that the frames of one pair depend on."""
         prompts = [self.pairs.prompt[i], self.pairs.end_prompt[i]]
-        measures = [self.frames, self.density_sigma]
+        measures = [self.frames, self.prompts, self.density_sigma]
         return _checksum([self.images[i], prompts, self.plan[label], measures, self.model])
 
     def is_whole(self, label: str, i: int) -> bool:
@@ -212,19 +235,28 @@ class _Run:
     def changes(self, i: int) -> bool:
         return _checksum(self.pairs.prompt[i]) != _checksum(self.pairs.end_prompt[i])
 
-    def prompted(self, rows: Sequence[int]) -> StableDiffusionScore:
+    def density(self, rows: Sequence[int], prompts: str) -> Score:
         """The score under the prompts of these pairs, all of one kind (`changes`)."""
-        start = _together([self.pairs.prompt[i] for i in rows])
-        end = _together([self.pairs.end_prompt[i] for i in rows])
-        return self.score.prompted(start, end_prompt=end if self.changes(rows[0]) else None)
+        start = self.score.prompted(_together([self.pairs.prompt[i] for i in rows]))
+        if not self.changes(rows[0]):
+            return start
+        end_prompt = _together([self.pairs.end_prompt[i] for i in rows])
+        if prompts == "moving":
+            return self.score.prompted(start.prompt, end_prompt=end_prompt)
+        if prompts == "product":
+            return ProductScore([start, self.score.prompted(end_prompt)])
+        # guidance has nothing to strengthen
+        return self.score.prompted("", guidance=1.0)
 
     def make(self, label: str, rows: Sequence[int]) -> None:
         """Make the frames of these pairs at once, and write them pair by pair."""
         method, settings = self.plan[label]
-        score = self.prompted(rows)
+        prompts = settings["prompts"]
+        settings = {name: value for name, value in settings.items() if name != "prompts"}
+        score = self.density(rows, prompts)
         images = [self.pairs.images(i, self.size) for i in rows]
-        start = latents.encode(score, torch.stack([first for first, _ in images]))
-        end = latents.encode(score, torch.stack([last for _, last in images]))
+        start = latents.encode(self.score, torch.stack([first for first, _ in images]))
+        end = latents.encode(self.score, torch.stack([last for _, last in images]))
         begun = time.perf_counter()
         made = interpolate(score, start, end, method=method, frames=self.frames, **settings)
         seconds = time.perf_counter() - begun
@@ -238,10 +270,12 @@ class _Run:
                 f"{label} ran into NaN or infinity between the images of {', '.join(broken)}: "
                 "change its settings, load with dtype=torch.float32, or leave the pair out"
             )
-        shown = latents.decode(score, made.frames)
-        density = path_log_density(score.at(self.density_sigma), made.frames)
-        prompts = ("prompt", "end_prompt")
-        used = {name: value for name, value in made.settings.items() if name not in prompts}
+        shown = latents.decode(self.score, made.frames)
+        fixed = self.density(rows, "product" if self.prompts == "product" else "none")
+        density = path_log_density(fixed.at(self.density_sigma), made.frames)
+        of_a_batch = ("prompt", "end_prompt", "product")
+        used = {name: value for name, value in made.settings.items() if name not in of_a_batch}
+        used["prompts"] = prompts
         for k, i in enumerate(rows):
             result = {
                 "log_density_mean": float(density.mean[k]),
@@ -261,6 +295,7 @@ def _prepare(
     plan: Plan,
     out: Path,
     frames: int,
+    prompts: str,
     density_sigma: float | None,
 ) -> _Run:
     """The run, once its model, images and prompts are known to fit."""
@@ -286,7 +321,8 @@ def _prepare(
         except ValueError as error:
             raise ValueError(f"pair {name!r}: {error}") from error
     model = _model_name(score)
-    return _Run(score, pairs, plan, out, frames, density_sigma, (height, width), model, images)
+    size = (height, width)
+    return _Run(score, pairs, plan, out, frames, prompts, density_sigma, size, model, images)
 
 
 def _table_row(run: _Run, label: str, i: int, distances: Mapping[str, Distance]) -> dict[str, Any]:
@@ -306,8 +342,8 @@ def _table_row(run: _Run, label: str, i: int, distances: Mapping[str, Distance])
 # ---- which methods, with which settings
 
 
-def _plan(methods: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> Plan:
-    """Each label with its method of `interpolate` and its settings, all names known."""
+def _plan(methods: Sequence[str], settings: Mapping[str, Mapping[str, Any]], prompts: str) -> Plan:
+    """Each label with its method of `interpolate`, its settings and prompts, all names known."""
     methods = [methods] if isinstance(methods, str) else list(methods)
     if not methods or len(set(methods)) < len(methods):
         raise ValueError(f"give one method or more, each once, got {', '.join(methods) or 'none'}")
@@ -318,7 +354,9 @@ def _plan(methods: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> 
         own = dict(settings.get(label, {}))
         method = checks.choice("method", own.pop("method", label), [*METHODS, *INTERPOLATIONS])
         for name in own:
-            checks.choice(f"setting of {label}", name, _setting_names(method))
+            checks.choice(f"setting of {label}", name, _setting_names(method) | {"prompts"})
+        own.setdefault("prompts", OWN_PROMPTS.get(method, prompts))
+        checks.choice(f"prompts of {label}", own["prompts"], PROMPTS)
         plan[folder_name("a method", label)] = (method, own)
     return plan
 
@@ -496,6 +534,13 @@ def command(
         int | None, typer.Option(help="pixels a side, the model's own if left out")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="of a hub id")] = None,
+    prompts: Annotated[
+        str,
+        typer.Option(
+            help="between two prompts, the density without a prompt (none), the product "
+            "of both (product), or one that moves along the path (moving)"
+        ),
+    ] = "none",
     sigma: Annotated[float | None, typer.Option(help="noise level that methods work at")] = None,
     density_sigma: Annotated[
         float | None, typer.Option(help="noise level of the log-density columns")
@@ -524,6 +569,7 @@ def command(
         frames=frames,
         batch=batch,
         settings=settings,
+        prompts=prompts,
         density_sigma=density_sigma,
         gif=gif,
     )

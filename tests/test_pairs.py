@@ -25,7 +25,7 @@ from experiments.evaluation import adjacent_distances, mse, path_log_density, pp
 from experiments.pairs import Pairs, load_frames, read_pairs, run_pairs, settings_from_text
 from lib import latents
 from lib.methods.interpolate import interpolate
-from lib.scores import FunctionScore, StableDiffusionScore
+from lib.scores import FunctionScore, ProductScore, StableDiffusionScore
 
 PIPE = pipeline()
 METHODS = ("lerp", "shared_noise_lerp", "stein")
@@ -120,25 +120,48 @@ def test_rows_frames_and_summary(whole):
     mean = table[table["method"] == "stein"]["ppl_mse"].mean()
     assert means.loc[("stein", "ppl_mse"), "estimate"] == pytest.approx(mean)
     assert means.loc[("stein", "ppl_mse"), "pairs"] == 4
+    share = table.loc[table["method"] == "stein", "converged"].mean()
+    assert means.loc[("stein", "converged"), "estimate"] == share
+    assert ("lerp", "converged") not in means.index
 
 
-def test_frames_and_measures_are_those_of_the_library(whole):
-    """One pair by hand: encode, interpolate under its prompts, decode; steps of 8-bit frames."""
+def under(prompts):
+    """The score of the second pair, between two prompts, by hand."""
+    model = score()
+    if prompts == "none":
+        return model.prompted("")
+    if prompts == "product":
+        return ProductScore([model.prompted("dog"), model.prompted("cow")])
+    return model.prompted(["dog"], end_prompt=["cow"])
+
+
+@pytest.mark.parametrize("prompts", ["none", "product", "moving"])
+def test_frames_and_measures_are_those_of_the_library(whole, tmp_path, prompts):
+    """One pair by hand: encode, interpolate, decode; steps of 8-bit frames; one density for all."""
     out, table, _ = whole
-    model = score().prompted(["dog"], end_prompt=["cow"])
-    start = latents.encode(model, images()[1:2])
-    end = latents.encode(model, images(4, 1)[1:2])
-    by_hand = interpolate(model, start, end, method="shared_noise_lerp", frames=5, flow_steps=2)
-    shown = latents.decode(model, by_hand.frames)[0]
-    stored = load_frames(out / "frames" / "shared_noise_lerp" / "001")
+    name = "shared_noise_lerp"
+    if prompts == "product":
+        out = tmp_path / "out"
+        table = made(out, methods=(name,), prompts=prompts)
+    if prompts == "moving":
+        out = tmp_path / "out"
+        table = made(out, methods=(name,), settings={name: {"flow_steps": 2, "prompts": "moving"}})
+    model = under(prompts)
+    start = latents.encode(score(), images()[1:2])
+    end = latents.encode(score(), images(4, 1)[1:2])
+    by_hand = interpolate(model, start, end, method=name, frames=5, flow_steps=2)
+    shown = latents.decode(score(), by_hand.frames)[0]
+    stored = load_frames(out / "frames" / name / "001")
     assert (stored - shown).abs().max() < 0.51 / 255 + 1e-4
-    row = table[(table["method"] == "shared_noise_lerp") & (table["pair"] == "001")].iloc[0]
+    row = table[(table["method"] == name) & (table["pair"] == "001")].iloc[0]
     steps = ppl(adjacent_distances(stored[None], mse)).item()
     assert row["ppl_mse"] == pytest.approx(steps, rel=1e-6)
-    density = path_log_density(model.at(1.0), by_hand.frames)
+    fixed = under("product" if prompts == "product" else "none")
+    density = path_log_density(fixed.at(1.0), by_hand.frames)
     assert row["log_density_mean"] == pytest.approx(density.mean.item(), rel=1e-3, abs=1e-3)
     assert row["evaluations"] == by_hand.evaluations
-    assert json.loads(row["settings"])["flow_steps"] == 2
+    used = json.loads(row["settings"])
+    assert used["flow_steps"] == 2 and used["prompts"] == prompts
 
 
 def test_one_by_one_is_as_in_batches(whole, tmp_path):
@@ -175,14 +198,13 @@ def test_methods_that_know_one_prompt_a_call_get_one_pair_a_batch(tmp_path):
     assert len(table) == 2 and (table["evaluations"] > 0).all()
 
 
-def test_embeddings_in_place_of_prompts(whole, tmp_path):
-    _, table, _ = whole
+def test_embeddings_in_place_of_prompts(tmp_path):
     start, end = (score().embed(prompts) for prompts in (pairs().prompt, pairs().end_prompt))
-    of = pairs(prompt=start, end_prompt=end)
-    embedded = made(tmp_path / "out", of=of, methods=("shared_noise_lerp",))
+    quick = {"methods": ("shared_noise_lerp",), "prompts": "product"}
+    table = made(tmp_path / "words", **quick)
+    embedded = made(tmp_path / "out", of=pairs(prompt=start, end_prompt=end), **quick)
     assert set(embedded["prompt"]) == {"an embedding"}
-    told = table[table["method"] == "shared_noise_lerp"]
-    np.testing.assert_allclose(embedded[MEASURES], told[MEASURES], rtol=2e-3, atol=1e-3)
+    np.testing.assert_allclose(embedded[MEASURES], table[MEASURES], rtol=2e-3, atol=1e-3)
 
 
 # ---- what is there is not made again
@@ -582,7 +604,7 @@ def test_the_command(tmp_path, monkeypatch):
     for i in range(2):
         (tmp_path / "in" / f"pair{i}.txt").write_text("a cat\ndog")
     words = [tmp_path / "in", "--out", tmp_path / "out", "--model", saved(tmp_path / "model")]
-    words += ["--frames", 4, "--sigma", 1.0, "--guidance", 2.0, "--methods"]
+    words += ["--frames", 4, "--sigma", 1.0, "--guidance", 2.0, "--prompts", "moving", "--methods"]
     words = [*map(str, words), "lerp,shared_noise_lerp", "-p", "shared_noise_lerp.flow_steps=2"]
     for _ in range(2):
         done = CliRunner().invoke(runner.app, words)

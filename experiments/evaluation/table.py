@@ -41,6 +41,7 @@ DEFINITIONS = {
     "log_density_dip": "nats ≥ 0: how far log p_sigma of the lowest frame lies below the lower "
     "end; lower is better",
     "evaluations": "network (score) evaluations a pair: points at which the score was computed",
+    "converged": "share of the geodesics whose solver converged",
     "seconds": "wall-clock seconds a pair, all pairs in one batch",
     "fid": "Fréchet distance of the bundled {network}'s features, frames between first and last of "
     "all pairs against {against}; lower is better, comparable at equal numbers of frames only",
