@@ -14,9 +14,7 @@ Noise levels are in the units of the points x. No step is differentiated.
 """
 
 from collections.abc import Sequence
-from functools import cache
 from itertools import pairwise
-from types import SimpleNamespace
 
 import torch
 from jaxtyping import Float
@@ -24,7 +22,7 @@ from torch import Tensor
 
 from . import checks
 from .scores.base import Score
-from .scores.schedule import CEILING, NoiseSchedule
+from .scores.schedule import CEILING, ddpm_steps
 
 METHODS = ("ddim", "heun")
 # Karras et al. 2022, table 1.
@@ -180,9 +178,9 @@ def noise_levels(score: Score, sigma: float, steps: int) -> list[float]:
 def noise_at(score: Score, time: float) -> float:
     """The noise level, in the units of x, at a fraction of the model's time steps.
 
-    A fraction of 0.4 is t = 400 of 1000. A model without discrete steps (EDM, a closed form) takes
-    the level of the linear DDPM schedule (Ho et al. 2020), kept inside its noise range: ᾱ = 0.194
-    at t = 400.
+    A fraction of 0.4 is t = 400 of 1000. A model without discrete steps takes the
+    same signal-to-noise as another schedule, kept inside its noise range: a flow-matching model as
+    Stable Diffusion (ᾱ = 0.424 at t = 400), any other (EDM, VE, a closed form) as DDPM (0.194).
 
     Args:
         score: knows its noise schedule, or none.
@@ -192,20 +190,15 @@ def noise_at(score: Score, time: float) -> float:
         raise ValueError(
             f"time must lie in (0, 1], a fraction of the model's time steps, got {time}"
         )
-    schedule = score.schedule
-    if schedule is None or schedule.edm:
-        schedule = _ddpm()
+    own = score.schedule
+    schedule = ddpm_steps() if own is None else own.in_steps()
     steps = schedule.last_step + 1
     sigma = schedule.sigma(min(time * steps, schedule.last_step)) / score.scale
+    if own is not None and own.kind == "ve":
+        # Its images lie in [0, 1], half as wide as DDPM's in [−1, 1].
+        sigma = sigma / 2
     lowest, highest = _noise_range(score)
     return sigma if highest is None else min(max(sigma, lowest), highest)
-
-
-@cache
-def _ddpm() -> NoiseSchedule:
-    """The linear schedule: beta from 1e-4 to 0.02 in 1000 steps."""
-    alpha_bar = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
-    return NoiseSchedule(SimpleNamespace(config={}, alphas_cumprod=alpha_bar))
 
 
 def _noise_range(score: Score) -> tuple[float | None, float | None]:

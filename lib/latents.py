@@ -153,10 +153,6 @@ def text_inversion(
     checks.count("batch", batch)
     checks.positive("rate", rate)
     latent = checks.batched("latent", latent, score.event_shape)
-    if score.schedule.edm:
-        raise ValueError(
-            "text inversion draws from a scheduler's discrete times, and an EDM scheduler has none"
-        )
     start = score.embed(prompt)
     if len(start) != 1:
         raise ValueError(f"one prompt is inverted at a time, got {len(start)}")
@@ -220,7 +216,7 @@ def _loss(
     generator: torch.Generator,
 ) -> Tensor:
     """The mean squared error of the noise that the model predicts in noisy copies of the latent."""
-    levels = score.schedule.log_sigmas.exp()
+    levels = score.schedule.in_steps().log_sigmas.exp()
     # The last ones of zero terminal SNR hold no image.
     levels = levels[levels <= CEILING]
     sigma = levels[torch.randint(len(levels), (batch,), generator=generator)]

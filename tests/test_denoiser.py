@@ -9,15 +9,26 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
+    DPMSolverMultistepScheduler,
     EDMDPMSolverMultistepScheduler,
     EDMEulerScheduler,
+    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    FlowMatchLCMScheduler,
+    IPNDMScheduler,
+    LCMScheduler,
+    ScoreSdeVeScheduler,
+    TCDScheduler,
+    UNet1DModel,
     UNet2DModel,
+    UniPCMultistepScheduler,
 )
 from networks import EVENT, gaussian_denoiser
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lib import interpolate
 from lib.metrics import SpaceTimeMetric
 from lib.scores import DenoiserScore, NoiseSchedule
 from lib.scores.gaussian import GaussianScore
@@ -49,6 +60,20 @@ CASES += [
     )
     for prediction in ("epsilon", "v_prediction")
 ]
+# Of one flow: shift and grids choose levels to sample at, and no score needs them.
+CASES += [
+    (f"flow, {type(scheduler).__name__}", scheduler)
+    for scheduler in (
+        FlowMatchEulerDiscreteScheduler(),
+        FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        FlowMatchHeunDiscreteScheduler(shift=3.0),
+        DPMSolverMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+        UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True),
+    )
+]
+CASES += [("VE", ScoreSdeVeScheduler())]
 every_case = pytest.mark.parametrize(
     "scheduler", [case[1] for case in CASES], ids=[case[0] for case in CASES]
 )
@@ -65,36 +90,43 @@ class PerfectNetwork(torch.nn.Module):
 
     def forward(self, sample, timestep, class_labels=None):
         self.asked.append((len(sample), timestep.clone(), class_labels))
-        sigma = self.sigma(timestep.double()).to(sample)[:, None]
-        z, kept = sample.flatten(1), 1 / (1 + sigma**2)
-        edm = hasattr(self.scheduler, "precondition_inputs")
-        y = z / (
-            self.scheduler.precondition_inputs(torch.ones_like(z), sigma) if edm else kept.sqrt()
-        )
-        clean = self.posterior_mean(y, sigma)
-        if edm:  # F from D = c_skip y + c_out F, with the coefficients that diffusers itself uses
-            rest = self.scheduler.precondition_outputs(y, torch.zeros_like(y), sigma)
-            out = (clean - rest) / self.scheduler.precondition_outputs(
-                torch.zeros_like(y), torch.ones_like(y), sigma
-            )
-        else:
-            noise = (y - clean) / sigma
-            out = {
-                "epsilon": noise,
-                "sample": clean,
-                "v_prediction": kept.sqrt() * noise - (1 - kept).sqrt() * clean,
-            }[self.scheduler.config.prediction_type]
+        out = self.answer(sample.flatten(1), timestep.double().to(sample)[:, None])
         out = out.reshape(sample.shape) + 0 * self.weight
         return SimpleNamespace(
             sample=torch.cat([out, torch.full_like(out, 7.0)], 1) if self.learned_variance else out
         )
 
-    def sigma(self, time):
+    def answer(self, z, time):
+        """In the words of each kind's own paper; none of it is taken from `NoiseSchedule`."""
+        config = self.scheduler.config
+        if isinstance(self.scheduler, ScoreSdeVeScheduler):
+            # z = y_0 + time·noise, and the answer is the score.
+            return (self.posterior_mean(z, time) - z) / time**2
+        if "Flow" in type(self.scheduler).__name__ or config.prediction_type == "flow_prediction":
+            # z = (1−t) y_0 + t·noise, and the answer is E[noise − y_0 | z].
+            t = time / 1000
+            clean = self.posterior_mean(z / (1 - t), t / (1 - t))
+            return (z - (1 - t) * clean) / t - clean
         if hasattr(self.scheduler, "precondition_inputs"):
-            return (4 * time).exp()
+            # F from D = c_skip y + c_out F, with the coefficients that diffusers itself uses.
+            sigma = (4 * time).exp()
+            y = z / self.scheduler.precondition_inputs(torch.ones_like(z), sigma)
+            none = torch.zeros_like(y)
+            rest = self.scheduler.precondition_outputs(y, none, sigma)
+            factor = self.scheduler.precondition_outputs(none, torch.ones_like(y), sigma)
+            return (self.posterior_mean(y, sigma) - rest) / factor
         kept = self.scheduler.alphas_cumprod.double().clamp(1e-12, 1 - 1e-12)
         levels, low = (1 / kept - 1).sqrt().log(), time.floor().long().clamp(max=len(kept) - 2)
-        return torch.lerp(levels[low], levels[low + 1], time - low).exp()
+        sigma = torch.lerp(levels[low], levels[low + 1], time.double() - low).exp().to(z)
+        kept = 1 / (1 + sigma**2)
+        y = z / kept.sqrt()
+        clean = self.posterior_mean(y, sigma)
+        noise = (y - clean) / sigma
+        return {
+            "epsilon": noise,
+            "sample": clean,
+            "v_prediction": kept.sqrt() * noise - (1 - kept).sqrt() * clean,
+        }[config.prediction_type]
 
     def posterior_mean(self, y, sigma):
         mean, covariance = self.mean.to(y), self.covariance.to(y)
@@ -112,11 +144,11 @@ def gaussian(dtype=torch.float64):
 
 
 def pair(scheduler, **settings):
-    """The adapter of the perfect network, and the truth in the units of x (y = 2x − 1)."""
+    """The adapter of the perfect network, and the truth in the units of x."""
     mean, covariance = gaussian()
     network = PerfectNetwork(mean, covariance, scheduler, settings.pop("learned_variance", False))
     score = DenoiserScore(network, scheduler, event_shape=SHAPE, **settings)
-    return score, GaussianScore((mean - SHIFT) / SCALE, covariance / SCALE**2)
+    return score, GaussianScore((mean - score.shift) / score.scale, covariance / score.scale**2)
 
 
 def points(n=5, dtype=torch.float64):
@@ -425,7 +457,7 @@ def test_a_foreign_network_s_last_class_is_a_class_like_any_other():
 @pytest.mark.parametrize(
     "settings, words",
     [
-        (dict(time_embedding_type="fourier"), "'fourier'"),
+        (dict(time_embedding_type="fourier"), "as ScoreSdeVeScheduler has it"),
         (dict(class_embed_type="identity"), "class_embed_type"),
         (dict(class_embed_type="timestep"), "class_embed_type"),
         (dict(time_embedding_type="learned", num_train_timesteps=9), "whole time steps only"),
@@ -517,15 +549,106 @@ def test_points_of_another_shape_or_kind_are_refused(unet):
         score.denoise(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
 
 
-def test_schedulers_that_say_too_little_are_refused(unet):
-    with pytest.raises(TypeError, match="neither alphas_cumprod nor EDM"):
-        DenoiserScore(unet, FlowMatchEulerDiscreteScheduler())
+def test_the_original_score_model_answers_with_the_score():
+    """NCSN++: told sigma, images in [0, 1], no factor of its own."""
+    kind = ScoreSdeVeScheduler(sigma_min=0.01, sigma_max=50.0)
+    model = network(time_embedding_type="fourier").double()
+    score = DenoiserScore(model, kind, sigma=0.3)
+    assert (score.scale, score.shift, score.noise_range) == (1, 0, (0.01, 50))
+    x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        expected = model(x, torch.full((2,), 0.3, dtype=torch.float64)).sample
+    torch.testing.assert_close(score(x), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_signals():
+    """A UNet1DModel: points (channels, length), as they are."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layout = {
+            "sample_size": 16,
+            "in_channels": 2,
+            "out_channels": 2,
+            "block_out_channels": (32, 32),
+            "down_block_types": ("DownBlock1DNoSkip", "AttnDownBlock1D"),
+            "up_block_types": ("AttnUpBlock1D", "UpBlock1DNoSkip"),
+        }
+        model = UNet1DModel(time_embedding_type="positional", extra_in_channels=32, **layout)
+        turning = UNet1DModel(extra_in_channels=16, **layout)
+    scheduler = DDPMScheduler(prediction_type="v_prediction")
+    score = DenoiserScore(model.eval(), scheduler, sigma=0.5, micro_batch=2)
+    assert score.event_shape == (2, 16) and (score.scale, score.shift) == (1, 0)
+    x = torch.randn(3, 2, 16, generator=torch.Generator().manual_seed(0))
+    kept = 1 / (1 + 0.5**2)
+    time = score.schedule.timestep(torch.full((3,), 0.5, dtype=torch.float64)).float()
+    with torch.no_grad():
+        out = model(x * kept**0.5, time).sample
+    expected = kept * x - (1 - kept) ** 0.5 * out
+    torch.testing.assert_close(score.denoise(x), expected, rtol=1e-4, atol=1e-5)
+    path = interpolate(score, x[0], x[1], lam=1.0, points=5, frames=3, max_iter=3, tol=1e3)
+    assert path.frames.shape == (1, 3, 2, 16) and bool(torch.isfinite(path.frames).all())
+    with pytest.raises(ValueError, match="'positional'"):
+        DenoiserScore(turning, scheduler)
+
+
+def test_schedulers_without_a_score_are_refused(unet):
+    for kind in (LCMScheduler, TCDScheduler, FlowMatchLCMScheduler):
+        with pytest.raises(TypeError, match="distilled or consistency"):
+            DenoiserScore(unet, kind(), label=0)
+    with pytest.raises(TypeError, match="does not say what its network predicts"):
+        DenoiserScore(unet, IPNDMScheduler(), label=0)
     unknown = DDPMScheduler()
     unknown.register_to_config(prediction_type="velocity")
     with pytest.raises(ValueError, match="unknown prediction_type"):
-        DenoiserScore(unet, unknown)
+        DenoiserScore(unet, unknown, label=0)
     with pytest.raises(ValueError, match="micro_batch"):
         DenoiserScore(unet, DDPMScheduler(), micro_batch=0)
+
+
+def test_a_scheduler_made_of_one_of_another_kind_is_refused(unet):
+    """from_config leaves settings behind that show what the network was trained with."""
+    flow = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    velocity = DDPMScheduler(prediction_type="v_prediction")
+    scaled = DDPMScheduler(beta_schedule="scaled_linear")
+    for wrong, error in (
+        (EulerDiscreteScheduler.from_config(flow.config), TypeError),
+        (DPMSolverMultistepScheduler.from_config(flow.config), TypeError),
+        (DPMSolverMultistepScheduler(use_flow_sigmas=True), TypeError),
+        (FlowMatchEulerDiscreteScheduler.from_config(scaled.config), TypeError),
+        (FlowMatchEulerDiscreteScheduler.from_config(velocity.config), ValueError),
+        (FlowMatchEulerDiscreteScheduler(invert_sigmas=True), TypeError),
+    ):
+        with pytest.raises(error, match=r"flow|velocity|noise to data"):
+            NoiseSchedule(wrong)
+    solver = DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, beta_schedule="scaled_linear"
+    )
+    assert NoiseSchedule(FlowMatchEulerDiscreteScheduler.from_config(solver.config)).kind == "flow"
+
+
+def test_a_flow_is_its_scheduler_s_own_step():
+    """x_0 = z − t·velocity, and the time told is 1000 t."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(5)
+    score = pair(scheduler, scale=1.0, shift=0.0)[0]
+    t, last = float(scheduler.sigmas[2]), float(scheduler.sigmas[3])
+    z = points()
+    out = score.model(z, scheduler.timesteps[2].expand(5)).sample
+    expected = scheduler.step(out, scheduler.timesteps[2], z).prev_sample
+    y, level = z / (1 - t), t / (1 - t)
+    clean = score.at(level).denoise(y)
+    # Along the straight line from the data to the noise, (1−t) clean + t·noise.
+    ours = (1 - last) * clean + last * (y - clean) / level
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_papers_time_steps_are_carried_over_by_signal_to_noise():
+    flow_levels = NoiseSchedule(FlowMatchEulerDiscreteScheduler()).in_steps()
+    own = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    for step, t in ((400, 0.538), (581, 0.681)):
+        sigma = flow_levels.sigma(step)
+        assert sigma == pytest.approx(NoiseSchedule(own).sigma(step), rel=1e-5)
+        assert sigma / (1 + sigma) == pytest.approx(t, abs=5e-4)
 
 
 def test_space_time_stays_at_noise_levels_that_the_model_knows():

@@ -327,10 +327,10 @@ FAULTS = {
         ValueError,
         "did you mean 'epsilon'",
     ),
-    "scheduler of a flow": (
-        configure(SCHEDULE, _class_name="FlowMatchEulerDiscreteScheduler"),
+    "distilled scheduler": (
+        configure(SCHEDULE, _class_name="LCMScheduler"),
         TypeError,
-        "FlowMatchEulerDiscreteScheduler",
+        "LCMScheduler",
     ),
     "no scheduler": (remove("scheduler"), FileNotFoundError, "scheduler.save_pretrained"),
     "no weights": (remove(WEIGHTS), FileNotFoundError, "no weights at all"),
@@ -563,7 +563,7 @@ def test_a_stable_diffusion_from_the_hub(hub, latent_folder):
     assert torch.equal(answers(score), answers(load(latent_folder, prompt="a cat")))
 
 
-@pytest.mark.parametrize("fault", ["another class", "another time", "scheduler of a flow"])
+@pytest.mark.parametrize("fault", ["another class", "another time", "distilled scheduler"])
 def test_what_does_not_fit_is_refused_before_its_weights_are_fetched(folder, hub, fault):
     harm, error, words = FAULTS[fault]
     harm(folder)

@@ -19,18 +19,20 @@ class DenoiserScore(Score):
     """s(x) = (D(x) − x)/sigma², D = E[x_0 | x] the posterior mean that a network has learned.
 
     This is Tweedie's formula. Points and sigma are in the user's units: y = scale·x + shift are the
-    model's (images in [0, 1] against [−1, 1] by default). The network runs in its own dtype and on
-    its own device, without a graph unless the points ask for their gradient; its answer comes back
-    as the points are.
+    model's. By default images lie in [0, 1], the model's in [−1, 1] (in [0, 1] with a
+    ScoreSdeVeScheduler), and signals are taken as they are. The network runs in its own dtype and
+    on its own device, without a graph unless the points ask for their gradient; its answer comes
+    back as the points are.
 
     Args:
-        model: a UNet2DModel, or a module with the same call (sample, timestep, class_labels=) and
-            `.sample` in its answer.
+        model: a UNet2DModel or UNet1DModel, or a module with the same call (sample, timestep,
+            class_labels=) and `.sample` in its answer.
         scheduler: the diffusers scheduler it was trained with.
         sigma: noise level in the units of x; by default the geometric middle of the schedule.
         scale: of y = scale·x + shift.
         shift: of y = scale·x + shift.
-        event_shape: (channels, height, width), read from the model's configuration by default.
+        event_shape: (channels, height, width), or (channels, length) of a signal, read from the
+            model's configuration by default.
         label: class of a class-conditional network. By default the one that stands for "no class",
             which the network must declare: `model.register_to_config(_no_class=10)`, kept in its
             config.json.
@@ -49,21 +51,22 @@ class DenoiserScore(Score):
         scheduler: Any,
         *,
         sigma: float | Tensor | None = None,
-        scale: float = 2.0,
-        shift: float = -1.0,
+        scale: float | None = None,
+        shift: float | None = None,
         event_shape: Sequence[int] | None = None,
         label: int | None = None,
         micro_batch: int = 64,
     ) -> None:
         super().__init__()
-        check_network(_config(model))
         self.model = model
         self.scheduler = scheduler
         self.schedule = NoiseSchedule(scheduler)
-        self.scale = checks.positive("scale", scale)
-        self.shift = float(shift)
-        self.micro_batch = checks.count("micro_batch", micro_batch)
+        check_network(_config(model), self.schedule)
         self.event_shape = _event_shape(model) if event_shape is None else tuple(event_shape)
+        usual_scale, usual_shift = _usual_units(self.event_shape, self.schedule)
+        self.scale = checks.positive("scale", usual_scale if scale is None else scale)
+        self.shift = float(usual_shift if shift is None else shift)
+        self.micro_batch = checks.count("micro_batch", micro_batch)
         self.label = self._known_label(label)
         # A training keeps the graph for the weights of its network.
         self.training = False
@@ -145,12 +148,17 @@ class DenoiserScore(Score):
     def _known_label(self, label: int | None) -> int | None:
         config = _config(self.model)
         classes = config.get("num_class_embeds")
+        no_class = config.get("_no_class")
+        if classes is None and config.get("num_embeds_ada_norm"):
+            # A DiT learns one class more than it names, for "no class".
+            no_class = config["num_embeds_ada_norm"]
+            classes = no_class + 1
         if classes is None:
             if label is not None:
                 raise ValueError("this model was trained without classes; leave label=None")
             return None
         if label is None:
-            label = config.get("_no_class")
+            label = no_class
         if label is None:
             raise ValueError(
                 f"this model is class-conditional: give label= (0..{classes - 1}), or say which of "
@@ -174,11 +182,12 @@ class DenoiserScore(Score):
         return sigma
 
 
-def check_network(config: Mapping[str, Any]) -> None:
+def check_network(config: Mapping[str, Any], schedule: NoiseSchedule) -> None:
     """Raise ValueError for a network that is no denoiser of its input at any noise level.
 
     Args:
         config: its configuration, as in config.json.
+        schedule: of its scheduler.
     """
     channels = config.get("in_channels")
     out = config.get("out_channels", channels)
@@ -187,16 +196,29 @@ def check_network(config: Mapping[str, Any]) -> None:
             f"this network makes {out} channels of {channels}; a denoiser keeps their number, or "
             "doubles it for a learned variance"
         )
+    if config.get("time_cond_proj_dim") is not None:
+        raise ValueError(
+            "this network is a consistency model (time_cond_proj_dim): it answers with a jump to "
+            "the data instead of a posterior mean, so that it has no score; take the model it was "
+            "distilled from"
+        )
     time = config.get("time_embedding_type")
     if time == "learned":
         raise ValueError(
             "this network knows whole time steps only (time_embedding_type 'learned'), but a score "
             "is wanted at noise levels between them; take another one"
         )
-    if time == "fourier":
+    if time == "fourier" and _is_of_signals(config) and schedule.kind in ("discrete", "flow"):
         raise ValueError(
-            "this network is made for ScoreSdeVeScheduler (time_embedding_type 'fourier'), and its "
-            "kind is not supported; take another one"
+            "this network knows whole time steps only: its features of the time "
+            "(time_embedding_type 'fourier') turn round many times from one step to the next, but "
+            "a score is wanted at noise levels between them; take one with 'positional'"
+        )
+    if time == "fourier" and not _is_of_signals(config) and schedule.kind != "ve":
+        raise ValueError(
+            "this network is told sigma and divides its answer by it (time_embedding_type "
+            "'fourier'), as ScoreSdeVeScheduler has it; give that scheduler, not one of kind "
+            f"{schedule.kind!r}"
         )
     embedding = config.get("class_embed_type")
     if embedding is not None:
@@ -212,11 +234,28 @@ def _config(model: nn.Module) -> Mapping[str, Any]:
     return config if isinstance(config, Mapping) else {}
 
 
+def _is_of_signals(config: Mapping[str, Any]) -> bool:
+    """Whether it is a UNet1DModel's: no other network has this setting."""
+    return "extra_in_channels" in config
+
+
 def _event_shape(model: nn.Module) -> tuple[int, ...] | None:
     config = _config(model)
     size = config.get("sample_size")
     channels = config.get("in_channels")
     if size is None or channels is None:
         return None
+    if _is_of_signals(config):
+        return channels, size
     height, width = size if isinstance(size, Sequence) else (size, size)
     return channels, height, width
+
+
+def _usual_units(
+    event_shape: tuple[int, ...] | None, schedule: NoiseSchedule
+) -> tuple[float, float]:
+    """Scale and shift of what models of this kind are trained on."""
+    signal = event_shape is not None and len(event_shape) == 2
+    if signal or schedule.kind == "ve":
+        return 1.0, 0.0
+    return 2.0, -1.0

@@ -35,13 +35,12 @@ class DistillationScore(WrappedScore):
     Args:
         score: a score of Stable Diffusion at one noise level.
         negative: by default the score's own negative prompt, or the paper's where that is empty.
-        spread: half the range of times, in time steps.
+        spread: half the range of times, in the time steps of `NoiseSchedule.in_steps`.
         seed: of times and noises.
         fresh: draw anew at each call, as in the paper; False makes one fixed field of it.
 
     Raises:
-        ValueError: a scheduler without discrete times, one noise level a point, or a negative
-            prompt that does not fit the model.
+        ValueError: one noise level a point, or a negative prompt that does not fit the model.
     """
 
     def __init__(
@@ -53,11 +52,8 @@ class DistillationScore(WrappedScore):
         seed: int = 0,
         fresh: bool = True,
     ) -> None:
-        if score.schedule.edm or isinstance(score.sigma, Tensor):
-            raise ValueError(
-                "the distillation direction needs a scheduler with discrete times and one noise "
-                "level"
-            )
+        if isinstance(score.sigma, Tensor):
+            raise ValueError("the distillation direction needs one noise level")
         super().__init__(score)
         self.name = "Stable Diffusion, distilled"
         if negative is None:
@@ -94,7 +90,7 @@ class DistillationScore(WrappedScore):
 
     def evaluate(self, x: Tensor) -> Tensor:
         sigma = self.sigma
-        schedule = self.score.schedule
+        schedule = self.score.schedule.in_steps()
         calls = self.counter.batches if self.fresh else 0
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + calls)
 

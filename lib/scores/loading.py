@@ -111,8 +111,7 @@ def load(
     places = {part: _network_folder(folder, part, kind) for part in kind.networks}
     scheduler_folder = _part_folder(folder, "scheduler", "scheduler_config.json")
     scheduler = _scheduler(scheduler_folder)
-    check_network(_read_json(places["unet"] / "config.json"))
-    NoiseSchedule(scheduler)
+    check_network(_read_json(places["unet"] / "config.json"), NoiseSchedule(scheduler))
     if kind is LATENTS:
         tokenizer_folder = _part_folder(folder, "tokenizer", "tokenizer_config.json")
 
