@@ -1,7 +1,7 @@
 """Images and films of any kind as a network takes them: (n, channels, size, size) in [0, 1].
 
-Each picture is turned upright (EXIF), laid on white where it is transparent, cut to its middle
-square and resized.
+Each picture is turned upright (EXIF), laid on white where it is transparent, and unless it is read
+as large as it is, cut to its middle square and resized.
 """
 
 import re
@@ -26,12 +26,14 @@ ENDINGS = frozenset(
 LEAST = 8
 
 
-def read(path: str | Path, *, size: int, channels: int = 3) -> Float[Tensor, "channels size size"]:
+def read(
+    path: str | Path, *, size: int | None = None, channels: int = 3
+) -> Float[Tensor, "channels height width"]:
     """One image.
 
     Args:
         path: of a file that Pillow reads.
-        size: side in pixels.
+        size: side in pixels; None leaves the image as large as it is, uncut.
         channels: 1 (grey) or 3 (RGB).
 
     Raises:
@@ -42,7 +44,7 @@ def read(path: str | Path, *, size: int, channels: int = 3) -> Float[Tensor, "ch
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return _square(image, size, channels)
+            return _as_tensor(image, size, channels)
     # decoders answer a damaged file with nearly any class
     except Exception as error:
         raise ValueError(f"cannot read {path.name}: {error}; replace or remove it") from error
@@ -120,7 +122,7 @@ def read_frames(
     _check_channels(channels)
     places = slice(first, None, every)
     if source.is_dir():
-        paths = sorted(pictures(source.iterdir()), key=_natural)[places][:count]
+        paths = sorted(pictures(source.iterdir()), key=natural_order)[places][:count]
         frames = [read(path, size=size, channels=channels) for path in paths]
     elif source.is_file():
         frames = _moving_picture(source, size, channels)[places][:count]
@@ -143,20 +145,8 @@ def pictures(paths: Iterable[Path]) -> list[Path]:
     )
 
 
-def _moving_picture(path: Path, size: int, channels: int) -> list[Tensor]:
-    try:
-        with warnings.catch_warnings(), Image.open(path) as picture:
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return [_square(frame, size, channels) for frame in ImageSequence.Iterator(picture)]
-    # decoders answer a damaged file with nearly any class
-    except Exception as error:
-        raise ValueError(
-            f"cannot read {path.name} as a moving picture: {error}; give a folder of its frames"
-        ) from error
-
-
-def _natural(path: Path) -> list[tuple[bool, int, str]]:
-    """A key under which numbers inside a name count as numbers."""
+def natural_order(path: Path) -> list[tuple[bool, int, str]]:
+    """A key for sorting under which numbers inside a name count as numbers: 2.png before 10.png."""
     key = []
     for part in re.findall(r"\d+|\D+", path.name):
         number = part.isdecimal()
@@ -164,7 +154,19 @@ def _natural(path: Path) -> list[tuple[bool, int, str]]:
     return key
 
 
-def _square(image: Image.Image, size: int, channels: int) -> Tensor:
+def _moving_picture(path: Path, size: int, channels: int) -> list[Tensor]:
+    try:
+        with warnings.catch_warnings(), Image.open(path) as picture:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return [_as_tensor(frame, size, channels) for frame in ImageSequence.Iterator(picture)]
+    # decoders answer a damaged file with nearly any class
+    except Exception as error:
+        raise ValueError(
+            f"cannot read {path.name} as a moving picture: {error}; give a folder of its frames"
+        ) from error
+
+
+def _as_tensor(image: Image.Image, size: int | None, channels: int) -> Tensor:
     """An opened picture (of a moving one, the frame it stands at) as `read` gives it."""
     image = _eight_bits(ImageOps.exif_transpose(image))
     if min(image.size) < LEAST:
@@ -173,8 +175,9 @@ def _square(image: Image.Image, size: int, channels: int) -> Tensor:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     image = image.convert("L" if channels == 1 else "RGB")
-    fitted = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-    return (pil_to_tensor(fitted) / 255).contiguous()
+    if size is not None:
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    return (pil_to_tensor(image) / 255).contiguous()
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

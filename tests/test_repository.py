@@ -119,10 +119,12 @@ def calls() -> list[tuple[str, str, dict[str, str]]]:
 
 
 def test_nothing_is_unpickled():
-    # torch.load stands once: LPIPS's backbone exists as .pth only, and is read after its checksum
+    # Published networks of evaluation exist as .pth only; they are read after their checksum.
     unpickling = [call for call in calls() if UNPICKLING.search(call[1])]
-    assert [call[1] for call in unpickling] == ["torch.load"]
-    assert unpickling[0][2].get("weights_only") == "True"
+    assert {call[1] for call in unpickling} == {"torch.load"}
+    for place, _, given in unpickling:
+        assert place.startswith("experiments/evaluation/"), place
+        assert given.get("weights_only") == "True", place
     for place, function, given in calls():
         assert given.get("allow_pickle", "False") == "False", place
         assert given.get("trust_remote_code", "False") == "False", place

@@ -18,7 +18,7 @@ from .frames import Images
 
 BACKBONES = {"squeeze": "SqueezeNet1_1_Weights", "alex": "AlexNet_Weights", "vgg": "VGG16_Weights"}
 SMALLEST = 64  # pixels; the backbones were made for 224
-CHUNK = 64  # images at a time: a plain bound on memory
+PIXELS = 2**20  # at a time: a plain bound on memory
 
 
 class Lpips:
@@ -62,7 +62,9 @@ class Lpips:
                 f"LPIPS takes images (n, 1 or 3, h, w) in [0, 1], got {tuple(a.shape)}"
             )
         self._network.to(a.device)
-        chunks = zip(_prepared(a).split(CHUNK), _prepared(b).split(CHUNK), strict=True)
+        a, b = _prepared(a), _prepared(b)
+        count = max(1, PIXELS // (a.shape[-2] * a.shape[-1]))
+        chunks = zip(a.split(count), b.split(count), strict=True)
         return torch.cat([self._network(x, y, normalize=True).flatten() for x, y in chunks])
 
 
@@ -87,17 +89,35 @@ def load_lpips(net: str = "squeeze", *, download: bool = False) -> Lpips:
 
 
 def _torchvision_file(net: str, download: bool) -> Path:
-    """torchvision's file in torch's cache; its name ends in the start of its sha256."""
+    """torchvision's file of a backbone in torch's cache."""
     url = getattr(torchvision.models, BACKBONES[net]).IMAGENET1K_V1.url
+    other = ", or set GEODESICS_DATA (lpips-squeeze in data/registry.toml)"
+    mend = other if net == "squeeze" else ""
+    return published_file(url, f"the {net} backbone of LPIPS", download, mend)
+
+
+def published_file(url: str, what: str, download: bool, other: str = "") -> Path:
+    """Published weights in torch's cache; the file's name ends in the start of its sha256.
+
+    Args:
+        url: where they are published.
+        what: what to call them in an error.
+        download: fetch them where they are missing.
+        other: a further mend of missing ones.
+
+    Raises:
+        FileNotFoundError: they are not on this machine.
+        ValueError: a damaged file.
+    """
     path = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
     checksum = path.stem.rsplit("-", 1)[-1]
     if not path.is_file():
         if not download:
             raise FileNotFoundError(
-                f"the {net} backbone of LPIPS is not on this machine; pass download=True, put "
-                f"torchvision's {path.name} into {path.parent}, or for squeeze set GEODESICS_DATA "
-                "(lpips-squeeze in data/registry.toml)"
+                f"{what} is not on this machine; pass download=True (--download), or put {url} "
+                f"into {path.parent}{other}"
             )
+        path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), hash_prefix=checksum)
     if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(checksum):
         raise ValueError(
