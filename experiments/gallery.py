@@ -1,14 +1,25 @@
-"""Rows of images side by side: how every notebook shows the frames of a path."""
+"""Frames of paths to look at: rows of images side by side, and moving pictures."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lib import checks
+from lib.files import replacing
+
+# Of a moving picture: milliseconds a frame, and for how many more frames each end stands still.
+PACE = 120
+REST = 3
+# Pixels of a moving picture above its panels, and between them; colours of its palette.
+HEADLINE = 22
+GAP = 6
+COLOURS = 64
 
 
 def frame_rows(
@@ -70,6 +81,77 @@ def frame_rows(
             if r == 0 and c < len(titles):
                 axes.set_title(titles[c], fontsize=10, pad=4)
     return figure
+
+
+def moving_picture(
+    panels: Mapping[str, Float[Tensor, "frames channels height width"]],
+    path: str | Path,
+    *,
+    side: int = 96,
+    inverted: bool = True,
+) -> Path:
+    """Frames side by side as an endless GIF, forward and back.
+
+    Args:
+        panels: name → frames in [0, 1], as many of each; values outside are clipped.
+        path: of the GIF.
+        side: height of a panel in pixels.
+        inverted: grey images as dark ink on white.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: no panels, another shape, different numbers of frames, or numbers that are not
+            finite.
+    """
+    if not panels:
+        raise ValueError("moving_picture needs the frames of at least one panel")
+    shown = {name: _picked(checks.finite(name, frames), None) for name, frames in panels.items()}
+    counts = {len(frames) for frames in shown.values()}
+    if len(counts) > 1:
+        raise ValueError(f"every panel needs as many frames, got {sorted(counts)}")
+    count = counts.pop()
+    pictures = [
+        _beside({name: frames[k] for name, frames in shown.items()}, side, inverted)
+        for k in range(count)
+    ]
+    there_and_back = pictures + pictures[-2:0:-1]
+    durations = [PACE] * len(there_and_back)
+    durations[0] = durations[count - 1] = PACE * (1 + REST)
+    path = Path(path)
+    with replacing(path) as (draft,):
+        there_and_back[0].save(
+            draft,
+            "gif",
+            save_all=True,
+            append_images=there_and_back[1:],
+            duration=durations,
+            loop=0,
+        )
+    return path
+
+
+def _beside(frames: Mapping[str, Tensor], side: int, inverted: bool) -> Image.Image:
+    """One frame of each panel under its name."""
+    tiles = []
+    for frame in frames.values():
+        array = pixels(frame)
+        if inverted and array.ndim == 2:
+            array = 1 - array
+        tile = Image.fromarray((255 * array).round().astype(np.uint8)).convert("RGB")
+        width = round(side * tile.width / tile.height)
+        tiles.append(tile.resize((width, side), Image.Resampling.BICUBIC))
+    total = sum(tile.width for tile in tiles) + GAP * (len(tiles) - 1)
+    picture = Image.new("RGB", (total, HEADLINE + side), "white")
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=14)
+    left = 0
+    for name, tile in zip(frames, tiles, strict=True):
+        draw.text((left + tile.width / 2, HEADLINE / 2), name, "black", font, anchor="mm")
+        picture.paste(tile, (left, HEADLINE))
+        left += tile.width + GAP
+    return picture.quantize(COLOURS, dither=Image.Dither.NONE)
 
 
 def pixels(frame: Float[Tensor, "channels height width"]) -> np.ndarray:

@@ -1,11 +1,12 @@
-"""Rows of frames: every frame is shown, and what is no row of images is refused."""
+"""Frames to look at: every one is shown, and what is no row of images is refused."""
 
 import math
 
 import pytest
 import torch
+from PIL import Image, ImageSequence
 
-from experiments.gallery import frame_rows
+from experiments.gallery import frame_rows, moving_picture
 
 
 def test_frame_rows_shows_every_frame():
@@ -32,3 +33,28 @@ def test_frame_rows_shows_every_frame():
 def test_frame_rows_refuses_what_is_no_row_of_images(rows, message):
     with pytest.raises(ValueError, match=message):
         frame_rows(rows)
+
+
+def test_a_moving_picture_goes_there_and_back(tmp_path):
+    ramp = torch.linspace(0, 1, 4)[:, None, None, None]
+    panels = {"grey": ramp.expand(4, 1, 8, 8), "red": ramp * torch.ones(4, 3, 8, 8)}
+    path = moving_picture(panels, tmp_path / "a.gif", side=16, inverted=False)
+    with Image.open(path) as picture:
+        frames = [frame.convert("L") for frame in ImageSequence.Iterator(picture)]
+    assert len(frames) == 6 and frames[0].size == (2 * 16 + 6, 22 + 16)
+    seen = [frame.getpixel((8, 22 + 8)) for frame in frames]
+    assert seen == pytest.approx([0, 85, 170, 255, 170, 85], abs=3)
+
+
+@pytest.mark.parametrize(
+    "panels, message",
+    [
+        ({}, "at least one"),
+        ({"a": torch.rand(3, 3, 8, 8), "b": torch.rand(4, 3, 8, 8)}, "as many frames"),
+        ({"a": torch.full((2, 1, 4, 4), math.nan)}, "NaN"),
+    ],
+)
+def test_a_moving_picture_refuses_panels_that_do_not_fit(panels, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        moving_picture(panels, tmp_path / "a.gif")
+    assert not list(tmp_path.iterdir())
