@@ -39,6 +39,8 @@ PALETTE: dict[str, str] = {
     # baselines
     "lerp": "#8C8C8C",
     "slerp": "#56B4E9",
+    "lerp_denoised": "#7A5200",
+    "ot": "#E69F00",
     "shared_noise_lerp": "#4D4D4D",
     "shared_noise_slerp": "#0072B2",
     "ddim_slerp": "#2E7D5B",
@@ -55,6 +57,8 @@ BASELINES = (
     "euclidean",
     "lerp",
     "slerp",
+    "lerp_denoised",
+    "ot",
     "shared_noise_lerp",
     "shared_noise_slerp",
     "ddim_slerp",

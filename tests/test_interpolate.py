@@ -55,7 +55,8 @@ def test_every_method_gives_frames_between_the_ends(method):
     assert result.frames.shape == (1, 5, 2)
     assert torch.isfinite(result.frames).all()
     assert result.method == method
-    if method in baselines.INTERPOLATIONS and baselines.INTERPOLATIONS[method].only_there:
+    baseline = baselines.INTERPOLATIONS.get(method)
+    if baseline is not None and baseline.space != "clean":
         assert result.path is None
         assert result.evaluations > 0
         assert result.settings["ends"] == "reconstructed"
@@ -69,7 +70,9 @@ def test_every_method_gives_frames_between_the_ends(method):
     if method in METHODS:
         assert result.evaluations == result.path.score_evaluations > 0
     else:
-        assert result.path is None and result.evaluations == 0
+        assert result.path is None
+        # the denoised line's three frames between the ends
+        assert result.evaluations == (3 if baseline.denoises else 0)
 
 
 def test_stein_frames_lie_on_the_exact_geodesic():
@@ -235,6 +238,21 @@ def test_baselines_are_the_paths_module():
         interpolate(SphereScore(), a, b, method="lerp", frames=4).frames, paths.lerp(a, b, 4)
     )
     torch.testing.assert_close(baselines.straight(None, a, b, 3, time=2.0)[:, -1], a + 2 * b)
+
+
+def test_the_denoised_line_holds_posterior_means():
+    """Of N(m, 2²) at sigma 1: E[x₀ | x] = (4 x + m) / 5; the ends stay as given."""
+    mean = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    score = GaussianScore(mean, 2.0, sigma=0.5)
+    a, b = torch.tensor([[0.0, 0.0], [4.0, 2.0]], dtype=torch.float64)
+    frames = interpolate(score, a, b, method="lerp_denoised", frames=3, sigma=1.0).frames[0]
+    middle = (4 * (a + b) / 2 + mean) / 5
+    torch.testing.assert_close(frames, torch.stack([a, middle, b]))
+    assert interpolate(score, a, b, method="lerp_denoised", frames=2).evaluations == 0
+    with pytest.raises(ValueError, match="fixed density"):
+        interpolate(lambda x: -x, a, b, method="lerp_denoised")
+    with pytest.raises(ValueError, match="space"):
+        interpolate(score, a, b, method="lerp_denoised", space="ddim")
 
 
 @pytest.mark.parametrize(
@@ -409,6 +427,8 @@ def test_every_method_runs_its_pipeline_on_a_network_and_a_batch_is_its_pairs_on
     evaluations = {"clean": 0, "shared_noise": 2 * 5 * 12, "ddim": 2 * 5 * 12 + 2 * 2 * 11}[space]
     if both.path is not None:
         evaluations += both.path.score_evaluations
+    if method == "lerp_denoised":
+        evaluations += 2 * 3
     assert both.evaluations == evaluations
     if space == "clean":
         torch.testing.assert_close(both.frames[:, 0], start, atol=1e-6, rtol=0)

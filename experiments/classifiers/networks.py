@@ -93,6 +93,10 @@ class Classifier(nn.Module):
         """Last activations averaged over space: what FID and KID are taken of."""
         return _in_chunks(self._pooled, images)
 
+    def confidence(self, images: Float[Tensor, "n *event"]) -> Float[Tensor, " n"]:
+        """Probability of the likeliest class of each image (n, *event_shape) in [0, 1]."""
+        return _in_chunks(self, images).softmax(1).amax(1)
+
     def perceptual_distance(
         self, a: Float[Tensor, "n *event"], b: Float[Tensor, "n *event"]
     ) -> Float[Tensor, " n"]:

@@ -64,6 +64,11 @@ def pdv(steps: Float[Tensor, "pairs steps"]) -> Float[Tensor, " pairs"]:
     return steps.std(1, correction=0)
 
 
+def largest_step(steps: Float[Tensor, "pairs steps"]) -> Float[Tensor, " pairs"]:
+    """The largest distance of adjacent frames: a jump from one end to the other shows here."""
+    return steps.amax(1)
+
+
 class PathLogDensity(NamedTuple):
     """log p over the frames of each path, in nats.
 

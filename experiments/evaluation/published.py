@@ -81,11 +81,16 @@ def load_lpips(net: str = "squeeze", *, download: bool = False) -> Lpips:
         FileNotFoundError: the backbone is not on this machine.
         ValueError: unknown net, or a damaged file.
     """
-    checks.choice("net", net, BACKBONES)
-    local = data.locate("lpips-squeeze") if net == "squeeze" else None
-    path = next(iter(local.values())) if local else _torchvision_file(net, download)
+    path = backbone(net, download=download)
     weights = torch.load(path, map_location="cpu", weights_only=True)
     return Lpips(net, weights, path.name)
+
+
+def backbone(net: str, *, download: bool = False) -> Path:
+    """The checked file of a backbone; arguments and errors as `load_lpips`."""
+    checks.choice("net", net, BACKBONES)
+    local = data.locate("lpips-squeeze") if net == "squeeze" else None
+    return next(iter(local.values())) if local else _torchvision_file(net, download)
 
 
 def _torchvision_file(net: str, download: bool) -> Path:

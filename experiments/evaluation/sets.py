@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lib import checks
 
-from ..classifiers import Reference
+from ..classifiers import Classifier, Reference
+from .imagenet import ImageNetNetwork
 
 # The one "pair" of a set that is not divided.
 ALL = torch.tensor([0])
@@ -16,6 +17,9 @@ ALL = torch.tensor([0])
 Features = Float[Tensor, "rows k"]
 OtherFeatures = Float[Tensor, "other_rows k"]
 PairFeatures = Float[Tensor, "pairs frames k"]
+Network = Classifier | ImageNetNetwork
+# Indices of chosen pairs (…, pairs) -> (…,)
+OfPairs = Callable[[Tensor], Tensor]
 
 
 def fid(features: Features, reference: OtherFeatures | Reference) -> float:
@@ -79,7 +83,7 @@ def frechet_distance(
     return (mean_a - mean_b).square().sum(-1) + traces - 2 * spectrum.sqrt().sum(-1)
 
 
-def fid_of_pairs(features: PairFeatures, reference: Reference) -> Callable[[Tensor], Tensor]:
+def fid_of_pairs(features: PairFeatures, reference: Reference) -> OfPairs:
     """The FID of the frames of chosen pairs, fast enough for thousands of choices.
 
     Args:
@@ -107,20 +111,53 @@ def fid_of_pairs(features: PairFeatures, reference: Reference) -> Callable[[Tens
     return of_chosen
 
 
-def kid_of_pairs(features: PairFeatures, reference: Reference) -> Callable[[Tensor], Tensor]:
+def kid_of_pairs(features: PairFeatures, reference: Reference) -> OfPairs:
     """The KID of the frames of chosen pairs, as `fid_of_pairs`."""
-    return _mmd_of_pairs(features, reference.sample)
+    return _mmd_of_pairs(features, reference.sample, features.shape[2])
 
 
-def _mmd_of_pairs(features: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+def imagenet_kid_of_pairs(features: PairFeatures, reference: Reference) -> OfPairs:
+    """The same under k(x, y) = (x·y/m + 1)³, m the mean of ‖y‖² over the reference.
+
+    KID's own kernel has the number of features for m, which suits Inception: features of other
+    networks are larger or smaller by far.
+    """
+    scale = float(reference.sample.square().sum(1).mean())
+    return _mmd_of_pairs(features, reference.sample, scale)
+
+
+def set_measures(network: Network) -> dict[str, Callable[[PairFeatures, Reference], OfPairs]]:
+    """The set measures of a network's features, by name.
+
+    A classifier that was made here has "fid" and "kid". An ImageNet network has its kernel distance
+    alone, under its own name.
+    """
+    if isinstance(network, ImageNetNetwork):
+        return {network.measure: imagenet_kid_of_pairs}
+    return {"fid": fid_of_pairs, "kid": kid_of_pairs}
+
+
+def reference_of(network: Network, images: Tensor, made_of: str) -> Reference:
+    """Features of real images, as the other set of `set_summary`.
+
+    Args:
+        network: whose features are taken.
+        images: in [0, 1], two or more.
+        made_of: the images in words.
+    """
+    features = network.features(images).double()
+    return Reference(features.mean(0), features.T.cov(), features, made_of, str(network.sha256))
+
+
+def _mmd_of_pairs(features: Tensor, y: Tensor, scale: float) -> OfPairs:
     """Squared MMD of the frames of chosen pairs against rows y, from sums over pairs of pairs."""
     pairs, frames, _ = features.shape
     x = features.double().flatten(0, 1)
-    within = _kernel(x, x)
+    within = _kernel(x, x, scale)
     blocks = within.reshape(pairs, frames, pairs, frames).sum((1, 3))
     diagonal = within.diagonal().reshape(pairs, frames).sum(1)
-    across = _kernel(x, y).mean(1).reshape(pairs, frames).sum(1)
-    own = _kernel(y, y)
+    across = _kernel(x, y, scale).mean(1).reshape(pairs, frames).sum(1)
+    own = _kernel(y, y, scale)
     other = (own.sum() - own.trace()) / (len(y) * (len(y) - 1))
 
     def of_chosen(indices: Tensor) -> Tensor:
@@ -139,11 +176,11 @@ def _occurrences(indices: Tensor, pairs: int) -> Tensor:
 
 
 def _mmd(x: Tensor, y: Tensor) -> Tensor:
-    return _mmd_of_pairs(x[None], y)(ALL)
+    return _mmd_of_pairs(x[None], y, x.shape[1])(ALL)
 
 
-def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    return (x @ y.T / x.shape[1] + 1) ** 3
+def _kernel(x: Tensor, y: Tensor, scale: float) -> Tensor:
+    return (x @ y.T / scale + 1) ** 3
 
 
 def _checked(features: Tensor, reference: Tensor | Reference) -> tuple[Tensor, Reference]:

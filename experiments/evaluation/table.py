@@ -16,13 +16,14 @@ from lib.scores import Score
 
 from ..classifiers import KINDS, Classifier, Reference, load_classifier
 from .bootstrap import Interval, bootstrap
-from .frames import Distance, mse, path_log_density, pdv, ppl, psnr, ssim
-from .sets import fid_of_pairs, kid_of_pairs
+from .frames import Distance, largest_step, mse, path_log_density, pdv, ppl, psnr, ssim
+from .imagenet import IMAGENET, SIDE
+from .motion import motion
+from .sets import Network, OfPairs, set_measures
 from .steps import adjacent_distances
+from .typical import CONFIDENCE, RealDensity, confident_share, typicality
 
 Frames = Float[Tensor, "pairs frames channels height width"]
-
-SET_MEASURES = {"fid": fid_of_pairs, "kid": kid_of_pairs}
 
 INNER = (
     "mean over the frames between first and last (given or reconstructed: not counted), against "
@@ -40,6 +41,12 @@ DEFINITIONS = {
     "ends, line integral of the score",
     "log_density_dip": "nats ≥ 0: how far log p_sigma of the lowest frame lies below the lower "
     "end; lower is better",
+    "motion": "pixels a step: mean optical flow between adjacent frames, end points among them "
+    "(Lucas–Kanade, pixels weighted by their structure); a cross-fade moves least",
+    "confident_share": "share of the frames between first and last that the bundled {network} "
+    f"reads as one class with probability ≥ {CONFIDENCE}; higher is better",
+    "typicality": "mean log p_sigma of the frames between first and last less that of held-out "
+    "real images, in standard deviations of the latter; 0 is typical, a mode lies above",
     "evaluations": "network (score) evaluations a pair: points at which the score was computed",
     "converged": "share of the geodesics whose solver converged",
     "seconds": "wall-clock seconds a pair, all pairs in one batch",
@@ -47,12 +54,20 @@ DEFINITIONS = {
     "all pairs against {against}; lower is better, comparable at equal numbers of frames only",
     "kid": "unbiased squared MMD, kernel (x·y/k + 1)³, of the bundled {network}'s features, frames "
     "between first and last of all pairs against {against}; lower is better",
+} | {
+    network.measure: "unbiased squared MMD, kernel (x·y/m + 1)³, m the mean ‖y‖² of the reference, "
+    f"of the mean-pooled last features of {name} (ImageNet; images enlarged to {SIDE} pixels), "
+    "frames between first and last of all pairs against real images; lower is better, no FID"
+    for name, network in IMAGENET.items()
 }
 PATH_DEFINITIONS = {
     "ppl": "sum of the {} distances of adjacent frames, end points among them; lower is better",
     "pdv": "standard deviation (divisor: their number) of the {} distances of adjacent frames, end "
     "points among them; lower is better",
+    "largest_step": "largest of the {} distances of adjacent frames, end points among them; lower "
+    "is better",
 }
+OF_PATH = "|".join(PATH_DEFINITIONS)
 
 
 def definition(measure: str, classifier: str | Classifier = "digits") -> str:
@@ -72,7 +87,7 @@ def definition(measure: str, classifier: str | Classifier = "digits") -> str:
     else:
         kind = type(classifier)
     network = kind.kind.replace("-", " ")
-    of_path = re.fullmatch("(ppl|pdv)_(.+)", measure)
+    of_path = re.fullmatch(f"({OF_PATH})_(.+)", measure)
     if of_path is None:
         return DEFINITIONS[measure].format(network=network, against=kind.against)
     name, distance = of_path.groups()
@@ -87,6 +102,8 @@ def evaluate(
     *,
     distances: Mapping[str, Distance] | None = None,
     score: Score | None = None,
+    real: RealDensity | None = None,
+    classifier: Classifier | None = None,
     evaluations: Mapping[str, float | Tensor] | None = None,
     seconds: Mapping[str, float | Tensor] | None = None,
     about: Mapping[str, Sequence] | None = None,
@@ -101,9 +118,11 @@ def evaluate(
         truth: the true frames, of the same shape, for mse, psnr, ssim and distances. First and last
             frame do not count against it.
         distances: name → function of images twice -> (n,), for the columns name (with truth),
-            ppl_name and pdv_name. By default "perceptual", that of the bundled digit classifier;
-            for photographs of hands load_classifier("hands").perceptual_distance.
+            ppl_name, pdv_name and largest_step_name. By default "perceptual", that of the bundled
+            digit classifier; for photographs of hands load_classifier("hands").perceptual_distance.
         score: for the log density along the frames.
+        real: log density of real images under this score, for typicality.
+        classifier: for the share of frames that it reads with confidence.
         evaluations: method → total over the pairs, or (pairs,); the result's own by default.
         seconds: the same.
         about: further columns, one entry a pair (digit, angle).
@@ -113,6 +132,8 @@ def evaluate(
     """
     if not frames:
         raise ValueError("evaluate needs the frames of at least one method")
+    if real is not None and score is None:
+        raise ValueError("typicality needs the score that real= was made with; pass score= too")
     if distances is None:
         distances = {"perceptual": load_classifier().perceptual_distance}
     counts = {
@@ -133,6 +154,10 @@ def evaluate(
             log_density = path_log_density(score, x)
             columns["log_density_mean"] = log_density.mean.cpu()
             columns["log_density_dip"] = log_density.dip.cpu()
+        if real is not None:
+            columns["typicality"] = typicality(score, x, real).cpu()
+        if classifier is not None:
+            columns["confident_share"] = confident_share(x.clamp(0, 1), classifier).cpu()
         if method in counts:
             columns["evaluations"] = _each(counts[method], len(x))
         if method in seconds:
@@ -144,7 +169,11 @@ def evaluate(
 
 
 def summary(
-    table: pd.DataFrame, by: str | Sequence[str] = "method", **settings: Any
+    table: pd.DataFrame,
+    by: str | Sequence[str] = "method",
+    *,
+    units: str | None = None,
+    **settings: Any,
 ) -> pd.DataFrame:
     """Mean over pairs of every measure with its bootstrap interval.
 
@@ -153,6 +182,8 @@ def summary(
     Args:
         table: of `evaluate`.
         by: columns to group by.
+        units: column that names the unit of each pair. Pairs of one unit (the turns of one digit)
+            are drawn together; each unit has as many pairs as the others.
         settings: of `bootstrap` (level, draws, generator).
 
     Returns:
@@ -163,7 +194,7 @@ def summary(
         ValueError: unknown column, or only some rows of a group have a measure.
     """
     by = [by] if isinstance(by, str) else list(by)
-    for name in by:
+    for name in [*by, *([units] if units else [])]:
         checks.choice("column", name, table.columns)
     measures = [column for column in table.columns if is_measure(column)]
     rows = []
@@ -180,7 +211,8 @@ def summary(
                     "rows, group more finely, or drop the rows or column"
                 )
             if len(values) > 1 and np.isfinite(values).all():
-                interval = bootstrap(torch.from_numpy(values), **settings)
+                grouped = torch.from_numpy(values)[_grouped(units, group)]
+                interval = bootstrap(grouped.mean(1), **settings)
             else:
                 interval = Interval(values.mean(), np.nan, np.nan)
             rows.append((*key, measure, *interval, len(values)))
@@ -191,11 +223,13 @@ def set_summary(
     frames: Mapping[str, Any],
     reference: Reference,
     *,
-    classifier: Classifier | None = None,
+    classifier: Network | None = None,
+    units: Sequence | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
-    """FID and KID of each method's frames between first and last against a reference.
+    """Set measures of each method's frames between first and last against a reference.
 
+    FID and KID of a bundled classifier's features, or the kernel distance of an ImageNet network's.
     Intervals come from drawing pairs with all their frames, the draws' mean moved onto the estimate
     (`bootstrap`, centre): they show the spread over pairs.
 
@@ -203,20 +237,18 @@ def set_summary(
         frames: as in `evaluate`.
         reference: features of the other set.
         classifier: whose features the reference holds, that of digits if None (for hands
-            load_classifier("hands")).
+            load_classifier("hands"); or load_imagenet() with a `reference_of` it).
+        units: of the pairs, one name each: pairs of one unit (the turns of one digit) are drawn
+            together; each unit has as many pairs as the others.
         settings: of `bootstrap`.
 
     Returns:
         Rows as `summary`'s, to be put below them.
     """
-    features = _features(frames, reference, classifier or load_classifier())
-    rows = []
-    for method, x in features.items():
-        for measure, of_pairs in SET_MEASURES.items():
-            value = of_pairs(x, reference)
-            interval = bootstrap(torch.arange(len(x)), value, centre=True, **settings)
-            rows.append((method, measure, *interval, len(x)))
-    return pd.DataFrame(rows, columns=["method", "measure", "estimate", "low", "high", "pairs"])
+    network = classifier or load_classifier()
+    _check_network(network, reference)
+    features = {method: set_features(x, network) for method, x in frames.items()}
+    return summary_of_features(features, reference, network=network, units=units, **settings)
 
 
 def set_differences(
@@ -225,10 +257,11 @@ def set_differences(
     baselines: Sequence[str],
     reference: Reference,
     *,
-    classifier: Classifier,
+    classifier: Network,
+    units: Sequence | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
-    """FID and KID of each method less each baseline's, on the same pairs; below zero is better.
+    """Set measures of each method less each baseline's, on the same pairs; below zero is better.
 
     Args:
         frames: as in `evaluate`.
@@ -236,6 +269,7 @@ def set_differences(
         baselines: names in `frames`.
         reference: as in `set_summary`.
         classifier: as in `set_summary`.
+        units: as in `set_summary`.
         settings: of `bootstrap`.
 
     Returns:
@@ -244,28 +278,89 @@ def set_differences(
     names = [*methods, *baselines]
     for name in names:
         checks.choice("method", name, frames)
-    features = _features({name: frames[name] for name in names}, reference, classifier)
-    if len({len(x) for x in features.values()}) > 1:
-        raise ValueError("methods and baselines must have the same pairs")
+    _check_network(classifier, reference)
+    features = {name: set_features(frames[name], classifier) for name in names}
+    return differences_of_features(
+        features, methods, baselines, reference, network=classifier, units=units, **settings
+    )
+
+
+def set_features(
+    frames: Any, network: Network, *, every: int = 1
+) -> Float[Tensor, "pairs frames k"]:
+    """Features of the frames between first and last, of which set measures are taken.
+
+    Args:
+        frames: (pairs, N ≥ 3, c, h, w) or a result of `lib.interpolate`.
+        network: whose features.
+        every: take every so many of these frames only, which costs less.
+    """
+    x = _tensor(frames)
+    _check("frames", x, x)
+    inner = x[:, 1 : -1 : checks.count("every", every)]
+    return network.features(inner.flatten(0, 1).clamp(0, 1)).unflatten(0, inner.shape[:2])
+
+
+def summary_of_features(
+    features: Mapping[str, Tensor],
+    reference: Reference,
+    *,
+    network: Network,
+    units: Sequence | None = None,
+    **settings: Any,
+) -> pd.DataFrame:
+    """`set_summary` of features that `set_features` has taken already."""
     rows = []
-    for measure, of_pairs in SET_MEASURES.items():
-        values = {name: of_pairs(x, reference) for name, x in features.items()}
+    for method, x in features.items():
+        for measure, value in _of_units(x, reference, network, units).items():
+            count = len(torch.unique(_unit_numbers(units, len(x))))
+            interval = bootstrap(torch.arange(count), value, centre=True, **settings)
+            rows.append((method, measure, *interval, len(x)))
+    return pd.DataFrame(rows, columns=["method", "measure", "estimate", "low", "high", "pairs"])
+
+
+def differences_of_features(
+    features: Mapping[str, Tensor],
+    methods: Sequence[str],
+    baselines: Sequence[str],
+    reference: Reference,
+    *,
+    network: Network,
+    units: Sequence | None = None,
+    **settings: Any,
+) -> pd.DataFrame:
+    """`set_differences` of features that `set_features` has taken already."""
+    names = [*methods, *baselines]
+    if len({len(features[name]) for name in names}) > 1:
+        raise ValueError("methods and baselines must have the same pairs")
+    values = {name: _of_units(features[name], reference, network, units) for name in names}
+    pairs = len(features[names[0]])
+    count = len(torch.unique(_unit_numbers(units, pairs)))
+    rows = []
+    for measure in set_measures(network):
         for method, baseline in product(methods, baselines):
-            pairs = len(features[method])
 
             def difference(
-                indices: Tensor, first=values[method], second=values[baseline]
+                indices: Tensor,
+                first=values[method][measure],
+                second=values[baseline][measure],
             ) -> Tensor:
                 return first(indices) - second(indices)
 
-            interval = bootstrap(torch.arange(pairs), difference, centre=True, **settings)
+            interval = bootstrap(torch.arange(count), difference, centre=True, **settings)
             rows.append((method, baseline, measure, *interval, pairs))
     columns = ["method", "baseline", "measure", "estimate", "low", "high", "pairs"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def paired_ratio(
-    table: pd.DataFrame, method: str, baseline: str, measure: str, **settings: Any
+    table: pd.DataFrame,
+    method: str,
+    baseline: str,
+    measure: str,
+    *,
+    units: str | None = None,
+    **settings: Any,
 ) -> Interval:
     """Mean of a measure over pairs, method's over baseline's, with its interval.
 
@@ -276,6 +371,7 @@ def paired_ratio(
         method: name in the table.
         baseline: name in the table.
         measure: column of the table.
+        units: as in `summary`.
         settings: of `bootstrap`.
 
     Raises:
@@ -296,29 +392,58 @@ def paired_ratio(
             "common pairs"
         )
 
+    if units is not None:
+        first = rows[rows["method"] == method].set_index("pair").loc[wide.columns]
+        values = values[:, _grouped(units, first)].mean(2)
+
     def ratio_of_means(x: Tensor) -> Tensor:
         return x[0].mean(-1) / x[1].mean(-1)
 
     return bootstrap(values, ratio_of_means, **settings)
 
 
-def _features(
-    frames: Mapping[str, Any], reference: Reference, classifier: Classifier
-) -> dict[str, Tensor]:
-    """Features of each method's frames between first and last: (pairs, frames − 2, k)."""
-    if classifier.sha256 != reference.model:
+def _of_units(
+    features: Tensor, reference: Reference, network: Network, units: Sequence | None
+) -> dict[str, OfPairs]:
+    """Each set measure of chosen units; without units each pair is one."""
+    _check_network(network, reference)
+    grouped = features[_rows_of_units(_unit_numbers(units, len(features)))].flatten(1, 2)
+    return {name: measure(grouped, reference) for name, measure in set_measures(network).items()}
+
+
+def _check_network(network: Network, reference: Reference) -> None:
+    if network.sha256 != reference.model:
         raise ValueError(
             "the reference holds another classifier's features: load both by one name, "
             "load_classifier('hands') and load_reference('hands'), or make it anew with "
-            "make_reference"
+            "make_reference (of an ImageNet network with reference_of)"
         )
-    features = {}
-    for method, result in frames.items():
-        x = _tensor(result)
-        _check(method, x, x)
-        inner = x[:, 1:-1].flatten(0, 1).clamp(0, 1)
-        features[method] = classifier.features(inner).unflatten(0, (len(x), -1))
-    return features
+
+
+def _grouped(units: str | None, table: pd.DataFrame) -> Tensor:
+    """Rows of the table by unit, (units, pairs of each)."""
+    names = None if units is None else table[units].tolist()
+    return _rows_of_units(_unit_numbers(names, len(table)))
+
+
+def _unit_numbers(units: Sequence | None, pairs: int) -> Tensor:
+    """A number for the unit of each pair, in the order of their first pairs."""
+    if units is None:
+        return torch.arange(pairs)
+    if len(units) != pairs:
+        raise ValueError(f"units names {len(units)} pairs, but there are {pairs}")
+    return torch.from_numpy(pd.factorize(np.asarray(units))[0])
+
+
+def _rows_of_units(numbers: Tensor) -> Tensor:
+    """The pairs of each unit: (units, pairs of each)."""
+    counts = torch.bincount(numbers)
+    if (counts != counts[0]).any():
+        raise ValueError(
+            f"units have from {counts.min()} to {counts.max()} pairs; each must have as many as "
+            "the others, or the mean would not be that of the pairs"
+        )
+    return torch.argsort(numbers, stable=True).reshape(len(counts), -1)
 
 
 def _tensor(result: Any) -> Tensor:
@@ -342,6 +467,8 @@ def _image_columns(
         steps = adjacent_distances(x, distance).double()
         columns[f"ppl_{name}"] = ppl(steps)
         columns[f"pdv_{name}"] = pdv(steps)
+        columns[f"largest_step_{name}"] = largest_step(steps)
+    columns["motion"] = motion(x)
     return {name: values.cpu() for name, values in columns.items()}
 
 
@@ -371,4 +498,4 @@ def _refuse_nan(method: str, table: pd.DataFrame) -> None:
 
 
 def is_measure(column: str) -> bool:
-    return column in DEFINITIONS or re.match("(ppl|pdv)_", column) is not None
+    return column in DEFINITIONS or re.match(f"({OF_PATH})_", column) is not None

@@ -57,6 +57,29 @@ def noisediffusion(
     return (noisy + clean).clamp(-CLIP, CLIP)
 
 
+def denoise_inner(
+    score: Score, points: Float[Tensor, "batch frames *event"]
+) -> Float[Tensor, "batch frames *event"]:
+    """Replace each point between the ends by its posterior mean D_sigma(x) = x + sigma² s(x).
+
+    The ends stay as they are. One evaluation a point between them. A point of a geodesic of p_sigma
+    is as noisy as p_sigma's points are; this shows what it stands for.
+
+    Args:
+        score: With a noise level.
+        points: Paths.
+
+    Raises:
+        ValueError: The score is of one fixed density, without noise.
+    """
+    inner = points[:, 1:-1]
+    if inner.shape[1] == 0:
+        return points
+    times = torch.linspace(0, 1, points.shape[1], dtype=torch.float64)[1:-1]
+    clean = score.along(times).denoise(inner.flatten(0, 1)).reshape(inner.shape)
+    return torch.cat([points[:, :1], clean, points[:, -1:]], 1)
+
+
 @dataclass(frozen=True)
 class Baseline(Method):
     """An interpolation without a metric.
@@ -64,15 +87,23 @@ class Baseline(Method):
     Attributes:
         path: (a, b, frames) to (batch, frames, *event), in its space.
         mixes: Whether it takes the given ends too, as clean_a and clean_b.
+        denoises: Whether its points between the ends are denoised once.
     """
 
     path: Callable[..., Tensor] = lerp
     mixes: bool = False
+    denoises: bool = False
 
 
 INTERPOLATIONS: dict[str, Baseline] = {
     "lerp": Baseline("straight line", path=lerp),
     "slerp": Baseline("great circle about the origin", path=slerp),
+    "lerp_denoised": Baseline(
+        "straight line, each point between the ends denoised once: D_sigma(x) = x + sigma² s(x)",
+        path=lerp,
+        denoises=True,
+        only_there=True,
+    ),
     "shared_noise_lerp": Baseline(
         "straight line between ends with the same noise, t = 400",
         path=lerp,

@@ -16,7 +16,7 @@ from .. import checks, paths
 from ..metrics import Metric, SpaceTimeMetric
 from ..scores import Score, as_score
 from ..solvers import Geodesic, geodesic, shoot
-from .baselines import EXTRAPOLATIONS, INTERPOLATIONS, Baseline
+from .baselines import EXTRAPOLATIONS, INTERPOLATIONS, Baseline, denoise_inner
 from .presets import METHODS, Preset
 from .spaces import Method, NoisedSpace, Space, working_space
 
@@ -255,7 +255,8 @@ def _baseline_path(
     a, b = _enter(room, start, end)
     if baseline.mixes:
         return baseline.path(a, b, frames, room.score.encode(start), room.score.encode(end))
-    return baseline.path(a, b, frames)
+    points = baseline.path(a, b, frames)
+    return denoise_inner(room.score, points) if baseline.denoises else points
 
 
 def _geodesic_path(
