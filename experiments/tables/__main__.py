@@ -35,6 +35,16 @@ def tables() -> None:
     """Keeps the name of a table on the command line while there is only one."""
 
 
+@app.command()
+def film(
+    out: Out = None, work: Work = base.WORK, small: Small = False, allow_dirty: Dirty = False
+) -> None:
+    """Videos of moving hands against the paths between their ends (notebook 08)."""
+    from .film import table
+
+    write(table(small=small), out, work, small, allow_dirty)
+
+
 def write(table: base.Table, out: Path | None, work: Path, small: bool, dirty: bool) -> None:
     """Make a table at the place that the options name."""
     if out is None:
