@@ -179,16 +179,18 @@ def sample(
     steps: int = 25,
     guidance: float = 3.0,
     size: int | None = None,
+    **settings: Any,
 ) -> Pictures:
     """One picture of each caption by the pipeline's own scheduler, the same alone and in a batch.
 
     Args:
-        pipe: a StableDiffusionPipeline.
+        pipe: a text-to-image pipeline.
         captions: n prompts.
         seeds: n seeds; each picture has its own noise.
         steps: of the scheduler.
         guidance: of classifier-free guidance, 1 for none.
         size: side in pixels, the model's own if None.
+        settings: further ones of the pipeline's call.
 
     Returns:
         In [0, 1], on the CPU.
@@ -203,6 +205,7 @@ def sample(
         height=size,
         width=size,
         generator=generators,
+        **settings,
     ).images
     return pictures.float().cpu()
 

@@ -433,6 +433,7 @@ def test_one_command_trains_measures_and_writes_a_model_that_loads(tmp_path, pic
         (["rotated-mnist", "--out", "own"], "thesis.tex"),
         (["rotated-mnist"], "GEODESICS_DATA"),
         (["hands"], "GEODESICS_DATA"),
+        (["hands-flow"], "GEODESICS_DATA"),
         (["hands", "--samples", 0], "samples"),
         (["hands", "--digits", "mnist"], "--digits"),
         (["hand-classifier"], "GEODESICS_DATA"),

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from torch import OutOfMemoryError
 
-from . import classifiers, hands, rotated_mnist
+from . import classifiers, hands, hands_flow, rotated_mnist
 from .folders import registry_lines
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,6 +127,31 @@ def train_hands(
         machine=machine,
     )
     _report(hands.NAME, out)
+
+
+@app.command(hands_flow.NAME)
+def train_hands_flow(
+    out: Out = None,
+    work: Work = None,
+    steps: Steps = hands_flow.SETTINGS.steps,
+    until: Until = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    samples: Annotated[int, typer.Option(help="Of each digit, for samples.png.")] = 8,
+    machine: Machine = "",
+) -> None:
+    """The same hands by flow matching: a transformer on the latents of "hands"."""
+    out, work = _folders(hands_flow.NAME, out, work)
+    hands_flow.train_hands_flow(
+        out,
+        work,
+        replace(hands_flow.SETTINGS, steps=steps, seed=seed),
+        until=until,
+        samples=samples,
+        device=device,
+        machine=machine,
+    )
+    _report(hands_flow.NAME, out)
 
 
 @app.command("digit-classifier")

@@ -114,7 +114,7 @@ def train_hands(
     device = checks.device(device)
     require_replaceable(folder, WRITTEN)
     test = hands.photographs("test")
-    classifier = classifier or _bundled_classifier(progress)
+    classifier = classifier or bundled_classifier(progress)
     first = train_autoencoder(work, autoencoder, until=until, device=device, progress=progress)
     vae = round_weights(first.average)
     second, tokens = train_denoiser(
@@ -322,13 +322,18 @@ def reconstruct(vae: nn.Module, images: Tensor) -> Tensor:
     return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
 
 
-def sample_digits(pipe: Any, count: int, seed: int = 0) -> Tensor:
-    """`count` samples of each digit in turn, each of its own seed: (10 · count, 3, 64, 64)."""
+def sample_digits(pipe: Any, count: int, seed: int = 0, **settings: Any) -> Tensor:
+    """`count` samples of each digit in turn, each of its own seed: (10 · count, 3, 64, 64).
+
+    Settings are further ones of the pipeline's call.
+    """
     seeds = range(seed, seed + count)
     parts = []
     for word in hands.WORDS:
         captions = [hands.CAPTIONS[0].format(word)] * count
-        parts.append(hands.sample(pipe, captions, seeds, steps=STEPS, guidance=GUIDANCE))
+        parts.append(
+            hands.sample(pipe, captions, seeds, steps=STEPS, guidance=GUIDANCE, **settings)
+        )
     return torch.cat(parts)
 
 
@@ -348,7 +353,8 @@ def describe_right(shares: Tensor, count: int, classifier: HandClassifier) -> st
     )
 
 
-def _bundled_classifier(progress: bool) -> HandClassifier | None:
+def bundled_classifier(progress: bool = True) -> HandClassifier | None:
+    """The bundled classifier of hands; None, and a line on stderr, where it is missing."""
     try:
         return load_classifier("hands")
     except FileNotFoundError as error:
@@ -372,19 +378,30 @@ def save_hands(
     def write(draft: Path) -> None:
         half = [copy.deepcopy(part).half() for part in (pipe.vae, pipe.unet, pipe.text_encoder)]
         rounded = networks.pipeline(*half, pipe.tokenizer, pipe.scheduler)
-        rounded.save_pretrained(draft, safe_serialization=True)
-        # This "dtype" would load as float16 beside a float32 U-Net.
-        config = draft / "text_encoder" / "config.json"
+        write_pipeline(draft, rounded, text, pictures)
+
+    return write_folder(folder, write, WRITTEN)
+
+
+def write_pipeline(
+    draft: Path, pipe: Any, text: str, pictures: dict[str, tuple[Tensor, int]]
+) -> None:
+    """Write a pipeline whose text encoders are CLIP's, README.md and pictures into a folder.
+
+    Its weights are in half precision already, and load in single precision.
+    """
+    pipe.save_pretrained(draft, safe_serialization=True)
+    # This "dtype" would load as float16 beside a float32 network.
+    for config in sorted(draft.glob("text_encoder*/config.json")):
         content = config.read_text(encoding="utf-8")
         content = content.replace('"dtype": "float16"', '"dtype": "float32"')
         config.write_text(content, encoding="utf-8")
-        # vocab.json and merges.txt, as in CLIP.
-        pipe.tokenizer.backend_tokenizer.model.save(str(draft / "tokenizer"))
-        (draft / "README.md").write_text(text, encoding="utf-8")
-        for name, (images, row) in pictures.items():
-            save_image(images, draft / name, nrow=row, padding=0)
-
-    return write_folder(folder, write, WRITTEN)
+    # vocab.json and merges.txt, as in CLIP.
+    for folder in sorted(draft.glob("tokenizer*")):
+        pipe.tokenizer.backend_tokenizer.model.save(str(folder))
+    (draft / "README.md").write_text(text, encoding="utf-8")
+    for name, (images, row) in pictures.items():
+        save_image(images, draft / name, nrow=row, padding=0)
 
 
 def describe(photographs: hands.Photographs) -> str:

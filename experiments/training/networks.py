@@ -169,3 +169,82 @@ def pipeline(
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def flow_transformer(
+    heads: int = 3, layers: int = 5, *, text: int = 256, seed: int = 0
+) -> nn.Module:
+    """An untrained SD3Transformer2DModel for latents (n, 4, 16, 16), text (n, tokens, text).
+
+    64 patches of 2×2; 64 · heads channels. At first each block is the identity and the output zero
+    (adaLN-Zero, Peebles & Xie 2023), from which it learns much faster than from random gates.
+    """
+    from diffusers import SD3Transformer2DModel
+
+    model = seeded(
+        seed,
+        SD3Transformer2DModel,
+        sample_size=SIZE // 4,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=layers,
+        num_attention_heads=heads,
+        attention_head_dim=64,
+        caption_projection_dim=64 * heads,
+        joint_attention_dim=text,
+        pooled_projection_dim=text,
+        pos_embed_max_size=SIZE // 8,
+        qk_norm="rms_norm",
+    )
+    zero = [model.proj_out, model.norm_out.linear]
+    for block in model.transformer_blocks:
+        zero += [block.norm1.linear, block.norm1_context.linear]
+    for linear in zero:
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+    # Written to config.json. The pipeline's own default would put 256 zeros behind each prompt, in
+    # place of the T5 encoder that this model has not: three quarters of all its tokens.
+    model.register_to_config(_max_sequence_length=0)
+    return model
+
+
+def flow_schedule() -> Any:
+    """A FlowMatchEulerDiscreteScheduler: x_t = (1 − t)·latent + t·noise, v = noise − latent."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
+
+
+def with_projection(encoder: nn.Module) -> nn.Module:
+    """A CLIPTextModel as CLIPTextModelWithProjection, whose projection is the identity."""
+    from transformers import CLIPTextModelWithProjection
+
+    projected = seeded(0, CLIPTextModelWithProjection, encoder.config)
+    projected.text_model.load_state_dict(encoder.state_dict())
+    nn.init.eye_(projected.text_projection.weight)
+    return projected.eval().requires_grad_(False)
+
+
+def flow_pipeline(
+    vae: nn.Module, transformer: nn.Module, encoder: nn.Module, tokens: Any, scheduler: Any
+) -> Any:
+    """The parts as a StableDiffusion3Pipeline without T5.
+
+    That pipeline wants two CLIP encoders: the one that there is serves as both.
+    """
+    from diffusers import StableDiffusion3Pipeline
+
+    # Added to decoded latents; none is no number to it.
+    vae.register_to_config(shift_factor=0.0)
+    return StableDiffusion3Pipeline(
+        vae=vae,
+        transformer=transformer,
+        scheduler=scheduler,
+        text_encoder=encoder,
+        tokenizer=tokens,
+        text_encoder_2=encoder,
+        tokenizer_2=tokens,
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )
