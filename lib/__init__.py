@@ -27,7 +27,15 @@ from .scores import (
     Score,
     SphereScore,
 )
-from .solvers import SOLVERS, ConvergenceWarning, Geodesic, distance, geodesic, shoot
+from .solvers import (
+    SOLVERS,
+    ConvergenceWarning,
+    Geodesic,
+    MovingDensityWarning,
+    distance,
+    geodesic,
+    shoot,
+)
 
 __all__ = [
     "METHODS",
@@ -43,6 +51,7 @@ __all__ = [
     "Geodesic",
     "JacobianMetric",
     "Metric",
+    "MovingDensityWarning",
     "Score",
     "ScoreMetric",
     "SpaceTimeMetric",

@@ -16,7 +16,10 @@ from .elements import elements, working_dtype
 from .metrics.score_metric import ScoreMetric
 from .solvers.base import Progress, Reason
 from .solvers.functional_gradient import descent_direction
-from .solvers.gauss_newton import DAMPING_FACTOR, DiscreteEnergy, starting_curvature
+from .solvers.gauss_newton import DiscreteEnergy, starting_curvature
+
+# factor by which the damping rises after a rejected step
+DAMPING_RISE = 4
 
 MOVED = Reason("moved by the given distance", converged=True)
 SETTLED = Reason("the energy no longer falls", converged=True)
@@ -214,7 +217,7 @@ def smooth(
             state = state.replace(active[better], new.rows(better.nonzero().flatten()))
             steps[active[better]] += 1
             mu[active[better]] = damping
-            mu[active[~better]] *= DAMPING_FACTOR
+            mu[active[~better]] *= DAMPING_RISE
             progress.end(active[fall.abs() <= tol], SETTLED)
             progress.end(active[better & (share < 1).cpu()], MOVED)
             if len(progress.active) == 0:

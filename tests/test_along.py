@@ -1,6 +1,7 @@
 """Scores s(x, t) that change along a path, against a Gaussian whose mean moves."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -10,9 +11,18 @@ from lib.elements import elements
 from lib.metrics import DensityMetric, ScoreMetric, SteinMetric
 from lib.scores import Score
 from lib.scores.variance_preserving import VariancePreservingScore
-from lib.solvers import FunctionalGradient, GaussNewton, Portfolio, Relaxation, geodesic
+from lib.solvers import (
+    FunctionalGradient,
+    GaussNewton,
+    MovingDensityWarning,
+    Portfolio,
+    Relaxation,
+    geodesic,
+)
 from lib.solvers.gauss_newton import DiscreteEnergy
 from lib.solvers.solve import distance
+
+pytestmark = pytest.mark.filterwarnings("ignore::lib.solvers.geodesic.MovingDensityWarning")
 
 
 class MovingGaussian(Score):
@@ -156,6 +166,21 @@ def test_every_solver_says_which_pairs_and_where(solver):
         torch.testing.assert_close(
             together.log_density[i], alone.log_density[0], rtol=1e-5, atol=1e-6
         )
+
+
+@pytest.mark.filterwarnings(
+    "default::lib.solvers.geodesic.MovingDensityWarning",
+    "ignore::lib.solvers.geodesic.ConvergenceWarning",
+)
+def test_an_energy_under_a_density_that_moves_is_warned_of():
+    score, start, end = moving(1, 2)
+    with pytest.warns(MovingDensityWarning, match="ProductScore"):
+        geodesic(SteinMetric(score, lam=1.0), start, end, points=17)
+    with warnings.catch_warnings(record=True) as caught:
+        # it minimises no energy
+        solver = FunctionalGradient(step=0.05, spherical=False)
+        geodesic(DensityMetric(score, alpha=0.3), start, end, points=5, solver=solver)
+    assert not any(issubclass(one.category, MovingDensityWarning) for one in caught)
 
 
 def test_log_density_distance_and_coordinates_ask_with_the_place():

@@ -60,6 +60,7 @@ def made(out, *, of=None, methods=METHODS, settings=QUICK, **more):
     model = given.pop("score", None) or score()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*did not converge", UserWarning)
+        warnings.filterwarnings("ignore", ".*moves along the path", UserWarning)
         return run_pairs(model, of or pairs(), methods, out, settings=settings, **given)
 
 

@@ -18,7 +18,10 @@ from lib.solvers.initial_value import geodesic_flow as flow_of
 
 LATENT = (4, 8, 8)
 PIPES = {version: pipeline(version) for version in VERSIONS}
-pytestmark = pytest.mark.usefixtures("no_unpickling")
+pytestmark = [
+    pytest.mark.usefixtures("no_unpickling"),
+    pytest.mark.filterwarnings("ignore::lib.solvers.geodesic.MovingDensityWarning"),
+]
 every_version = pytest.mark.parametrize("version", VERSIONS)
 
 

@@ -2,7 +2,7 @@
 
 from .functional_gradient import FunctionalGradient
 from .gauss_newton import GaussNewton
-from .geodesic import ConvergenceWarning, Geodesic
+from .geodesic import ConvergenceWarning, Geodesic, MovingDensityWarning
 from .georce import Georce
 from .initial_value import shoot
 from .portfolio import Portfolio
@@ -17,6 +17,7 @@ __all__ = [
     "GaussNewton",
     "Geodesic",
     "Georce",
+    "MovingDensityWarning",
     "Portfolio",
     "Relaxation",
     "Shooting",

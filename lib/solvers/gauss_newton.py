@@ -18,7 +18,11 @@ W = diag(w), q = ‖u‖² + lam d². Then
     Δ = −[A^-1 g − A^-1 (S∘ζ_y + D^T(U∘ζ_z))],   ζ = (I + C K)^-1 C B(A^-1 g)       (Woodbury).
 
 Cost O(T² d + T³) a pair beside the T − 1 scores of one batch. The damping mu of Levenberg and
-Marquardt makes the energy fall.
+Marquardt makes the energy fall; by Nielsen's rule (IMM-REP-1999-05) it follows the ratio rho of the
+fall to the one that the quadratic model promised,
+
+    after a fall      mu ← mu·max(1/3, 1 − (2 rho − 1)³),  nu ← 2,
+    after a rise      mu ← mu·nu,  nu ← 2 nu.
 
 A score that moves, s(x, t) with t the place on the path (a prompt that changes along it), is no
 gradient along the path: δ∫_0^τ s(γ, t)·γ' dt = s·δγ|_τ − ∫_0^τ ∂_t s·δγ dt. So
@@ -66,14 +70,14 @@ from .base import (
 # smallest weight in the stiffness matrix A, relative to the largest
 WEIGHT_FLOOR = 1e-2
 
-# first damping after a rejected step
-FIRST_DAMPING = 1e-3
+# least damping after a rejected step; less than that after good ones counts as none
+LEAST_DAMPING = 1e-2
 
-# factor by which the damping falls after an accepted step and rises after a rejected one
-DAMPING_FACTOR = 4
+# share of the promised fall from which a step counts as good
+GOOD_RATIO = 0.75
 
-# rejected steps in a row after which a pair is given up
-MAX_REJECTIONS = 12
+# rejected steps in a row after which a pair is given up, its damping then above 1e7
+MAX_REJECTIONS = 8
 
 # largest relative difference of the energies of two quadratures that counts as resolved
 RESOLVED = 0.2
@@ -187,7 +191,7 @@ class DiscreteEnergy:
             drift: ∂_t s at the free points, for a score that moves.
 
         Returns:
-            The step, and the relative fall of the energy that it promises.
+            The step, and the relative fall of the energy that the quadratic model promises.
         """
         D = self.D[:, 1:-1]
         S = state.s[:, 1:-1]
@@ -196,7 +200,9 @@ class DiscreteEnergy:
         with_density = self.alpha > 0
         g = self.half_gradient(state, drift)
 
-        A_inverse = self._inverse_stiffness(state, damping)
+        A = self._stiffness(state)
+        damping_diagonal = damping[:, None] * A.diagonal(dim1=1, dim2=2)
+        A_inverse = torch.linalg.inv(A + torch.diag_embed(damping_diagonal))
         C, K = self._woodbury_matrices(state, A_inverse, curvature)
 
         flat_step = A_inverse @ g
@@ -211,16 +217,16 @@ class DiscreteEnergy:
             correction = correction + D.T @ (U * zeta[:, free:])
 
         delta = A_inverse @ correction - flat_step
-        promised_fall = -(g * delta).flatten(1).sum(1) / state.scaled_energy
+        # the model is that of the undamped step, evaluated at the damped one
+        undamped = damping_diagonal[..., None] * delta - g
+        promised_fall = (undamped * delta).flatten(1).sum(1) / state.scaled_energy
         return delta, promised_fall
 
-    def _inverse_stiffness(self, state: PathState, damping: Tensor) -> Tensor:
-        """A^-1 with the floor of the weights and the damping, (batch, n, n)."""
+    def _stiffness(self, state: PathState) -> Tensor:
+        """A without damping, its weights not below the floor, (batch, n, n)."""
         D = self.D[:, 1:-1]
         w = torch.maximum(state.w, WEIGHT_FLOOR * state.w.amax(1, keepdim=True))
-        A = D.T @ (w[..., None] * D)
-        diagonal = A.diagonal(dim1=1, dim2=2)
-        return torch.linalg.inv(A + torch.diag_embed(damping[:, None] * diagonal))
+        return D.T @ (w[..., None] * D)
 
     def _woodbury_matrices(
         self, state: PathState, A_inverse: Tensor, curvature: Tensor
@@ -339,6 +345,7 @@ class _Iteration(Iteration):
         energy: What is minimised.
         state: The best paths so far, flat and in the working precision.
         damping: Levenberg–Marquardt's mu of each pair, (batch,).
+        growth: Nielsen's nu of each pair, (batch,).
         rejections: Rejected steps in a row of each pair, (batch,).
         curvature: kappa at the free points, (batch, free).
         drift: ∂_t s at the free points where they last were evaluated, (batch, free, d).
@@ -357,6 +364,7 @@ class _Iteration(Iteration):
         check_start(metric, s)
         self.state = self.energy.state(x, s)
         self.damping = x.new_zeros(batch)
+        self.growth = x.new_full((batch,), 2.0)
         self.rejections = torch.zeros(batch, dtype=torch.long)
         self.curvature = starting_curvature(metric, x)
         self.drift = torch.zeros_like(x[:, 1:-1])
@@ -390,7 +398,7 @@ class _Iteration(Iteration):
             self.state.rows(active), damping, self.curvature[active], drift
         )
         small = promised_fall <= self.settings.tol
-        converged = (small & (damping <= FIRST_DAMPING)).cpu()
+        converged = (small & (damping <= LEAST_DAMPING)).cpu()
         self.progress.end(active[converged], CONVERGED)
         return step[~converged], promised_fall[~converged]
 
@@ -404,31 +412,38 @@ class _Iteration(Iteration):
         s = old.s.clone()
         s[:, 1:-1] = self.scores(x[:, 1:-1], self.times[1:-1], active)
         new = self.energy.state(x, s)
-        fall = (old.log_energy - new.log_energy).expm1().cpu()
+        fall = -(new.log_energy - old.log_energy).expm1()
         # False where the new energy is NaN
-        better = fall >= 0
+        better = (fall >= 0).cpu()
 
         if self.metric.alpha > 0 and not knows_sigma(self.metric):
             self.update_curvature((new.s - old.s)[:, 1:-1], step)
         accepted = new.rows(better.nonzero().flatten())
         self.state = self.state.replace(active[better], accepted)
-        self.update_damping(active[better], active[~better])
+        ratio = fall / promised_fall.clamp_min(torch.finfo(fall.dtype).tiny)
+        self.relax_damping(active[better], ratio[better])
+        self.raise_damping(active[~better])
         self.drift_is_old[active[better]] = True
 
         stuck = self.rejections[active] >= MAX_REJECTIONS
         if bool(stuck.any()):
             finite = torch.isfinite(new.log_energy).cpu()
             self.give_up(stuck, finite, promised_fall)
-        self.progress.end(active[better & (fall <= self.settings.tol)], CONVERGED)
+        self.progress.end(active[better & (fall <= self.settings.tol).cpu()], CONVERGED)
 
-    def update_damping(self, accepted: Tensor, rejected: Tensor) -> None:
-        """The damping falls after success, at last to zero, and rises after failure."""
-        mu = self.damping[accepted]
-        self.damping[accepted] = torch.where(mu > FIRST_DAMPING, mu / DAMPING_FACTOR, 0.0)
-        raised = DAMPING_FACTOR * self.damping[rejected]
-        self.damping[rejected] = raised.clamp_min(FIRST_DAMPING)
-        self.rejections[accepted] = 0
-        self.rejections[rejected] += 1
+    def relax_damping(self, rows: Tensor, ratio: Tensor) -> None:
+        """The damping after a fall of the energy, `ratio` of the promised one; at last zero."""
+        mu = self.damping[rows] * (1 - (2 * ratio - 1) ** 3).clamp_min(1 / 3)
+        small = (mu < LEAST_DAMPING) & (ratio > GOOD_RATIO)
+        self.damping[rows] = mu.masked_fill(small, 0.0)
+        self.growth[rows] = 2.0
+        self.rejections[rows] = 0
+
+    def raise_damping(self, rows: Tensor) -> None:
+        """The damping after a rise of the energy."""
+        self.damping[rows] = (self.growth[rows] * self.damping[rows]).clamp_min(LEAST_DAMPING)
+        self.growth[rows] *= 2
+        self.rejections[rows] += 1
 
     def update_curvature(self, score_change: Tensor, step: Tensor) -> None:
         """The secant kappa = −Δ·(s_new − s)/‖Δ‖², the curvature of −log p along the step."""

@@ -201,6 +201,26 @@ def warn_unconverged(geodesic: Geodesic) -> None:
         )
 
 
+def warn_moving(metric: Metric) -> None:
+    """Warn of a score that moves along the path, in the name of the caller's caller."""
+    if metric.score is not None and metric.score.moves:
+        warnings.warn(
+            f"{metric.score.name} moves along the path: it is no gradient of one density, so that "
+            "the energy may fall on and on and its least path says nothing of a density; use one "
+            "prompt for all points, or lib.scores.ProductScore of the scores under both",
+            MovingDensityWarning,
+            stacklevel=3,
+        )
+
+
+class MovingDensityWarning(UserWarning):
+    """An energy is minimised whose score moves along the path, as a changing prompt makes it.
+
+    ∫ s(γ, t)·γ' dt then depends on the whole path, not on its ends alone: it is no difference of a
+    log-density.
+    """
+
+
 class ConvergenceWarning(UserWarning):
     """A solver stopped before its criterion was met; the path is the best it had.
 

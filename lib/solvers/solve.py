@@ -13,7 +13,7 @@ from ..metrics.base import Metric
 from .base import Callback, Solver
 from .functional_gradient import FunctionalGradient
 from .gauss_newton import GaussNewton
-from .geodesic import Geodesic, add_cost, measure, warn_unconverged
+from .geodesic import Geodesic, add_cost, measure, warn_moving, warn_unconverged
 from .georce import Georce
 from .graph import graph_path
 from .portfolio import Portfolio
@@ -63,7 +63,8 @@ def geodesic(
 
     Returns:
         The geodesics. A pair that did not converge has the best path the solver found, and its
-        `reason`; `ConvergenceWarning` says so.
+        `reason`; `ConvergenceWarning` says so. `MovingDensityWarning` tells of a score that changes
+        along the path, under which the energy has no minimum that means anything.
 
     Raises:
         TypeError: An argument is of the wrong kind, or the solver does not serve this metric.
@@ -88,6 +89,9 @@ def geodesic(
     checks.count("points", points, least=3)
     start, end = checks.end_points(start, end, metric.event_shape)
     levels = checks.noise_schedule(noise_levels, metric.sigma)
+    # the functional gradient minimises no energy
+    if not isinstance(solver, FunctionalGradient):
+        warn_moving(metric)
     before = replace(metric.counter)
     path = _start_path(start, end, points, init, samples)
     solution = solver.anneal(metric, path, levels, callback)
