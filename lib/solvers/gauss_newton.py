@@ -42,6 +42,7 @@ Two things beyond plain Gauss–Newton make the density metric (alpha > 0) sever
   singular to rounding; A (not the gradient) uses w of at least WEIGHT_FLOOR of its maximum.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -296,7 +297,8 @@ class GaussNewton(Solver):
         level_tol: The looser tolerance at the noise levels before the last and on coarse paths.
         degree: Degree of the elements, 1 to 4; the energy is of order 2·degree in the length of a
             segment. 2 is the best by notebook 09, 1 is the chain of straight segments.
-        coarse: Numbers of points to solve on first.
+        coarse: Rising numbers of points to solve on first, each at a noise level of its own where
+            there are levels (see `anneal`).
 
     Example:
         >>> import torch
@@ -313,13 +315,17 @@ class GaussNewton(Solver):
     degree: int = 2
     coarse: tuple[int, ...] = ()
 
-    def solve(
+    def anneal(
         self,
         metric: Metric,
         path: Float[Tensor, "batch points *event"],
+        levels: Sequence[float],
         callback: Callback | None = None,
     ) -> Solution:
-        """See `Solver.solve`.
+        """See `Solver.anneal`.
+
+        Noise levels and numbers of points go together, counted from the last ones: the level
+        before the last on the last of the coarse grids, and so on.
 
         Raises:
             TypeError: The metric is not of the family exp(−2 alpha f)(I + lam s s^T).
@@ -327,15 +333,30 @@ class GaussNewton(Solver):
         """
         self.check_family(metric)
         points = path.shape[1]
+        metrics = [metric.at(sigma) for sigma in levels if sigma != metric.sigma] + [metric]
+        counts = [count for count in self.coarse if count < points] + [points]
+        stages = max(len(metrics), len(counts))
+        metrics = [metrics[0]] * (stages - len(metrics)) + metrics
+        counts = [counts[0]] * (stages - len(counts)) + counts
         looser = replace(self, tol=max(self.tol, self.level_tol))
         with torch.no_grad():
-            for count in self.coarse:
-                if count < points:
+            for stage in range(stages):
+                count = counts[stage]
+                settings = self if stage == stages - 1 else looser
+                if path.shape[1] != count:
                     path = paths.evaluate(path, torch.linspace(0, 1, count), self.degree)
-                    path = _Iteration(looser, metric, path, callback).run().points
-            if path.shape[1] != points:
-                path = paths.evaluate(path, torch.linspace(0, 1, points), self.degree)
-            return _Iteration(self, metric, path, callback).run()
+                solution = _Iteration(settings, metrics[stage], path, callback).run()
+                path = solution.points
+        return solution
+
+    def solve(
+        self,
+        metric: Metric,
+        path: Float[Tensor, "batch points *event"],
+        callback: Callback | None = None,
+    ) -> Solution:
+        """See `Solver.solve`; on the coarse grids first."""
+        return self.anneal(metric, path, (), callback)
 
 
 class _Iteration(Iteration):
