@@ -5,7 +5,7 @@
     python -m benchmarks.latent --size 512 --device cuda --dtype float16
         the true size, everything run to its end
 
-A geodesic of 17 frames and a sampling of 17 images call the same `StableDiffusionScore`, each in a
+A geodesic of 17 frames and a sampling of 17 images call the same `PipelineScore`, each in a
 fresh process. Random weights cost what trained ones cost, but what a solver needs to converge on
 them says nothing of a trained model. So the geodesic runs for a set number of steps, and its count
 is exact for that number: points + (points − 2) a step.
@@ -31,7 +31,7 @@ import typer
 from torch import Tensor
 
 from lib import checks, flow, interpolate, latents
-from lib.scores import StableDiffusionScore
+from lib.scores import PipelineScore
 from lib.solvers import ConvergenceWarning
 
 from . import Result, reporting, sphere, table
@@ -132,11 +132,11 @@ def measured(setting: Setting, run: Callable[[], object]) -> dict[str, float]:
     }
 
 
-def networks(score: StableDiffusionScore) -> tuple[torch.nn.Module, ...]:
+def networks(score: PipelineScore) -> tuple[torch.nn.Module, ...]:
     return score.pipe.unet, score.pipe.vae, score.pipe.text_encoder
 
 
-def load(setting: Setting) -> StableDiffusionScore:
+def load(setting: Setting) -> PipelineScore:
     """The score of the pipeline with random weights, warmed up by one call."""
     from .stable_diffusion import pipeline
 
@@ -144,7 +144,7 @@ def load(setting: Setting) -> StableDiffusionScore:
     pipe = pipeline(setting.version, setting.narrow).to(checks.device(setting.device))
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.to(getattr(torch, setting.dtype))
-    score = StableDiffusionScore(
+    score = PipelineScore(
         pipe,
         "a photo of a cat",
         size=(setting.size, setting.size),
@@ -156,18 +156,18 @@ def load(setting: Setting) -> StableDiffusionScore:
     return score
 
 
-def noise(score: StableDiffusionScore, n: int) -> Tensor:
+def noise(score: PipelineScore, n: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randn(n, *score.event_shape, generator=generator).to(score.pipe.unet.device)
 
 
-def weights(score: StableDiffusionScore) -> float:
+def weights(score: PipelineScore) -> float:
     """Gigabytes of all parameters."""
     parameters = [p for network in networks(score) for p in network.parameters()]
     return sum(p.numel() * p.element_size() for p in parameters) / 1e9
 
 
-def geodesic_side(score: StableDiffusionScore, setting: Setting) -> list[dict]:
+def geodesic_side(score: PipelineScore, setting: Setting) -> list[dict]:
     """Our method between two latents; decoding the frames is a side of its own."""
     start, end = noise(score, 2).split(1)
     results = []
@@ -196,9 +196,7 @@ def geodesic_side(score: StableDiffusionScore, setting: Setting) -> list[dict]:
     return [row]
 
 
-def sampling_side(
-    score: StableDiffusionScore, setting: Setting, guidance: float = 1.0
-) -> list[dict]:
+def sampling_side(score: PipelineScore, setting: Setting, guidance: float = 1.0) -> list[dict]:
     """DDIM through the first `measured` of its STEPS noise levels."""
     score = score.prompted("a photo of a cat", guidance=guidance)
     highest = score.noise_range[1]
@@ -216,19 +214,19 @@ def sampling_side(
     return [row]
 
 
-def guided_side(score: StableDiffusionScore, setting: Setting) -> list[dict]:
+def guided_side(score: PipelineScore, setting: Setting) -> list[dict]:
     """As `sampling_side`, with classifier-free guidance: two network inputs a point."""
     return sampling_side(score, setting, GUIDANCE)
 
 
-def decoding_side(score: StableDiffusionScore, setting: Setting) -> list[dict]:
+def decoding_side(score: PipelineScore, setting: Setting) -> list[dict]:
     x = noise(score, FRAMES if setting.cuda else 1)
     row = measured(setting, lambda: latents.decode(score, x))
     row["side"] = f"decoding {len(x)}"
     return [row]
 
 
-def calls_side(score: StableDiffusionScore, setting: Setting) -> list[dict]:
+def calls_side(score: PipelineScore, setting: Setting) -> list[dict]:
     """One call of the network for each size of micro-batch."""
     rows = []
     for n in CALLS:
@@ -245,7 +243,7 @@ def calls_side(score: StableDiffusionScore, setting: Setting) -> list[dict]:
     return rows
 
 
-SIDES: dict[str, Callable[[StableDiffusionScore, Setting], list[dict]]] = {
+SIDES: dict[str, Callable[[PipelineScore, Setting], list[dict]]] = {
     "geodesic": geodesic_side,
     "sampling": sampling_side,
     "guided": guided_side,
@@ -254,7 +252,7 @@ SIDES: dict[str, Callable[[StableDiffusionScore, Setting], list[dict]]] = {
 }
 
 
-def side(name: str, setting: Setting, score: StableDiffusionScore | None = None) -> list[dict]:
+def side(name: str, setting: Setting, score: PipelineScore | None = None) -> list[dict]:
     """The rows of one side, measured in this process, on `score` or on a new one."""
     if score is None:
         score = load(setting)

@@ -22,7 +22,7 @@ import torch
 import typer
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from tqdm import tqdm
 
@@ -31,8 +31,8 @@ from lib.files import replacing, sha256, writing
 from lib.methods.baselines import INTERPOLATIONS
 from lib.methods.interpolate import interpolate, keyword_names
 from lib.methods.presets import METHODS
-from lib.scores import ProductScore, Score, StableDiffusionScore, load
-from lib.scores.stable_diffusion import in_words, vae_factor
+from lib.scores import PipelineScore, ProductScore, Score, load
+from lib.scores.pipeline import in_words
 from lib.solvers import geodesic
 
 from .evaluation import evaluate, load_lpips, mse, path_log_density, summary
@@ -57,7 +57,7 @@ Plan = dict[str, tuple[str, dict[str, Any]]]
 
 
 def run_pairs(
-    score: StableDiffusionScore,
+    score: PipelineScore,
     pairs: Pairs,
     methods: Sequence[str],
     out: str | Path,
@@ -167,7 +167,7 @@ def animate(place: str | Path, path: str | Path) -> None:
 
 @dataclass
 class _Run:
-    score: StableDiffusionScore
+    score: PipelineScore
     pairs: Pairs
     plan: Plan
     out: Path
@@ -290,7 +290,7 @@ class _Run:
 
 
 def _prepare(
-    score: StableDiffusionScore,
+    score: PipelineScore,
     pairs: Pairs,
     plan: Plan,
     out: Path,
@@ -299,7 +299,7 @@ def _prepare(
     density_sigma: float | None,
 ) -> _Run:
     """The run, once its model, images and prompts are known to fit."""
-    if not isinstance(score, StableDiffusionScore):
+    if not isinstance(score, PipelineScore):
         raise TypeError(
             "run_pairs wants the score of a latent text-to-image model (lib.scores.load), got "
             f"{type(score).__name__}"
@@ -309,8 +309,7 @@ def _prepare(
             "this model does not say how large its images are; load it with size=(height, width)"
         )
     density_sigma = float(score.sigma if density_sigma is None else score.at(density_sigma).sigma)
-    factor = vae_factor(score.pipe.vae)
-    height, width = (factor * side for side in score.event_shape[1:])
+    height, width = score.image_size
     images = [
         [_checksum(image) for image in pairs.images(i, (height, width))] for i in range(len(pairs))
     ]
@@ -484,12 +483,12 @@ def _name(value: Any) -> str:
     return repr(value)
 
 
-def _model_name(score: StableDiffusionScore) -> dict[str, Any]:
+def _model_name(score: PipelineScore) -> dict[str, Any]:
     """What names a model and how it is asked: its origin, or else the sha256 of its weights."""
-    parts = (score.pipe.unet, score.pipe.vae, score.pipe.text_encoder)
+    parts = [part for part in score.pipe.components.values() if isinstance(part, nn.Module)]
     name = {
         "origin": score.origin or [_checksum(part.state_dict()) for part in parts],
-        "dtype": next(score.pipe.unet.parameters()).dtype,
+        "dtype": next(score.model.parameters()).dtype,
         "sigma": score.sigma,
         "guidance": score.guidance,
         "negative": score.negative,
@@ -559,7 +558,7 @@ def command(
     score = load(
         model, revision=revision, sigma=sigma, device=device, micro_batch=micro_batch, **more
     )
-    if isinstance(score, StableDiffusionScore):
+    if isinstance(score, PipelineScore):
         score = score.prompted("", guidance=guidance, negative=negative)
     table = run_pairs(
         score,

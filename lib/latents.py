@@ -1,7 +1,7 @@
-"""Images ↔ latents of a Stable Diffusion, and its text inversion.
+"""Images ↔ latents of a text-to-image model, and its text inversion.
 
 Noising and DDIM inversion need nothing of their own: `lib.flow` and `lib.methods.spaces` work on a
-`StableDiffusionScore` as on any score.
+`PipelineScore` as on any score.
 """
 
 from __future__ import annotations
@@ -19,64 +19,65 @@ from torch import Tensor, nn
 
 from . import checks
 from .files import replacing
+from .scores.families import Text
+from .scores.pipeline import PipelineScore, Prompt
 from .scores.schedule import CEILING
-from .scores.stable_diffusion import StableDiffusionScore, vae_factor
 
 # How far outside [0, 1] a resized image may be.
 SLACK = 0.01
 
 
-def encode(score: StableDiffusionScore, images: Tensor) -> Float[Tensor, "n channels h w"]:
+def encode(score: PipelineScore, images: Tensor) -> Float[Tensor, "n channels h w"]:
     """Images to latents, scaled: the means of the VAE's posteriors.
 
     Args:
         score: Of the model.
-        images: (n, 3, height, width) in [0, 1]; sides are multiples of the VAE's factor (8 in SD).
+        images: (n, 3, height, width) in [0, 1]; sides are multiples of the pixels that the network
+            takes together (8 in Stable Diffusion, 16 in FLUX, 32 in Sana).
 
     Returns:
-        (n, 4, height/factor, width/factor); dtype and device stay those of the images.
+        Points of the score, (n, *event_shape) at the model's own size; dtype and device stay those
+        of the images.
 
     Raises:
         TypeError: No floating tensor.
         ValueError: Another shape, values outside [0, 1] or not finite.
     """
-    vae = score.pipe.vae
-    _check_images(images, vae)
+    _check_images(images, score)
+    family = score.family
 
     def means(x: Tensor) -> Tensor:
-        def ask(network: nn.Module, dtype: torch.dtype, device: torch.device) -> Tensor:
-            return network.encode((2 * x - 1).to(device, dtype)).latent_dist.mean
+        def ask(vae: nn.Module, dtype: torch.dtype, device: torch.device) -> Tensor:
+            return family.encode(vae, (2 * x - 1).to(device, dtype))
 
-        return score.guarded_vae(ask).to(x)
+        return family.normalise(score.guarded_vae(ask).to(x))
 
     with torch.no_grad():
-        z = torch.cat([means(x) for x in images.split(score.micro_batch)])
-    return (z - _shift(vae)) * vae.config.scaling_factor
+        return torch.cat([means(x) for x in images.split(score.micro_batch)])
 
 
-def decode(score: StableDiffusionScore, latents: Tensor) -> Tensor:
+def decode(score: PipelineScore, latents: Tensor) -> Tensor:
     """Latents to images in [0, 1], in micro-batches.
 
     Args:
         score: Of the model.
-        latents: (…, 4, h, w), paths (pairs, frames, …) too.
+        latents: (…, channels, h, w), paths (pairs, frames, …) too.
 
     Returns:
-        (…, 3, h·factor, w·factor).
+        (…, 3, height, width).
     """
-    vae = score.pipe.vae
+    family = score.family
     checks.finite("latents", checks.floating("latents", latents))
-    if latents.ndim < 4 or latents.shape[-3] != vae.config.latent_channels:
+    if latents.ndim < 4 or latents.shape[-3] != family.channels:
         raise ValueError(
-            f"latents must have shape (…, {vae.config.latent_channels}, h, w), "
-            f"got {tuple(latents.shape)}"
+            f"latents must have shape (…, {family.channels}, h, w), got {tuple(latents.shape)}"
         )
 
     def pixels(z: Tensor) -> Tensor:
-        z = z / vae.config.scaling_factor + _shift(vae)
+        z = family.denormalise(z)
 
-        def ask(network: nn.Module, dtype: torch.dtype, device: torch.device) -> Tensor:
-            return network.decode(z.to(device, dtype)).sample
+        def ask(vae: nn.Module, dtype: torch.dtype, device: torch.device) -> Tensor:
+            return vae.decode(z.to(device, dtype)).sample
 
         return score.guarded_vae(ask).to(z)
 
@@ -86,9 +87,9 @@ def decode(score: StableDiffusionScore, latents: Tensor) -> Tensor:
     return ((images + 1) / 2).clamp(0, 1).reshape(*latents.shape[:-3], *images.shape[1:])
 
 
-def _check_images(images: Tensor, vae: nn.Module) -> None:
-    channels = vae.config.in_channels
-    factor = vae_factor(vae)
+def _check_images(images: Tensor, score: PipelineScore) -> None:
+    channels = score.pipe.vae.config.in_channels
+    factor = score.family.factor * score.family.patch
     checks.finite("images", checks.floating("images", images))
     if images.ndim != 4 or images.shape[1] != channels or len(images) == 0:
         raise ValueError(
@@ -108,25 +109,21 @@ def _check_images(images: Tensor, vae: nn.Module) -> None:
         )
 
 
-def _shift(vae: nn.Module) -> float:
-    """What the model takes from its latents before it scales them."""
-    return vae.config.get("shift_factor") or 0.0
-
-
 def text_inversion(
-    score: StableDiffusionScore,
+    score: PipelineScore,
     latent: Tensor,
     folder: str | Path,
     *,
-    prompt: str | Tensor = "",
+    prompt: Prompt = "",
     steps: int = 500,
     batch: int = 2,
     rate: float = 5e-3,
     seed: int = 0,
-) -> Float[Tensor, "1 tokens width"]:
+) -> Tensor | Text:
     """The prompt's embedding, changed until the model denoises one image well.
 
-    Gal et al. 2023, eq. 2, with the time uniform over the schedule's steps:
+    Gal et al. 2023, eq. 2, with the time uniform over the schedule's steps, or those of
+    `NoiseSchedule.in_steps`:
 
         min_text E ‖(y − D(y; text))/sigma − noise‖²,   y = latent + sigma·noise,
 
@@ -135,8 +132,8 @@ def text_inversion(
     on a CPU, and one that is done is only read.
 
     Args:
-        score: Of the model.
-        latent: (1, 4, h, w), or several views of the image (k, 4, h, w), drawn from.
+        score: Of a model with one text encoder.
+        latent: (1, *event), or several views of the image (k, *event), drawn from.
         folder: Where checkpoint.safetensors is kept.
         prompt: Text or embedding to start from.
         steps: Of the optimiser.
@@ -144,8 +141,12 @@ def text_inversion(
         rate: Learning rate.
         seed: Of all that is drawn.
 
+    Returns:
+        What the network is told of the new prompt, for `score.prompted`: as `score.embed` has it.
+
     Raises:
-        ValueError: The checkpoint is damaged, or of another latent, prompt, model or settings.
+        ValueError: The checkpoint is damaged, or of another latent, prompt, model or settings; the
+            model has several text encoders, or none.
         FloatingPointError: The gradient is not finite; the last checkpoint stays.
         OSError: The folder cannot be written.
     """
@@ -153,7 +154,14 @@ def text_inversion(
     checks.count("batch", batch)
     checks.positive("rate", rate)
     latent = checks.batched("latent", latent, score.event_shape)
-    start = score.embed(prompt)
+    encoders = [name for name in score.pipe.components if name.startswith("text_encoder")]
+    if len(encoders) != 1:
+        raise ValueError(
+            f"text inversion changes what one text encoder says, and {score.name} has "
+            f"{len(encoders)}: give the prompt in words"
+        )
+    told = score.read(prompt)
+    start = told["encoder_hidden_states"]
     if len(start) != 1:
         raise ValueError(f"one prompt is inverted at a time, got {len(start)}")
 
@@ -177,7 +185,8 @@ def text_inversion(
         done = int(state["step"])
     for step in range(done, steps):
         optimizer.zero_grad()
-        _loss(score, latent, text, batch, generator).backward()
+        changed = {**told, "encoder_hidden_states": text}
+        _loss(score, latent, changed, batch, generator).backward()
         if not bool(torch.isfinite(text.grad).all()):
             raise FloatingPointError(
                 f"the gradient is not finite at step {step}: lower the learning rate"
@@ -187,7 +196,8 @@ def text_inversion(
         tensors = {name: value.detach().cpu() for name, value in state.items()}
         with replacing(path) as (draft,):
             draft.write_bytes(save(tensors, identity))
-    return text.detach()
+    found = {**told, "encoder_hidden_states": text.detach()}
+    return found if len(found) > 1 else text.detach()
 
 
 def _checkpoint(path: Path, identity: dict[str, str]) -> dict[str, Tensor]:
@@ -209,9 +219,9 @@ def _checkpoint(path: Path, identity: dict[str, str]) -> dict[str, Tensor]:
 
 
 def _loss(
-    score: StableDiffusionScore,
+    score: PipelineScore,
     latent: Tensor,
-    text: Tensor,
+    text: Text,
     batch: int,
     generator: torch.Generator,
 ) -> Tensor:
@@ -222,7 +232,7 @@ def _loss(
     sigma = levels[torch.randint(len(levels), (batch,), generator=generator)]
     x = latent[torch.randint(len(latent), (batch,), generator=generator)]
     noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
-    column = sigma.to(x).reshape(-1, 1, 1, 1)
+    column = sigma.to(x).reshape(-1, *[1] * (x.ndim - 1))
     differentiable = copy.copy(score)
     differentiable.training = True
     score.counter.evaluations += batch

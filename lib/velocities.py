@@ -8,7 +8,7 @@ from . import checks
 from .calculus import initial_velocity
 from .metrics.base import scale
 from .scores.base import Score
-from .scores.stable_diffusion import Prompt, StableDiffusionScore
+from .scores.pipeline import PipelineScore, Prompt
 
 
 def white(x: Float[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape"]:
@@ -56,7 +56,7 @@ def beyond(points: Float[Tensor, "batch points *event"]) -> Float[Tensor, "batch
 
 
 def towards(
-    score: StableDiffusionScore,
+    score: PipelineScore,
     x: Float[Tensor, "*batch_event"],
     prompt: Prompt,
     *,

@@ -10,7 +10,7 @@ import torch
 from benchmarks import stable_diffusion
 from benchmarks.stable_diffusion import CONFIGURATIONS, WIDTHS, configuration, parts
 from lib import latents
-from lib.scores import StableDiffusionScore, load
+from lib.scores import PipelineScore, load
 
 NARROW, PROMPT = 8, "a cat"
 SIZES = {
@@ -71,17 +71,17 @@ def test_loaded_as_it_was_saved(version, folders, pipes):
         score.event_shape == {"1.5": (4, 8, 8), "2.1-base": (4, 8, 8), "2.1": (4, 12, 12)}[version]
     )
     torch.testing.assert_close(
-        score.start_embedding, pipes[version].encode_prompt(PROMPT, "cpu", 1, False)[0]
+        score.embed(PROMPT), pipes[version].encode_prompt(PROMPT, "cpu", 1, False)[0]
     )  # padded with "!" in 2.x
     x = points(score)
-    given = StableDiffusionScore(pipes[version], PROMPT, sigma=1.0)
+    given = PipelineScore(pipes[version], PROMPT, sigma=1.0)
     torch.testing.assert_close(score(x), given(x), rtol=1e-4, atol=1e-5)
     kept = 1 / (1 + 1.0**2)  # ᾱ at sigma = 1
     with torch.no_grad():
         out = score.model(
             x * kept**0.5,
             score.schedule.timestep(torch.ones(2, dtype=torch.float64)),
-            encoder_hidden_states=score.start_embedding.expand(2, -1, -1),
+            encoder_hidden_states=score.embed(PROMPT).expand(2, -1, -1),
         ).sample
     clean = kept * x - (1 - kept) ** 0.5 * out if prediction[version] == "v_prediction" else x - out
     torch.testing.assert_close(score.denoise(x), clean, rtol=1e-4, atol=1e-5)
@@ -141,7 +141,7 @@ def test_weights_in_shards(variant, pipes, tmp_path):
         )
         assert len(list((tmp_path / part).glob("*.safetensors"))) > 1
     score = load(tmp_path, variant=variant, prompt=PROMPT, sigma=1.0)
-    x, given = points(score), StableDiffusionScore(pipe.to(torch.float32), PROMPT, sigma=1.0)
+    x, given = points(score), PipelineScore(pipe.to(torch.float32), PROMPT, sigma=1.0)
     torch.testing.assert_close(score(x), given(x), rtol=1e-3, atol=1e-4)
     shards = [
         name

@@ -21,7 +21,7 @@ from experiments.training import hands as training
 from experiments.training import networks
 from experiments.training.__main__ import app
 from experiments.training.loop import Settings
-from lib.scores import StableDiffusionScore, load
+from lib.scores import PipelineScore, load
 
 SHORT = Settings(steps=3, batch=2, rate=1e-3, warmup=1, every=2)
 
@@ -267,5 +267,5 @@ def test_one_command_trains_hands(drawn, tmp_path, monkeypatch):
         assert file["size"] == len(content)
         assert file["sha256"] == hashlib.sha256(content).hexdigest()
     score = load(folder, prompt="three", sigma=0.5)
-    assert isinstance(score, StableDiffusionScore)
+    assert isinstance(score, PipelineScore)
     assert score.event_shape == (4, 16, 16)

@@ -7,9 +7,9 @@ import torch
 from pipelines import TOKENS, VERSIONS, WIDTH, pipeline
 
 from lib.latents import decode, encode, text_inversion
-from lib.scores import StableDiffusionScore
+from lib.scores import PipelineScore
 
-SCORE = StableDiffusionScore(pipeline(), "a cat", micro_batch=2)
+SCORE = PipelineScore(pipeline(), "a cat", micro_batch=2)
 SHORT = {"steps": 6, "rate": 0.05, "seed": 1}
 
 
@@ -71,7 +71,7 @@ def test_half_precision_vae_goes_on_in_single():
         pipe.vae.decoder.conv_out.weight.mul_(1e7).clamp_(-6e4, 6e4)
         pipe.vae.decoder.conv_out.bias.fill_(6e4)
     pipe.vae.half()
-    score = StableDiffusionScore(pipe)
+    score = PipelineScore(pipe)
     with pytest.warns(UserWarning, match="AutoencoderKL answered with NaN or infinity"):
         shown = decode(score, torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
     assert bool(torch.isfinite(shown).all()) and pipe.vae.dtype == torch.float16
@@ -83,13 +83,15 @@ def error_of(score, latent, text, n=64):
     sigma = score.schedule.log_sigmas.exp()[torch.randint(1000, (n,), generator=g)]
     noise = torch.randn(n, *latent.shape[1:], generator=g)
     x = latent.expand(n, -1, -1, -1)
-    clean = score.posterior_means(x + sigma.float().reshape(-1, 1, 1, 1) * noise, sigma, [text])[0]
+    clean = score.posterior_means(
+        x + sigma.float().reshape(-1, 1, 1, 1) * noise, sigma, [score.read(text)]
+    )[0]
     return ((x - clean) / sigma.float().reshape(-1, 1, 1, 1)).square().mean().item()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_text_inversion_lowers_the_denoising_error(version, tmp_path):
-    score = StableDiffusionScore(pipeline(version), "a cat", micro_batch=64)
+    score = PipelineScore(pipeline(version), "a cat", micro_batch=64)
     latent = encode(score, images(1))
     before = score.embed("a cat").clone()
     text = text_inversion(
@@ -144,7 +146,7 @@ def test_text_inversion_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
         return posterior_means(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(StableDiffusionScore, "posterior_means", interrupted)
+        patch.setattr(PipelineScore, "posterior_means", interrupted)
         text_inversion(SCORE, latent, tmp_path / "cut", **SHORT)
     assert [path.name for path in (tmp_path / "cut").iterdir()] == ["checkpoint.safetensors"]
     before = SCORE.counter.evaluations

@@ -25,7 +25,7 @@ from experiments.evaluation import adjacent_distances, mse, path_log_density, pp
 from experiments.pairs import Pairs, load_frames, read_pairs, run_pairs, settings_from_text
 from lib import latents
 from lib.methods.interpolate import interpolate
-from lib.scores import FunctionScore, ProductScore, StableDiffusionScore
+from lib.scores import FunctionScore, PipelineScore, ProductScore
 
 PIPE = pipeline()
 METHODS = ("lerp", "shared_noise_lerp", "stein")
@@ -35,7 +35,7 @@ MEASURES = ["ppl_mse", "pdv_mse", "log_density_mean", "log_density_dip"]
 
 
 def score():
-    return StableDiffusionScore(PIPE, micro_batch=64, sigma=1.0)
+    return PipelineScore(PIPE, micro_batch=64, sigma=1.0)
 
 
 def images(n=4, seed=0):

@@ -10,7 +10,7 @@ from pipelines import TOKENS, VERSIONS, WIDTH, pipeline
 
 from lib import extrapolate, flow, interpolate
 from lib.metrics import DensityMetric, SteinMetric
-from lib.scores import DistillationScore, StableDiffusionScore
+from lib.scores import DistillationScore, PipelineScore
 from lib.scores.distillation import NEGATIVE, distilled
 from lib.scores.variance_preserving import VariancePreservingScore
 from lib.solvers import ConvergenceWarning, FunctionalGradient, geodesic, shoot
@@ -26,7 +26,7 @@ every_version = pytest.mark.parametrize("version", VERSIONS)
 
 
 def score_of(version="1.5", prompt="a cat", **settings):
-    return StableDiffusionScore(PIPES[version], prompt, **settings)
+    return PipelineScore(PIPES[version], prompt, **settings)
 
 
 def points(n=3, seed=0):
@@ -55,7 +55,7 @@ def test_denoiser_is_that_of_diffusers(version):
     sigma = ((1 - kept) / kept).sqrt().item()
     score = score_of(version, sigma=sigma)
     text, blank = pipe.encode_prompt("a cat", "cpu", 1, True, "blur")
-    torch.testing.assert_close(score.start_embedding, text)
+    torch.testing.assert_close(score.start_text["encoder_hidden_states"], text)
     expected = clean(pipe, x * kept.sqrt().float(), t, text)
     torch.testing.assert_close(score.denoise(x), expected, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(score(x), (expected - x) / sigma**2, rtol=1e-3, atol=1e-4)
@@ -89,7 +89,7 @@ def test_sampling_goes_as_the_pipeline_does(version):
         num_images_per_prompt=2,
         output_type="latent",
     ).images
-    score = StableDiffusionScore(pipe, "a cat", negative="blur", guidance=3.0)
+    score = PipelineScore(pipe, "a cat", negative="blur", guidance=3.0)
     levels = [score.schedule.sigma(float(t)) for t in pipe.scheduler.timesteps]
     start = noise * (1 + levels[0] ** 2) ** 0.5
     ours = flow.follow(score, start, [*levels, 0.0])
@@ -103,7 +103,8 @@ def test_prompt_goes_linearly_along_the_path():
     times, x = torch.tensor([0.0, 0.25, 1.0]), points(6)
     told = score.along(times)
     torch.testing.assert_close(
-        told.embeddings(6).reshape(2, 3, TOKENS, WIDTH)[:, 1], 0.75 * first + 0.25 * last
+        told.texts(6)["encoder_hidden_states"].reshape(2, 3, TOKENS, WIDTH)[:, 1],
+        0.75 * first + 0.25 * last,
     )
     together = told(x)
     for pair in range(2):
@@ -112,7 +113,7 @@ def test_prompt_goes_linearly_along_the_path():
     torch.testing.assert_close(together[0], score.prompted("a cat")(x[:1])[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(together[5], score.prompted("house")(x[5:])[0], rtol=1e-4, atol=1e-5)
     each = torch.stack([times, times.flip(0)])  # times of its own for each pair
-    torch.testing.assert_close(score.along(each).embeddings(6)[3], last[1])
+    torch.testing.assert_close(score.along(each).texts(6)["encoder_hidden_states"][3], last[1])
     torch.testing.assert_close(
         score_of(prompt=["a cat", "hat"])(x[:2])[1:],
         score.prompted("hat")(x[1:2]),
@@ -120,8 +121,8 @@ def test_prompt_goes_linearly_along_the_path():
         atol=1e-5,
     )
     one_end = score_of(prompt="a cat", end_prompt=["a dog", "house"]).along(times)
-    torch.testing.assert_close(one_end.embeddings(6)[5], last[1])
-    torch.testing.assert_close(one_end.embeddings(6)[3], first[0])
+    torch.testing.assert_close(one_end.texts(6)["encoder_hidden_states"][5], last[1])
+    torch.testing.assert_close(one_end.texts(6)["encoder_hidden_states"][3], first[0])
     with pytest.raises(ValueError, match="without their place"):
         score(x)
     with pytest.raises(
@@ -329,15 +330,15 @@ def test_long_prompts_are_refused_or_cut_when_asked():
     count = len(PIPES["1.5"].tokenizer(long).input_ids)
     with pytest.raises(
         ValueError,
-        match=f"has {count} tokens with its two marks, and this model reads {TOKENS}: "
+        match=f"has {count} tokens with its marks, and this model reads {TOKENS}: "
         f"shorten it by {count - TOKENS}",
     ):
         score_of(prompt=long)
     cut = score_of(prompt=long, truncate=True)
     torch.testing.assert_close(
-        cut.start_embedding, PIPES["1.5"].encode_prompt(long, "cpu", 1, False)[0]
+        cut.embed(long), PIPES["1.5"].encode_prompt(long, "cpu", 1, False)[0]
     )
-    with pytest.raises(ValueError, match=r"shape \(k, tokens, 32\)"):
+    with pytest.raises(ValueError, match=r"\(k, tokens, 32\)"):
         score_of(prompt=torch.zeros(1, TOKENS, 7))
     with pytest.raises(ValueError, match="NaN"):
         score_of(prompt=torch.full((1, TOKENS, WIDTH), torch.nan))
@@ -349,9 +350,9 @@ def test_half_precision_that_overflows_goes_on_in_single():
         pipe.unet.conv_out.weight.mul_(1e6).clamp_(-6e4, 6e4)
         pipe.unet.conv_out.bias.fill_(6e4)
     pipe.unet.half()
-    score = StableDiffusionScore(pipe, "a cat")
-    single = StableDiffusionScore(copy.copy(pipe), "a cat")
-    single.guarded_unet.module = copy.deepcopy(pipe.unet).float()
+    score = PipelineScore(pipe, "a cat")
+    single = PipelineScore(copy.copy(pipe), "a cat")
+    single.guarded_network.module = copy.deepcopy(pipe.unet).float()
     with pytest.warns(
         UserWarning, match="NaN or infinity in torch.float16; it goes on in float32"
     ) as told:
@@ -402,4 +403,4 @@ def test_networks_of_other_latents_are_refused():
     pipe.unet = copy.deepcopy(pipe.unet)
     pipe.unet.register_to_config(in_channels=9)
     with pytest.raises(ValueError, match="inpainting"):
-        StableDiffusionScore(pipe)
+        PipelineScore(pipe)

@@ -7,10 +7,10 @@ import torch
 from pipelines import pipeline
 
 from lib import GaussianScore, SphereScore, paths
-from lib.scores import FunctionScore, StableDiffusionScore
+from lib.scores import FunctionScore, PipelineScore
 from lib.velocities import along_data, at_length, beyond, towards, white
 
-SCORE = StableDiffusionScore(pipeline(), "a cat", sigma=2.0)
+SCORE = PipelineScore(pipeline(), "a cat", sigma=2.0)
 
 
 def latents(n=2, seed=0):

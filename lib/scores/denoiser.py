@@ -149,7 +149,7 @@ class DenoiserScore(Score):
         config = _config(self.model)
         classes = config.get("num_class_embeds")
         no_class = config.get("_no_class")
-        if classes is None and config.get("num_embeds_ada_norm"):
+        if classes is None and config.get("norm_type") == "ada_norm_zero":
             # A DiT learns one class more than it names, for "no class".
             no_class = config["num_embeds_ada_norm"]
             classes = no_class + 1
@@ -190,7 +190,8 @@ def check_network(config: Mapping[str, Any], schedule: NoiseSchedule) -> None:
         schedule: of its scheduler.
     """
     channels = config.get("in_channels")
-    out = config.get("out_channels", channels)
+    # A transformer that keeps their number says so by null.
+    out = config.get("out_channels") or channels
     if channels is not None and out not in (channels, 2 * channels):
         raise ValueError(
             f"this network makes {out} channels of {channels}; a denoiser keeps their number, or "

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from .. import checks
 from .base import Score, WrappedScore
+from .pipeline import PipelineScore, Prompt, in_words
 from .schedule import double_levels
-from .stable_diffusion import StableDiffusionScore, in_words
 from .variance_preserving import VariancePreservingScore
 
 # The negative prompt of the paper's released code, model/score.py.
@@ -33,7 +33,7 @@ class DistillationScore(WrappedScore):
     two network inputs a point. Defaults are those of the released code.
 
     Args:
-        score: a score of Stable Diffusion at one noise level.
+        score: of a text-to-image model at one noise level.
         negative: by default the score's own negative prompt, or the paper's where that is empty.
         spread: half the range of times, in the time steps of `NoiseSchedule.in_steps`.
         seed: of times and noises.
@@ -45,9 +45,9 @@ class DistillationScore(WrappedScore):
 
     def __init__(
         self,
-        score: StableDiffusionScore,
+        score: PipelineScore,
         *,
-        negative: str | Tensor | None = None,
+        negative: Prompt | None = None,
         spread: int = 100,
         seed: int = 0,
         fresh: bool = True,
@@ -55,13 +55,14 @@ class DistillationScore(WrappedScore):
         if isinstance(score.sigma, Tensor):
             raise ValueError("the distillation direction needs one noise level")
         super().__init__(score)
-        self.name = "Stable Diffusion, distilled"
+        self.name = f"{score.name}, distilled"
         if negative is None:
             own = score.negative
-            negative = NEGATIVE if isinstance(own, str) and own == "" else own
+            is_empty = isinstance(own, str) and own == "" and score.family.has_words
+            negative = NEGATIVE if is_empty else own
         self.negative = negative
         try:
-            self.negative_embedding = score.embed(negative)
+            self.negative_text = score.read(negative, negative=True)
         except ValueError as error:
             raise ValueError(
                 f"the negative prompt does not fit this model ({error}); give one that does: "
@@ -104,9 +105,9 @@ class DistillationScore(WrappedScore):
         noise = noise.repeat(len(x) // places, *[1] * (x.ndim - 1))
         y = x + (level - sigma) * noise
 
-        embeddings = [self.negative_embedding, self.score.embeddings(len(x))]
+        texts = [self.negative_text, self.score.texts(len(x))]
         levels = double_levels(level).expand(len(x))
-        negative, positive = self.score.posterior_means(y, levels, embeddings)
+        negative, positive = self.score.posterior_means(y, levels, texts)
         # eps = (y' − D)/sigma', and √ᾱ = 1/√(1 + sigma²).
         return (positive - negative) / (2 * level) / (1 + sigma**2) ** 0.5
 
@@ -118,9 +119,9 @@ class DistillationScore(WrappedScore):
 
 
 def distilled(score: Score) -> Score:
-    """The distillation direction of a score of Stable Diffusion; other scores as they are."""
+    """The distillation direction of the score of a pipeline; other scores as they are."""
     if isinstance(score, VariancePreservingScore):
         return score.wrap(distilled(score.score))
-    if isinstance(score, StableDiffusionScore):
+    if isinstance(score, PipelineScore):
         return DistillationScore(score)
     return score

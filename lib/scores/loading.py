@@ -4,6 +4,7 @@ Only safetensors are read. Nothing is ever unpickled.
 """
 
 import importlib
+import inspect
 import json
 import re
 import tomllib
@@ -18,49 +19,50 @@ from torch import nn
 
 from .. import checks, files
 from .denoiser import DenoiserScore, check_network
+from .families import Family, check_name, check_schedule, family_of
+from .pipeline import PipelineScore, from_pipeline
 from .schedule import NoiseSchedule
-from .stable_diffusion import StableDiffusionScore
 
 DATA = Path(__file__).parents[2] / "data"
 BUNDLED = ("rotated-mnist", "hands")
 
 
+OF_PIXELS = ("sigma", "label", "micro_batch", "scale", "shift")
+OF_PIPELINES = (
+    "prompt",
+    "end_prompt",
+    "negative",
+    "guidance",
+    "sigma",
+    "size",
+    "micro_batch",
+    "truncate",
+    "attention_slicing",
+    "vae_tiling",
+    "cpu_offload",
+)
+# Networks of pixels or signals, called with points and times alone.
+PIXEL_NETWORKS = ("UNet2DModel", "UNet1DModel")
+# Parts that no model of pixels has.
+LATENT_PARTS = ("vae", "vqvae", "movq", "text_encoder", "transformer")
+# Parts of a pipeline that its score does not need: they look at finished images or at other ones.
+LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
+# How the weight files of a library begin.
+STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
+
+
 @dataclass(frozen=True)
-class Kind:
-    """A kind of model: its networks by their subfolders, and the settings of its score."""
+class Part:
+    """A network of a model: the folder it lies in, and its class."""
 
     name: str
-    networks: dict[str, str]
-    settings: tuple[str, ...]
+    place: Path
+    library: str
+    class_name: str
 
-
-PIXELS = Kind(
-    "a model of pixels",
-    {"unet": "diffusers.UNet2DModel"},
-    ("sigma", "label", "micro_batch", "scale", "shift"),
-)
-LATENTS = Kind(
-    "a Stable Diffusion",
-    {
-        "unet": "diffusers.UNet2DConditionModel",
-        "vae": "diffusers.AutoencoderKL",
-        "text_encoder": "transformers.CLIPTextModel",
-    },
-    (
-        "prompt",
-        "end_prompt",
-        "negative",
-        "guidance",
-        "sigma",
-        "size",
-        "micro_batch",
-        "truncate",
-        "attention_slicing",
-        "vae_tiling",
-    ),
-)
-# Pipelines whose name begins with StableDiffusion too, and whose networks have another call.
-FOREIGN = ("XL", "3", "Inpaint", "Upscale", "Depth", "Control")
+    @property
+    def class_path(self) -> str:
+        return f"{self.library}.{self.class_name}"
 
 
 def load(
@@ -84,17 +86,19 @@ def load(
         variant: of the weight files, "fp16" for instance.
         dtype: of the networks.
         device: of the networks.
-        settings: sigma, label, micro_batch, scale, shift of `DenoiserScore`. For a Stable Diffusion
-            prompt, end_prompt, negative, guidance, sigma, size, micro_batch, truncate of
-            `StableDiffusionScore`, and attention_slicing, vae_tiling (less memory, more time).
+        settings: sigma, label, micro_batch, scale, shift of `DenoiserScore`. For a pipeline of a
+            family in `FAMILIES` prompt, end_prompt, negative, guidance, sigma, size, micro_batch,
+            truncate of `PipelineScore`, and attention_slicing, vae_tiling, cpu_offload (less
+            memory, more time).
 
     Returns:
-        The score. Its `origin` names the model, its revision and the sha256 of each file read.
+        The score, a `PipelineScore` of a pipeline. Its `origin` names the model, its revision and
+        the sha256 of each file read.
 
     Raises:
-        ValueError: an unknown name, setting or device; another kind of network; weights that are
+        ValueError: an unknown name, setting or device; a model without a score; weights that are
             damaged, incomplete, superfluous or not finite.
-        TypeError: a scheduler of a kind that has no score here.
+        TypeError: a scheduler that has no score here, or of another kind than the model.
         FileNotFoundError: there is no such folder, or a file is missing.
         ConnectionError: the hub did not deliver.
 
@@ -105,35 +109,40 @@ def load(
     """
     device = checks.device(device)
     folder, origin = _locate(str(name), revision)
-    kind = _kind(folder)
+    check_name(origin["name"])
+    index = _index(folder)
+    family = _family(folder, index)
+    kind = "a model of pixels" if family is None else f"a {family.name}"
+    known = OF_PIXELS if family is None else OF_PIPELINES
     for setting in settings:
-        checks.choice(f"setting of {kind.name}:", setting, kind.settings)
-    places = {part: _network_folder(folder, part, kind) for part in kind.networks}
+        checks.choice(f"setting of {kind}:", setting, known)
+    parts = [_pixel_part(folder)] if family is None else _parts(folder, index, family)
     scheduler_folder = _part_folder(folder, "scheduler", "scheduler_config.json")
     scheduler = _scheduler(scheduler_folder)
-    check_network(_read_json(places["unet"] / "config.json"), NoiseSchedule(scheduler))
-    if kind is LATENTS:
-        tokenizer_folder = _part_folder(folder, "tokenizer", "tokenizer_config.json")
+    schedule = NoiseSchedule(scheduler)
+    main = next(part for part in parts if part.name in ("unet", "transformer"))
+    check_network(_read_json(main.place / "config.json"), schedule)
+    read = [scheduler_folder / "scheduler_config.json"]
+    if family is not None:
+        check_schedule(family, scheduler, schedule)
+        read += _tokenizer_files(folder, index)
 
     # Everything fits so far: now the weights, of the same commit where they come from the hub.
-    stems = {part: _stem(part, variant) for part in places}
     if origin["revision"] is not None:
         patterns = []
-        for part, place in places.items():
-            begin = (place.relative_to(folder) / stems[part]).as_posix()
+        for part in parts:
+            begin = (part.place.relative_to(folder) / _stem(part, variant)).as_posix()
             patterns += [f"{begin}.safetensors", f"{begin}-*.safetensors"]
         _download(origin["name"], origin["revision"], patterns)
-    read = [scheduler_folder / "scheduler_config.json"]
     networks = {}
-    for part, place in places.items():
-        read += [place / "config.json", *_weight_files(place, stems[part])]
-        networks[part] = _network(kind.networks[part], place, variant, dtype)
-    if kind is LATENTS:
-        read += tokenizer_folder.iterdir()
-        pipe = _pipeline(networks, scheduler, tokenizer_folder).to(device)
-        score = _latent_score(pipe, **settings)
-    else:
+    for part in parts:
+        read += [part.place / "config.json", *_weight_files(part.place, _stem(part, variant))]
+        networks[part.name] = _network(part, variant, dtype)
+    if family is None:
         score = DenoiserScore(networks["unet"].to(device), scheduler, **settings)
+    else:
+        pipe = _pipeline(folder, index, networks, scheduler)
+        score = _latent_score(pipe, device, **settings)
     sums = {path.relative_to(folder).as_posix(): files.sha256(path) for path in read}
     score.origin = origin | {"sha256": sums}
     return score
@@ -142,6 +151,13 @@ def load(
 def _locate(name: str, revision: str | None) -> tuple[Path, dict[str, Any]]:
     """The folder, its configuration at least, and what names it: no path is part of that."""
     folder = Path(name).expanduser()
+    if folder.suffix in (".safetensors", ".ckpt"):
+        raise ValueError(
+            f"{folder.name} is a single file, which does not say how its parts are called; convert "
+            "it once, with the pipeline of its family, and load the folder:\n"
+            f"    pipe = diffusers.StableDiffusionXLPipeline.from_single_file({folder.name!r})\n"
+            f"    pipe.save_pretrained({folder.stem!r})"
+        )
     local = name in BUNDLED or folder.is_dir()
     hub = not local and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) is not None
     if revision is not None and not hub:
@@ -155,7 +171,7 @@ def _locate(name: str, revision: str | None) -> tuple[Path, dict[str, Any]]:
         folder = folder.resolve()
         return folder, {"name": folder.name, "revision": None}
     if hub:
-        snapshot = _download(name, revision, ["*.json", "tokenizer/*"])
+        snapshot = _download(name, revision, ["*.json", "tokenizer*/*"])
         # The cache names a snapshot by its commit.
         return snapshot, {"name": name, "revision": snapshot.name}
     if folder.exists() or len(folder.parts) > 1:
@@ -199,29 +215,67 @@ def _download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
         ) from error
 
 
-def _kind(folder: Path) -> Kind:
-    """The kind of model that model_index.json names, pixels where there is no such file."""
-    index = {}
-    if (folder / "model_index.json").is_file():
-        index = _read_json(folder / "model_index.json")
-    pipeline = str(index.get("_class_name"))
-    if pipeline.startswith("StableDiffusion"):
-        if any(word in pipeline for word in FOREIGN):
+def _index(folder: Path) -> dict[str, Any]:
+    """What model_index.json says of the pipeline; nothing where there is no such file."""
+    path = folder / "model_index.json"
+    return _read_json(path) if path.is_file() else {}
+
+
+def _family(folder: Path, index: dict[str, Any]) -> type[Family] | None:
+    """The family of the pipeline that the folder holds; None for a model of pixels."""
+    # A part that is left out stands in the index as [null, null].
+    parts = [p for p in LATENT_PARTS if (folder / p).is_dir() or any(index.get(p) or [])]
+    if not parts:
+        return None
+    if "_class_name" not in index:
+        raise ValueError(
+            f"{folder.name} is a latent diffusion model (with {parts[0]}), but no model_index.json "
+            "names its pipeline; copy it from the model's source"
+        )
+    return family_of(str(index["_class_name"]))
+
+
+def _parts(folder: Path, index: dict[str, Any], family: type[Family]) -> list[Part]:
+    """The networks of a pipeline; ValueError for parts of another family, or parts left out."""
+    import diffusers
+
+    parameters = inspect.signature(getattr(diffusers, index["_class_name"])).parameters
+    parts = []
+    for name, entry in index.items():
+        is_network = isinstance(entry, list) and entry[0] in STEMS and name in parameters
+        if not is_network or name in LEFT_OUT or name.startswith(("tokenizer", "scheduler")):
+            continue
+        library, class_name = entry
+        if name == family.network:
+            class_name = parameters[name].annotation.__name__
+        parts.append(Part(name, _network_folder(folder, name, class_name), library, class_name))
+    found = [part.name for part in parts]
+    for name, parameter in parameters.items():
+        # A part that may be left out stands in the index as [null, null].
+        needed = parameter.default is parameter.empty and name not in LEFT_OUT
+        absent = name in (family.network, "vae") and name not in found
+        if absent or (needed and name not in index):
             raise ValueError(
-                f"{folder.name} is a {pipeline}; a StableDiffusionPipeline (Stable Diffusion 1.x "
-                "or 2.x) is wanted here"
+                f"{folder.name} has no {name} in its model_index.json; copy the whole model from "
+                "its source"
             )
-        return LATENTS
-    for part in ("vae", "vqvae"):
-        # A part that is left out stands in the index as [null, null].
-        if (folder / part).is_dir() or any(index.get(part) or []):
-            raise ValueError(
-                f"{folder.name} is a latent diffusion model ({part} beside unet), and its "
-                "model_index.json names no StableDiffusionPipeline: its points are latents, not "
-                "the pixels that are wanted here; use DenoiserScore(unet, scheduler, scale=1, "
-                "shift=0)"
-            )
-    return PIXELS
+    return parts
+
+
+def _tokenizer_files(folder: Path, index: dict[str, Any]) -> list[Path]:
+    found = []
+    for name, entry in index.items():
+        if name.startswith("tokenizer") and any(entry):
+            place = _part_folder(folder, name, "tokenizer_config.json")
+            found += [path for path in place.iterdir() if path.is_file()]
+    return found
+
+
+def _pixel_part(folder: Path) -> Part:
+    place = _part_folder(folder, "unet", "config.json")
+    given = _read_json(place / "config.json").get("_class_name")
+    class_name = given if given in PIXEL_NETWORKS else PIXEL_NETWORKS[0]
+    return Part("unet", _network_folder(folder, "unet", class_name), "diffusers", class_name)
 
 
 def _part_folder(folder: Path, part: str, config: str) -> Path:
@@ -235,23 +289,22 @@ def _part_folder(folder: Path, part: str, config: str) -> Path:
     raise FileNotFoundError(f"{folder.name} holds neither {part}/{config} nor {config}; {mend}")
 
 
-def _network_folder(folder: Path, part: str, kind: Kind) -> Path:
+def _network_folder(folder: Path, part: str, wanted: str) -> Path:
     """The folder of a network whose config.json names the class that is wanted."""
     place = _part_folder(folder, part, "config.json")
-    wanted = kind.networks[part].rpartition(".")[2]
     # A network of transformers names no class.
     given = _read_json(place / "config.json").get("_class_name", wanted)
     if given != wanted:
         raise ValueError(
-            f"{part} of {folder.name} is a {given}, not a {wanted}; for another network with the "
-            "same call use DenoiserScore(network, scheduler)"
+            f"{part} of {folder.name} is a {given}, not a {wanted}: parts of two models; for "
+            "another network with the same call use DenoiserScore(network, scheduler)"
         )
     return place
 
 
-def _stem(part: str, variant: str | None) -> str:
+def _stem(part: Part, variant: str | None) -> str:
     """How the names of weight files begin; "-00001-of-00002" follows in shards."""
-    stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+    stem = STEMS[part.library]
     return stem if variant is None else f"{stem}.{variant}"
 
 
@@ -270,10 +323,12 @@ def _weight_files(place: Path, stem: str) -> list[Path]:
     )
 
 
-def _network(class_path: str, place: Path, variant: str | None, dtype: torch.dtype) -> nn.Module:
+def _network(part: Part, variant: str | None, dtype: torch.dtype) -> nn.Module:
     """A network once all its weights are there, fit and finite."""
-    library, _, class_name = class_path.partition(".")
-    network_class = getattr(importlib.import_module(library), class_name)
+    network_class = getattr(importlib.import_module(part.library), part.class_name, None)
+    if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
+        raise ValueError(f"{part.name} is a {part.class_path}, which is no network")
+    place = part.place
     with _undamaged(f"the weights or the config.json of {place.name}"):
         network, report = network_class.from_pretrained(
             place,
@@ -323,32 +378,43 @@ def _scheduler(place: Path) -> Any:
         return scheduler_class.from_pretrained(place, local_files_only=True)
 
 
-def _pipeline(networks: dict[str, nn.Module], scheduler: Any, tokenizer_folder: Path) -> Any:
-    from diffusers import StableDiffusionPipeline
-    from transformers import CLIPTokenizer
+def _pipeline(
+    folder: Path, index: dict[str, Any], networks: dict[str, nn.Module], scheduler: Any
+) -> Any:
+    """The pipeline of these networks, with its own tokenizers and settings."""
+    import diffusers
 
+    pipeline_class = getattr(diffusers, index["_class_name"])
+    absent = {}
+    for name, entry in index.items():
+        # A part that its makers left out stands in the index as [null, null].
+        if name in LEFT_OUT or entry == [None, None]:
+            absent[name] = None
     with _undamaged("the tokenizer"):
-        tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
-    pipe = StableDiffusionPipeline(
-        **networks,
-        tokenizer=tokenizer,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+        pipe = pipeline_class.from_pretrained(
+            folder, **networks, scheduler=scheduler, **absent, local_files_only=True
+        )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
 def _latent_score(
-    pipe: Any, attention_slicing: bool = False, vae_tiling: bool = False, **settings: Any
-) -> StableDiffusionScore:
+    pipe: Any,
+    device: torch.device,
+    attention_slicing: bool = False,
+    vae_tiling: bool = False,
+    cpu_offload: bool = False,
+    **settings: Any,
+) -> PipelineScore:
+    if cpu_offload:
+        pipe.enable_model_cpu_offload(device=device)
+    else:
+        pipe.to(device)
     if attention_slicing:
         pipe.enable_attention_slicing("max")
     if vae_tiling:
         pipe.vae.enable_tiling()
-    return StableDiffusionScore(pipe, **settings)
+    return from_pipeline(pipe, **settings)
 
 
 @contextmanager
