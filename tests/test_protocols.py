@@ -22,7 +22,7 @@ from experiments.evaluation.frame_folders import find_frames
 from experiments.evaluation.inception import Inception, frechet_of_samples, load_inception
 from experiments.evaluation.protocols import PROTOCOLS
 from experiments.pairs import Pairs, run_pairs
-from lib.scores import StableDiffusionScore
+from lib.scores import PipelineScore
 
 # Grey levels of frames of constant colour, in fifths: steps 1, 2, 1 and 2, 1, 1
 PATHS = {"a": (0, 1, 3, 4), "b": (1, 3, 4, 5)}
@@ -234,7 +234,7 @@ def test_layouts(folder, tmp_path):
 
 
 def test_the_output_of_the_pairs_command_is_read_as_it_is(tmp_path):
-    score = StableDiffusionScore(pipeline(), micro_batch=64, sigma=1.0)
+    score = PipelineScore(pipeline(), micro_batch=64, sigma=1.0)
     rough = torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     images = torch.nn.functional.interpolate(rough, (64, 64), mode="bilinear")
     pairs = Pairs(images[:2], images[2:], "cat", name=["one", "two"])

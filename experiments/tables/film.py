@@ -23,9 +23,8 @@ from torch import Tensor
 from lib import Frames, Geodesic, extrapolate, interpolate, latents, paths, video
 from lib.methods.spaces import working_space
 from lib.metrics import DensityMetric, ScoreMetric, SteinMetric
-from lib.scores import load
+from lib.scores import PipelineScore, load
 from lib.scores.distillation import distilled
-from lib.scores.stable_diffusion import StableDiffusionScore
 from lib.solvers.base import Solution
 from lib.solvers.geodesic import measure
 
@@ -90,7 +89,7 @@ class Videos:
     pictures: Float[Tensor, "hands frames 3 height width"]
     latents: Latents
     fine: Latents
-    score: StableDiffusionScore
+    score: PipelineScore
     max_iter: int = MAX_ITER
 
     @property
@@ -134,7 +133,7 @@ def moved_hands(
 
 
 def encoded(
-    score: StableDiffusionScore, pictures: Float[Tensor, "hands frames 3 height width"]
+    score: PipelineScore, pictures: Float[Tensor, "hands frames 3 height width"]
 ) -> Latents:
     """Latents of every frame."""
     return latents.encode(score, pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
@@ -146,7 +145,7 @@ def captions(count: int = HANDS) -> list[str]:
 
 
 @cache
-def bundled() -> StableDiffusionScore:
+def bundled() -> PipelineScore:
     """The bundled model."""
     return load("hands", micro_batch=64)
 

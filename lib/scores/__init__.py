@@ -12,6 +12,7 @@ from .manifold import SphereScore, TubeScore, circle, curve, helix, helix_point,
 from .pipeline import PipelineScore, from_pipeline
 from .product import ProductScore
 from .schedule import NoiseSchedule
+from .stable_diffusion import StableDiffusionScore
 from .variance_preserving import VariancePreservingScore
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "ProductScore",
     "Score",
     "SphereScore",
+    "StableDiffusionScore",
     "TubeScore",
     "VariancePreservingScore",
     "WrappedScore",
