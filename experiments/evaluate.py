@@ -7,11 +7,11 @@ measured as the protocol says is left out, with its reason; what differs from th
 (another network, another number of frames) stands beside each number.
 """
 
-import importlib.metadata
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -127,21 +127,16 @@ def evaluate_folder(
     for item in tqdm(folders, desc=chosen.name, unit="pair", disable=not progress):
         frames = item.read().to(place)
         steps = _steps(item, frames, chosen, meter)
-        found = {name: network(frames).double().cpu() for name, network in networks.items()}
-        for name, path in found.items():
-            paths.setdefault(item.method, {}).setdefault(name, []).append(path)
+        path = {name: network(frames).double().cpu() for name, network in networks.items()}
+        for name, found in path.items():
+            paths.setdefault(item.method, {}).setdefault(name, []).append(found)
         for measure in measures:
             if isinstance(measure, StepMeasure):
                 rows.append(words.row(item, measure, measure.of(steps), frames))
             elif measure.each_pair:
-                value = measure.of([found[measure.network]], None)
+                value = measure.of([path[measure.network]], None)
                 rows.append(words.row(item, measure, value, frames))
-    compared = {}
-    if files:
-        for name, network in networks.items():
-            # One by one, since their sizes may differ
-            parts = [network(read(file)[None].to(place)) for file in files]
-            compared[name] = torch.cat(parts).double().cpu()
+    compared = _reference_features(files, networks, place)
     intervals = {}
     for measure in measures:
         if isinstance(measure, FeatureMeasure) and not measure.each_pair:
@@ -151,7 +146,6 @@ def evaluate_folder(
                 intervals[method, measure.name] = interval
                 rows.append(words.row_of_all(method, measure, interval.estimate))
     table = pd.DataFrame(rows)
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "lpips", "pillow")}
     settings = {
         "protocol": chosen.name,
         "source": chosen.source,
@@ -159,7 +153,7 @@ def evaluate_folder(
         "references": len(files),
         "draws": draws,
         "left_out": left_out,
-        "versions": versions,
+        "versions": {name: version(name) for name in ("torch", "lpips", "pillow")},
     }
     return Evaluation(table, _summary(table, measures, intervals), left_out, settings)
 
@@ -242,6 +236,19 @@ def _squeezed(frame: Tensor, size: int) -> Tensor:
     """A frame of size × size pixels by Pillow's bilinear resizing, whatever its sides were."""
     image = to_pil_image((255 * frame).round().to(torch.uint8).cpu())
     return pil_to_tensor(image.resize((size, size), Image.Resampling.BILINEAR)) / 255
+
+
+def _reference_features(
+    files: Sequence[Path], networks: Mapping[str, FeatureNetwork], place: torch.device
+) -> dict[str, Tensor]:
+    """Network → features of the references, taken one by one, since their sizes may differ."""
+    if not files:
+        return {}
+    found = {}
+    for name, network in networks.items():
+        parts = [network(read(file)[None].to(place)) for file in files]
+        found[name] = torch.cat(parts).double().cpu()
+    return found
 
 
 def _of_all_pairs(

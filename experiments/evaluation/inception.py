@@ -107,7 +107,8 @@ def frechet_of_samples(x: Float[Tensor, "n k"], y: Float[Tensor, "m k"]) -> floa
     b = (y - mean_y) / (len(y) - 1) ** 0.5
     cross = torch.linalg.svdvals(a @ b.T).sum()
     distance = (mean_x - mean_y).square().sum() + a.square().sum() + b.square().sum() - 2 * cross
-    return float(distance)
+    # rounding can leave equal sets below zero
+    return max(0.0, float(distance))
 
 
 def _bicubic(image: Float[Tensor, "channels height width"]) -> Float[Tensor, "channels 299 299"]:
