@@ -30,8 +30,16 @@ from lib.files import replacing
 from .evaluation.bootstrap import Interval, bootstrap
 from .evaluation.frame_folders import FrameFolder, find_frames, size_in_words
 from .evaluation.frames import Distance
+from .evaluation.imagenet import EfficientNetLite0, ImageNetNetwork, load_imagenet
 from .evaluation.inception import load_inception
-from .evaluation.protocols import PROTOCOLS, FeatureMeasure, Measure, Protocol, StepMeasure
+from .evaluation.protocols import (
+    PROTOCOLS,
+    FeatureMeasure,
+    FrameMeasure,
+    Measure,
+    Protocol,
+    StepMeasure,
+)
 from .evaluation.published import SMALLEST, load_lpips
 from .evaluation.steps import adjacent_distances
 from .images import pictures, read
@@ -98,8 +106,8 @@ def evaluate_folder(
         lpips: "alex", "vgg" or "squeeze", the protocol's own if None. The rows of another one are
             called after it ("diffmorpher, with squeeze").
         distance: any other distance of images (n, 3, h, w) in [0, 1], instead of LPIPS.
-        features: pictures (n, 3, h, w) in [0, 1] to features (n, k), instead of loading FID's
-            network; its attribute `name` says whose it is.
+        features: pictures (n, 3, h, w) in [0, 1] to features (n, k), instead of loading the network
+            of FID or KID; its attribute `name` says whose it is.
         pairs_first: the layout is FOLDER/PAIR/METHOD.
         device: where networks run.
         draws: bootstrap draws of pairs, for the interval of a number of all pairs.
@@ -133,6 +141,8 @@ def evaluate_folder(
         for measure in measures:
             if isinstance(measure, StepMeasure):
                 rows.append(words.row(item, measure, measure.of(steps), frames))
+            elif isinstance(measure, FrameMeasure):
+                rows.append(words.row(item, measure, measure.of(frames), frames))
             elif measure.each_pair:
                 value = measure.of([path[measure.network]], None)
                 rows.append(words.row(item, measure, value, frames))
@@ -206,11 +216,27 @@ def _feature_networks(
             )
             continue
         try:
-            resizing = measure.network.removeprefix("inception, ")
-            networks[measure.network] = features or load_inception(resizing, download=download)
+            networks[measure.network] = features or _feature_network(measure.network, download)
         except FileNotFoundError as error:
             left_out[measure.name] = str(error)
     return networks, left_out
+
+
+def _feature_network(name: str, download: bool) -> FeatureNetwork:
+    if name == EfficientNetLite0.name:
+        return _Features(load_imagenet(name))
+    return load_inception(name.removeprefix("inception, "), download=download)
+
+
+class _Features:
+    """An ImageNet network as a function of images."""
+
+    def __init__(self, network: ImageNetNetwork) -> None:
+        self.name = network.name
+        self._network = network
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self._network.features(images)
 
 
 def name_of(network: Any) -> str:
@@ -259,12 +285,15 @@ def _of_all_pairs(
     The draws' mean is moved onto the estimate: pairs drawn twice bias a Fréchet distance.
     """
 
-    def of_chosen(indices: Tensor) -> Tensor:
+    def one_by_one(indices: Tensor) -> Tensor:
         if indices.ndim > 1:
-            return torch.stack([of_chosen(row) for row in indices])
+            return torch.stack([one_by_one(row) for row in indices])
         chosen = [paths[i] for i in indices.tolist()]
         return torch.tensor(measure.of(chosen, references), dtype=torch.float64)
 
+    of_chosen = one_by_one
+    if measure.of_pairs is not None:
+        of_chosen = measure.of_pairs(paths, references)
     every = torch.arange(len(paths))
     if len(paths) < 2:
         return Interval(float(of_chosen(every)), np.nan, np.nan)
@@ -367,7 +396,9 @@ class _Words:
 
     def _label(self, measure: Measure) -> str:
         """The protocol's name, followed by a network that is not its own."""
-        if isinstance(measure, StepMeasure):
+        if isinstance(measure, FrameMeasure):
+            other = ""
+        elif isinstance(measure, StepMeasure):
             other = self.meter.name if self.meter.foreign else ""
         else:
             used = self.names[measure.network]
@@ -381,10 +412,12 @@ class _Words:
             summed = "; summed over pairs" if measure.over_pairs == "sum" else ""
             name = f"{self.meter.name} of adjacent frames{where}"
             return f"{measure.definition}, d the {name}{summed}"
+        if isinstance(measure, FrameMeasure):
+            return measure.definition
         given = self.references and measure.references != "unused"
         inputs = "the references" if given else "the first and last frames of all pairs"
         what = measure.definition.format(inputs=inputs)
-        return f"Fréchet distance of features ({self.names[measure.network]}): {what}"
+        return f"{measure.distance} of features ({self.names[measure.network]}): {what}"
 
     def _frame_departures(self, frames: Tensor) -> list[str]:
         found = []

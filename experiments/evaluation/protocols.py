@@ -13,7 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..classifiers import Reference
 from .inception import frechet_of_samples
+from .motion import motion
+from .sets import OfPairs, imagenet_kid_of_pairs
 
 Steps = Float[Tensor, " steps"]
 PathFeatures = Float[Tensor, "frames k"]
@@ -52,6 +55,14 @@ def largest_step(steps: Steps) -> float:
     return float(steps.max())
 
 
+# ---- measures of the frames of one pair
+
+
+def mean_motion(frames: Float[Tensor, "frames channels height width"]) -> float:
+    """Mean magnitude of the optical flow, pixels a step."""
+    return float(motion(frames[None]))
+
+
 # ---- measures of features, of one pair or of all
 
 
@@ -79,6 +90,24 @@ def two_frames_against_inputs(
         drawn = [path[torch.randperm(len(path), generator=generator)[:2]] for path in paths]
         distances.append(frechet_of_samples(torch.cat(drawn), inputs))
     return sum(distances) / len(distances)
+
+
+def inner_against_references(
+    paths: Sequence[PathFeatures], references: References | None
+) -> float:
+    """All frames between first and last against the references, by a kernel."""
+    every = torch.arange(len(paths))
+    return float(inner_against_references_of_pairs(paths, references)(every))
+
+
+def inner_against_references_of_pairs(
+    paths: Sequence[PathFeatures], references: References
+) -> OfPairs:
+    """The same for chosen pairs, whose indices the result takes."""
+    inner = torch.stack([path[1:-1] for path in paths])
+    covariance = torch.atleast_2d(references.T.cov())
+    compared = Reference(references.mean(0), covariance, references, "the references", "unknown")
+    return imagenet_kid_of_pairs(inner, compared)
 
 
 def _inner(paths: Sequence[PathFeatures]) -> Tensor:
@@ -112,6 +141,23 @@ class StepMeasure:
 
 
 @dataclass(frozen=True)
+class FrameMeasure:
+    """A number a pair, of its frames as they are stored.
+
+    Attributes:
+        name: column of the table.
+        definition: in words.
+        of: the frames in [0, 1] to the number.
+        source: where it is defined.
+    """
+
+    name: str
+    definition: str
+    of: Callable[[Tensor], float]
+    source: str
+
+
+@dataclass(frozen=True)
 class FeatureMeasure:
     """A number of the features of frames.
 
@@ -120,7 +166,9 @@ class FeatureMeasure:
         definition: in words; {inputs} stands for what the frames are compared with.
         of: the features of paths, and of the references, to the number.
         source: where it is defined.
-        network: "inception, pytorch-fid" or "inception, clean-fid".
+        network: "inception, pytorch-fid", "inception, clean-fid" or "efficientnet-lite0".
+        distance: of the two sets of features, in words.
+        of_pairs: the same as `of` for many choices of pairs at once, where that is faster.
         each_pair: one number a pair, averaged; else one number of all pairs.
         references: whether pictures beside the frames are needed, may stand in for the ends, or
             are not used.
@@ -131,11 +179,13 @@ class FeatureMeasure:
     of: Callable[[Sequence[PathFeatures], References | None], float]
     source: str
     network: str
+    distance: str = "Fréchet distance"
+    of_pairs: Callable[[Sequence[PathFeatures], References], OfPairs] | None = None
     each_pair: bool = False
     references: Literal["needed", "possible", "unused"] = "unused"
 
 
-Measure = StepMeasure | FeatureMeasure
+Measure = StepMeasure | FrameMeasure | FeatureMeasure
 
 
 @dataclass(frozen=True)
@@ -198,6 +248,22 @@ PROTOCOLS = {
                 StepMeasure("ppl", LENGTH, sum_of_steps, OURS),
                 StepMeasure("pdv", DEVIATION, standard_deviation, OURS),
                 StepMeasure("largest_step", "max d", largest_step, OURS),
+                FrameMeasure(
+                    "motion",
+                    "mean magnitude of the optical flow of adjacent frames, pixels a step",
+                    mean_motion,
+                    OURS,
+                ),
+                FeatureMeasure(
+                    "kid_efficientnet",
+                    "inner frames of all pairs against {inputs}",
+                    inner_against_references,
+                    OURS,
+                    network="efficientnet-lite0",
+                    distance="Squared MMD, kernel (x·y/m + 1)³, m the references' mean of ‖y‖²,",
+                    of_pairs=inner_against_references_of_pairs,
+                    references="needed",
+                ),
             ),
         ),
         Protocol(
