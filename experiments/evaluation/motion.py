@@ -64,7 +64,8 @@ def optical_flow(
         xy = _window(across * down)
         yy = _window(down * down)
         structure = xx + yy
-        ridge = RIDGE * structure.mean((2, 3), keepdim=True) + torch.finfo(a.dtype).tiny
+        # Its square is above zero too, so that images without structure do not move.
+        ridge = RIDGE * structure.mean((2, 3), keepdim=True) + 1e-100
         xt = _window(across * change)
         yt = _window(down * change)
         determinant = (xx + ridge) * (yy + ridge) - xy * xy

@@ -92,9 +92,7 @@ def two_frames_against_inputs(
     return sum(distances) / len(distances)
 
 
-def inner_against_references(
-    paths: Sequence[PathFeatures], references: References | None
-) -> float:
+def inner_against_references(paths: Sequence[PathFeatures], references: References | None) -> float:
     """All frames between first and last against the references, by a kernel."""
     every = torch.arange(len(paths))
     return float(inner_against_references_of_pairs(paths, references)(every))
