@@ -5,8 +5,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from typer.testing import CliRunner
 
-from experiments.tables import base
+from experiments import data
+from experiments.tables import base, crowd
+from experiments.tables.__main__ import app
 
 
 class Fake:
@@ -84,3 +88,34 @@ def test_a_row_that_no_table_can_hold_is_refused(tmp_path):
     with pytest.raises(TypeError, match="object"):
         base.make(table, tmp_path, tmp_path / "work", progress=False)
     assert not (tmp_path / "99_fake.csv").exists()
+
+
+def test_the_small_crowd_turns_each_digit_of_a_ring(tmp_path):
+    """On its own ring the straight line finds the turn; in a crowd it is held at least."""
+    made = base.make(crowd.exact_table(crowd.SMALL), tmp_path, tmp_path / "work", progress=False)
+    shares = crowd.shares(made).set_index(["digits", "start"])
+    assert shares.turned[1, "line"] >= 9
+    assert (shares.turned[:, "turn"] == 10).all()
+    assert (shares.of == 10).all()
+    assert made.groupby("digits").line_error.nunique().tolist() == [10, 10]
+
+
+def test_the_exact_score_of_turned_digits_against_brute_force():
+    digits = data.digits("sklearn", limit=3).images.double()
+    score = crowd.TurnedDigits(digits, sigma=1.0, step=10.0)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(4, 1, 28, 28, generator=generator, dtype=torch.float64)
+    for sigma, step in ((1.0, 10.0), (2.0, 20.0), (3.0, 30.0)):
+        images = [data.rotate(digits, degrees) for degrees in torch.arange(0, 360, step).tolist()]
+        points = torch.cat(images).flatten(1)
+        squared = (x.flatten(1)[:, None] - points).square().sum(2)
+        weights = torch.softmax(-squared / (2 * sigma**2), dim=1)
+        expected = (weights @ points - x.flatten(1)) / sigma**2
+        torch.testing.assert_close(score.at(sigma)(x).flatten(1), expected)
+
+
+@pytest.mark.parametrize("command", ["crowd --digits mnits", "networks --models nowhere"])
+def test_bad_options_are_refused(command, tmp_path):
+    done = CliRunner().invoke(app, [*command.split(), "--out", str(tmp_path)])
+    assert done.exit_code != 0
+    assert list(tmp_path.iterdir()) == []

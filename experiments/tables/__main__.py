@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from lib import checks
+
 from . import base
 
 app = typer.Typer(
@@ -30,9 +32,37 @@ Dirty = Annotated[
 ]
 
 
-@app.callback()
-def tables() -> None:
-    """Keeps the name of a table on the command line while there is only one."""
+@app.command()
+def crowd(
+    digits: Annotated[str, typer.Option(help="mnist, or sklearn: always there, fewer.")] = "mnist",
+    out: Out = None,
+    work: Work = base.WORK,
+    small: Small = False,
+    allow_dirty: Dirty = False,
+) -> None:
+    """Turns of digits under the exact score of 1 to 1,000 digits (notebook 03)."""
+    from .crowd import MNIST, SKLEARN, SMALL, exact_table
+
+    checks.choice("digits", digits, ("mnist", "sklearn"))
+    settings = MNIST if digits == "mnist" else SKLEARN
+    write(exact_table(SMALL if small else settings), out, work, small, allow_dirty)
+
+
+@app.command()
+def networks(
+    models: Annotated[
+        Path | None,
+        typer.Option(help="Folder of rotated-mnist-N.", show_default="build/models"),
+    ] = None,
+    out: Out = None,
+    work: Work = base.WORK,
+    allow_dirty: Dirty = False,
+) -> None:
+    """Turns of digits under the scores of networks that know 10 to 60,000 digits (notebook 04)."""
+    from .crowd import MNIST, NETWORKS, network_table
+
+    table = network_table(MNIST, NETWORKS if models is None else models)
+    write(table, out, work, False, allow_dirty)
 
 
 @app.command()

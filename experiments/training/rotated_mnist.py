@@ -23,8 +23,10 @@ from .networks import NO_CLASS, rotated_mnist_network
 
 NAME = "rotated-mnist"
 SETTINGS = Settings(steps=9000, batch=64, rate=2e-3, warmup=200, ema=0.999, every=250)
-# Of a network that goes on from a trained one: it has little to learn, or few images to remember.
-FINE_TUNING = Settings(steps=3000, batch=32, rate=1e-3, warmup=100, ema=0.99, every=100)
+# Of a network that goes on from a trained one, to know few images by heart: many small steps.
+FINE_TUNING = Settings(steps=3600, batch=16, rate=2e-3, warmup=100, ema=0.99, every=200)
+# Keywords of its `denoising_loss`: the noise levels of geodesics, and no classes.
+FINE_TUNING_LOSS = {"median": 1.2, "spread": 0.8, "unconditional": 1.0}
 # Noise levels of the errors, for pixels in [0, 1].
 LEVELS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
 HELD_OUT = 500
@@ -118,8 +120,13 @@ def train_rotated_mnist(
     else:
         training = turned_digits(source, download, split=split, count=count)
     description = training.description
+    noise = {}
     if first is not None:
-        description += f"; its first weights are those of {first}"
+        noise = FINE_TUNING_LOSS
+        description += (
+            f"; its first weights are those of {first}; log sigma normal about "
+            f"log {noise['median']:g} with deviation {noise['spread']:g}, no classes"
+        )
         training = replace(
             training, description=description, options=f"{training.options} --from {first}"
         )
@@ -131,7 +138,7 @@ def train_rotated_mnist(
     if first is not None:
         model.load_state_dict(load(first).model.state_dict())
     score = DenoiserScore(model.to(device), scheduler)
-    loss = denoising_loss(score, training.draw, batch=settings.batch)
+    loss = denoising_loss(score, training.draw, batch=settings.batch, **noise)
     state = fit(
         model,
         loss,
