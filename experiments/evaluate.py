@@ -104,7 +104,7 @@ def evaluate_folder(
         protocol: a name of `PROTOCOLS`.
         references: a folder of real pictures, for measures that compare with them.
         lpips: "alex", "vgg" or "squeeze", the protocol's own if None. The rows of another one are
-            called after it ("diffmorpher, with squeeze").
+            called after it ("diffmorpher, with LPIPS (squeeze)").
         distance: any other distance of images (n, 3, h, w) in [0, 1], instead of LPIPS.
         features: pictures (n, 3, h, w) in [0, 1] to features (n, k), instead of loading the network
             of FID or KID; its attribute `name` says whose it is.
