@@ -4,9 +4,15 @@ import re
 
 MARKUP = re.compile(r"([*|\\]|(?<=\w)_(?!\w))")
 
+# A point of a list
+BULLET = re.compile(r"\s*\* ")
+
 
 def literal(text: str) -> str:
-    """A line of plain text as reStructuredText; `code` stays code."""
+    """A line of plain text as reStructuredText; `code` stays code, and a list a list."""
+    bullet = BULLET.match(text)
+    if bullet:
+        return bullet[0] + literal(text[bullet.end() :])
     parts = text.split("`")
     # an unpaired backtick is a character like any other
     if len(parts) % 2 == 0:
