@@ -176,7 +176,7 @@ def frechet_mean(
     squared = _squared_lengths(metric, best.geodesics)
     return FrechetMean(
         point=best.point,
-        variance=float(weights[best.apart].double() @ squared),
+        variance=float(weights[best.apart].to(squared) @ squared),
         residual=best.residual,
         converged=best.residual <= tol,
         iterations=iteration,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import checks
 from .divergence import basis, quadratic_forms, rademacher
-from .elements import elements
+from .elements import elements, working_dtype
 from .ode import integrate
 from .scores.base import Score
 from .scores.function import as_score
@@ -46,7 +46,7 @@ def along_path(
     points: Float[Tensor, "batch points *event"],
     degree: int = 2,
 ) -> Float[Tensor, "batch points"]:
-    """log p(γ) − log p(start) at every point of paths, float64: the line integral ∫ s·dx.
+    """log p(γ) − log p(start) at every point of paths: the line integral ∫ s·dx.
 
     One score a point, in one batch; exact for a score that is linear along each element.
 
@@ -64,8 +64,9 @@ def along_path(
     with torch.no_grad():
         score = as_score(score).along(elements(count).times)
         scores = score(points.flatten(0, 1)).reshape(points.shape)
+    work = working_dtype(points)
     return elements(count, degree).line_integral(
-        points.flatten(2).double(), scores.flatten(2).double()
+        points.flatten(2).to(work), scores.flatten(2).to(work)
     )
 
 
@@ -131,7 +132,7 @@ def log_density(
     integrals = x.new_zeros(len(x), 1 if exact else probes)
     y = torch.cat([x.flatten(1), integrals], 1)
     times = torch.linspace(
-        math.log(low), math.log(high), steps + 1, dtype=torch.float64, device=x.device
+        math.log(low), math.log(high), steps + 1, dtype=working_dtype(x), device=x.device
     )
     with torch.no_grad():
         equation = _flow(score, event, directions, exact)

@@ -166,9 +166,13 @@ def evaluate(
         The points there.
     """
     times = times.expand(len(points), -1) if times.ndim == 1 else times
-    nodes, weights = lagrange(points.shape[1], times.to(points.device), degree)
+    # On the CPU, since another device (MPS) may have no float64.
+    nodes, weights = lagrange(points.shape[1], times.cpu(), degree)
+    nodes = nodes.to(points.device)
     path = torch.arange(len(points), device=points.device)[:, None, None]
-    return torch.einsum("bmk,bmk...->bm...", weights.to(points), points[path, nodes])
+    return torch.einsum(
+        "bmk,bmk...->bm...", weights.to(points), points[path, nodes.to(points.device)]
+    )
 
 
 def arc_length(

@@ -13,6 +13,12 @@ import nbformat
 import pytest
 import torch
 import yaml
+from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+)
+from families import autoencoder, letters, t5
 from notebook_rules import HEADINGS, complaints
 from typer.testing import CliRunner
 
@@ -23,11 +29,15 @@ from lib import (
     DensityMetric,
     SphereScore,
     SteinMetric,
+    flow,
     geodesic,
     interpolate,
+    latents,
 )
 from lib.exact import sphere_geodesic
 from lib.methods.presets import Preset
+from lib.scores import families as known_families
+from lib.scores import from_pipeline
 from lib.solvers import Relaxation
 from workflow.__main__ import app
 from workflow.execute import execute
@@ -174,3 +184,37 @@ def test_files_and_commands_that_it_names_are_there():
     )
     for word in re.findall(r"-m workflow ([a-z]+)", TEXT):
         assert CliRunner().invoke(app, [word, "--help"]).exit_code == 0, word
+
+
+def test_the_added_family_samples_as_its_pipeline_does(monkeypatch):
+    monkeypatch.setattr(
+        known_families, "FAMILIES", [added("Add a family of pipelines", monkeypatch)]
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pipe = AuraFlowPipeline(
+            tokenizer=letters(),
+            text_encoder=t5(),
+            vae=autoencoder(4, scaling_factor=0.13),
+            transformer=AuraFlowTransformer2DModel(
+                sample_size=8,
+                num_mmdit_layers=1,
+                num_single_dit_layers=1,
+                attention_head_dim=8,
+                num_attention_heads=4,
+                joint_attention_dim=32,
+                caption_projection_dim=32,
+                pos_embed_max_size=64,
+            ),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=1.7),
+        ).to(torch.float64)
+    pipe.set_progress_bar_config(disable=True)
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    asked = {"sigmas": [0.9, 0.5, 0.2], "num_inference_steps": 3, "guidance_scale": 3.0}
+    size = {"height": 16, "width": 16, "output_type": "latent"}
+    made = pipe("a cat", "blur", latents=noise, **asked, **size).images
+    score = from_pipeline(pipe, prompt="a cat", negative="blur", guidance=3.0)
+    levels = [t / (1 - t) for t in pipe.scheduler.sigmas[:-1].tolist()]
+    ours = flow.follow(score, noise * (1 + levels[0]), [*levels, 0.0])
+    torch.testing.assert_close(ours, made, rtol=1e-4, atol=1e-4)
+    assert latents.decode(score, ours).shape == (1, 3, 16, 16)

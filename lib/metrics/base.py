@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..elements import elements
+from ..elements import elements, working_dtype
 from ..scores.base import Counter, Score
 
 # Of conjugate gradients.
@@ -126,15 +126,15 @@ class Metric:
             degree: Degree of the elements between the points, 1 to 4.
 
         Returns:
-            One number a quadrature point, as many as segments, float64.
+            One number a quadrature point, as many as segments, in `working_dtype`.
         """
         path = elements(points.shape[1], degree)
-        flat = points.flatten(2).double()
+        flat = points.flatten(2).to(working_dtype(points))
         event = points.shape[2:]
         x = (path.M.to(flat) @ flat).to(points).reshape(-1, *event)
         v = (path.D.to(flat) @ flat).to(points).reshape(-1, *event)
         squared = self.along(path.M @ path.times).norm_squared(x, v)
-        return squared.reshape(len(points), -1).double()
+        return squared.reshape(len(points), -1).to(flat)
 
     def scores_along(
         self, points: Float[Tensor, "batch points *event"]

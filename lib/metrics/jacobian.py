@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import checks
-from ..elements import elements
+from ..elements import elements, working_dtype
 from ..scores.base import Score
 from ..scores.function import as_score
 from .base import Metric, dot, level_ratio
@@ -100,10 +100,10 @@ class JacobianMetric(Metric):
         self, points: Float[Tensor, "batch points *event"], degree: int = 2
     ) -> Float[Tensor, "batch segments"]:
         """‖ds/dt‖² + reg ‖dx/dt‖² at the quadrature points, from the scores at the nodes alone."""
-        D = elements(points.shape[1], degree).D.to(points.device)
+        D = elements(points.shape[1], degree).D.to(points.device, working_dtype(points))
 
         def squared_rate(nodes: Tensor) -> Tensor:
-            return (D @ nodes.flatten(2).double()).pow(2).sum(-1)
+            return (D @ nodes.flatten(2).to(D)).pow(2).sum(-1)
 
         scores = self.scores_along(points)
         return squared_rate(scores) + self.regularisation * squared_rate(points)

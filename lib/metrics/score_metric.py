@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import checks
-from ..elements import elements
+from ..elements import elements, working_dtype
 from ..scores.base import Score
 from ..scores.function import as_score
 from .base import Metric, dot, level_ratio, scale, segments
@@ -163,9 +163,9 @@ class ScoreMetric(Metric):
             scores: Scores at the points where they are known, which saves their evaluation.
         """
         path = elements(points.shape[1], degree)
-        x = points.flatten(2).double()
+        x = points.flatten(2).to(working_dtype(points))
         s = self.scores_along(points) if scores is None else scores
-        f = path.line_integral(x, s.flatten(2).double())
+        f = path.line_integral(x, s.flatten(2).to(x))
         f = f - (f[:, :1] + f[:, -1:]) / 2
         D = path.D.to(x)
         M = path.M.to(x)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .. import checks
 from ..divergence import basis, quadratic_forms, rademacher
-from ..elements import elements
+from ..elements import elements, working_dtype
 from ..scores.base import Score
 from .base import Metric, dot
 
@@ -161,9 +161,9 @@ class SpaceTimeMetric(Metric):
         self, points: Float[Tensor, "batch points coordinates"], degree: int = 2
     ) -> Float[Tensor, "batch segments"]:
         """(dη/dt)·(dμ/dt) at the quadrature points, from η and μ at the nodes alone."""
-        D = elements(points.shape[1], degree).D.to(points.device)
+        D = elements(points.shape[1], degree).D.to(points.device, working_dtype(points))
         eta, mu = self._parameters_along(points)
-        return ((D @ eta.double()) * (D @ mu.double())).sum(-1)
+        return ((D @ eta.to(D)) * (D @ mu.to(D))).sum(-1)
 
     def _parameters_along(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """η and μ at the points of paths."""

@@ -24,7 +24,7 @@ from .pipeline import PipelineScore, from_pipeline
 from .schedule import NoiseSchedule
 
 DATA = Path(__file__).parents[2] / "data"
-BUNDLED = ("rotated-mnist", "hands")
+BUNDLED = ("rotated-mnist", "hands", "hands-flow")
 
 
 OF_PIXELS = ("sigma", "label", "micro_batch", "scale", "shift")
@@ -77,8 +77,8 @@ def load(
     """The score of a trained diffusion model, in evaluation mode, its weights without gradients.
 
     Args:
-        name: "rotated-mnist" (bundled; points (1, 28, 28), pixels in [0, 1]) or "hands" (bundled; a
-            text-to-image model, points (4, 16, 16), latents); a folder as
+        name: "rotated-mnist" (bundled; points (1, 28, 28), pixels in [0, 1]), "hands" or
+            "hands-flow" (bundled; text-to-image models, points (4, 16, 16), latents); a folder as
             `DiffusionPipeline.save_pretrained` writes it, or with config.json, weights and
             scheduler_config.json side by side; or an id of the hub, "owner/model", whose weights
             are downloaded once its configuration is found fit.
@@ -390,9 +390,14 @@ def _pipeline(
         # A part that its makers left out stands in the index as [null, null].
         if name in LEFT_OUT or entry == [None, None]:
             absent[name] = None
-    with _undamaged("the tokenizer"):
+    with _undamaged("the tokenizer"), _without_bar():
         pipe = pipeline_class.from_pretrained(
-            folder, **networks, scheduler=scheduler, **absent, local_files_only=True
+            folder,
+            **networks,
+            scheduler=scheduler,
+            **absent,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
         )
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -415,6 +420,20 @@ def _latent_score(
     if vae_tiling:
         pipe.vae.enable_tiling()
     return from_pipeline(pipe, **settings)
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """No progress bar of diffusers for parts that are loaded already."""
+    from diffusers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 @contextmanager

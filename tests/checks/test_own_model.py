@@ -56,5 +56,6 @@ def test_the_code_of_the_page_runs_in_its_order(own_folders, tmp_path):
     assert names["result"].frames.shape == (1, 9, 2) and names["round_it"].converged.all()
     assert names["fade"].shape == names["bent"].frames.shape == (1, 5, 1, 8, 8)
     assert names["shown"].shape == (5, 3, 64, 64)
+    assert names["same"].settings["prompt"] == "a red fox"
     assert names["table"].method.tolist() == ["lerp", "slerp"]
     assert (tmp_path / "frames-of-pairs" / "table.csv").is_file()
