@@ -139,6 +139,8 @@ def test_extrapolation_in_the_noised_space_is_that_of_its_coordinates(method):
     settings = {} if method in baselines.EXTRAPOLATIONS else {"steps": 16}
     if method in ("stein", "both"):
         settings["lam"] = 1.0
+    if method in ("density", "both"):
+        settings["alpha"] = 0.2
     result = extrapolate(score, start, velocity, method=method, **common, **settings)
     first = interpolate(score, start, end, method="lerp", **common).frames[:, 0]
     torch.testing.assert_close(result.frames[:, 0], first, atol=1e-6, rtol=0)

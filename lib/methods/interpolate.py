@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from .. import checks, paths
 from ..metrics import Metric, SpaceTimeMetric
 from ..scores import Score, as_score
 from ..solvers import Geodesic, geodesic, shoot
+from .annealing import annealing_schedule
 from .baselines import EXTRAPOLATIONS, INTERPOLATIONS, Baseline, denoise_inner
 from .presets import METHODS, Preset
 from .spaces import Method, NoisedSpace, Space, working_space
@@ -91,7 +92,9 @@ def interpolate(
         flow_steps: Noise levels of the probability flow, at least 2.
         flow_method: "ddim" or "heun".
         **settings: Of the metric (lam, alpha, …), a `solver`, and of `geodesic` (points,
-            noise_levels, init, samples, tol, …).
+            noise_levels, init, samples, tol, …). On a learned score "stein", "density" and "both"
+            take lam = 1000 sigma² (10 sigma² for "both") and alpha = 10/d, and points,
+            noise_levels and the solver's coarse grids from `annealing_schedule`.
 
     Returns:
         The frames, the geodesic behind them, and what it took.
@@ -216,7 +219,7 @@ def extrapolate(
         points = EXTRAPOLATIONS[method](room.score, x, v, frames, time)
         used = {"time": time}
     else:
-        preset = METHODS[method]
+        preset = METHODS[method].on(score)
         own = preset.score_of(room.score)
         metric, rest = _metric(method, preset, own, settings, [*keyword_names(shoot), "ode"])
         rest = {"form": preset.form, **rest}
@@ -272,6 +275,8 @@ def _geodesic_path(
     score = preset.score_of(room.score)
     metric, rest = _metric(method, preset, score, settings, keyword_names(geodesic))
     defaults = {"solver": preset.solver, "points": preset.points, "init": preset.init}
+    if preset.annealed:
+        defaults |= _learned_defaults(preset, room, rest)
     rest = _in_units_of(room, start.shape[1:], {**defaults, **rest})
     a, b = _enter(room, start, end)
     if isinstance(metric, SpaceTimeMetric):
@@ -283,6 +288,29 @@ def _geodesic_path(
     if isinstance(metric, SpaceTimeMetric):
         points, _ = metric.project(points)
     return path, points
+
+
+def _learned_defaults(preset: Preset, room: Space, settings: dict[str, Any]) -> dict[str, Any]:
+    """Points, noise levels and coarse grids for a learned score.
+
+    A start of the user's own is solved at the last level alone, on its own points: large noise
+    would forget it.
+    """
+    noised = isinstance(room, NoisedSpace)
+    model = room.model if noised else room.score
+    level = room.level if noised else None
+    schedule = annealing_schedule(
+        model, sigma=level, points=settings.get("points"), least=preset.points
+    )
+    if "init" in settings:
+        init = settings["init"]
+        count = init.shape[-1 - len(model.event_shape)] if isinstance(init, Tensor) else None
+        return {"points": count or schedule.points}
+    return {
+        "noise_levels": schedule.noise_levels,
+        "points": schedule.points,
+        "solver": replace(preset.solver, coarse=schedule.coarse),
+    }
 
 
 def _metric(

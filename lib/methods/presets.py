@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,13 +31,14 @@ class Preset(Method):
         metric: Makes the metric of a score; a `functools.partial`, whose keywords are the metric's
             settings with their defaults.
         solver: Finds the geodesic.
-        points: Points of its path.
+        points: Points of its path; the least number where it is annealed.
+        annealed: Whether points, noise levels and coarse grids are those of `annealing_schedule`.
         init: Path that the solver starts from.
         form: Form of the geodesic equation by which `extrapolate` shoots; None where the method is
             not for extrapolation.
         distilled: Whether a text-to-image model gives its distillation direction in place of its
             score (see `lib.scores.distillation`).
-        learned: The preset to use in its place on a learned score, where the paper has another.
+        learned: The preset to use in its place on a learned score, where it has other settings.
     """
 
     metric: Callable[..., Metric]
@@ -45,6 +47,7 @@ class Preset(Method):
     init: str = "lerp"
     form: str | None = None
     distilled: bool = False
+    annealed: bool = False
     learned: Preset | None = None
 
     @property
@@ -57,11 +60,54 @@ class Preset(Method):
         return distilled(score) if self.distilled else score
 
     def on(self, score: Score) -> Preset:
-        """The preset to use on this score, another where it is learned and the paper says so."""
+        """The preset to use on this score: another where it is learned and there is one."""
         if self.learned is None or score.noise_range is None:
             return self
         return self.learned
 
+
+def stein_of_noise(score: Score, lam: float | None = None) -> ScoreMetric:
+    """The Stein metric, lam = 1000 sigma² by default: a learned score grows as 1/sigma."""
+    return SteinMetric(score, 1000.0 * score.sigma**2 if lam is None else lam)
+
+
+def density_of_dimension(score: Score, alpha: float | None = None) -> ScoreMetric:
+    """The density metric, alpha = 10/d by default: log p grows with the dimension d."""
+    return DensityMetric(score, _alpha(score) if alpha is None else alpha)
+
+
+def both_of_noise(
+    score: Score, lam: float | None = None, alpha: float | None = None
+) -> ScoreMetric:
+    """Both metrics multiplied, by default lam = 10 sigma² and alpha = 10/d."""
+    lam = 10.0 * score.sigma**2 if lam is None else lam
+    return ScoreMetric(score, lam, _alpha(score) if alpha is None else alpha)
+
+
+def _alpha(score: Score) -> float:
+    return 10.0 / math.prod(score.event_shape)
+
+
+# of the methods on a learned score; its float32 network bounds the tolerance (see `GaussNewton`)
+LEARNED: dict[str, Any] = {"solver": GaussNewton(tol=1e-4), "annealed": True}
+
+STEIN = Preset(
+    summary="Stein score metric, Gauss–Newton",
+    metric=partial(SteinMetric, lam=1000.0),
+    form="closed",
+)
+
+DENSITY = Preset(
+    summary="probability density metric, Gauss–Newton",
+    metric=partial(DensityMetric, alpha=1.0),
+    form="closed",
+)
+
+BOTH = Preset(
+    summary="both metrics multiplied, Gauss–Newton",
+    metric=partial(ScoreMetric, lam=10.0, alpha=0.2),
+    form="closed",
+)
 
 JACOBIAN = Preset(
     summary="arXiv 2510.05509: pullback by the score; L-BFGS, on a learned score Adam from SLERP "
@@ -83,20 +129,17 @@ SPACETIME = Preset(
 )
 
 METHODS: dict[str, Preset] = {
-    "stein": Preset(
-        summary="Stein score metric, Gauss–Newton",
-        metric=partial(SteinMetric, lam=1000.0),
-        form="closed",
+    "stein": replace(
+        STEIN, learned=replace(STEIN, metric=partial(stein_of_noise, lam=None), **LEARNED)
     ),
-    "density": Preset(
-        summary="probability density metric, Gauss–Newton",
-        metric=partial(DensityMetric, alpha=1.0),
-        form="closed",
+    "density": replace(
+        DENSITY,
+        learned=replace(
+            DENSITY, metric=partial(density_of_dimension, alpha=None), points=17, **LEARNED
+        ),
     ),
-    "both": Preset(
-        summary="both metrics multiplied, Gauss–Newton",
-        metric=partial(ScoreMetric, lam=10.0, alpha=0.2),
-        form="closed",
+    "both": replace(
+        BOTH, learned=replace(BOTH, metric=partial(both_of_noise, lam=None, alpha=None), **LEARNED)
     ),
     "azeglio2025": Preset(
         summary="arXiv 2505.11128: SLERP start, 10 points, Adam, score derivative frozen at "
