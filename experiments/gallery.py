@@ -1,10 +1,11 @@
-"""Frames of paths to look at: rows of images side by side, and moving pictures."""
+"""Frames of paths to look at: rows of images, moving pictures; and how many paths turn a digit."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
@@ -20,6 +21,16 @@ REST = 3
 HEADLINE = 22
 GAP = 6
 COLOURS = 64
+
+# How the starts of a solver are drawn in `turned_shares`: colour, marker, and words.
+SHARE_STYLES = {
+    ("turn", "exact"): ("#000000", "s-", "held from the true turn, exact score"),
+    ("graph", "exact"): ("#0072B2", "^-", "found through a graph of the turns, exact score"),
+    ("portfolio", "exact"): ("#E69F00", "v-", "found from bent lines, exact score"),
+    ("line", "exact"): ("#D55E00", "o-", "found from the straight line, exact score"),
+    ("turn", "network"): ("#000000", "s:", "held from the true turn, network"),
+    ("line", "network"): ("#D55E00", "o:", "found from the straight line, network"),
+}
 
 
 def frame_rows(
@@ -168,3 +179,39 @@ def _picked(frames: Tensor, columns: int | None) -> Tensor:
     if columns is None:
         return frames
     return frames[np.linspace(0, len(frames) - 1, columns).round().astype(int)]
+
+
+def turned_shares(shares: pd.DataFrame) -> Figure:
+    """How many of ten digits a path turns, against how many digits the score knows.
+
+    A panel for each angle, a curve for each start of the solver and kind of score. Networks that
+    were not trained on the ten digits are drawn as crosses.
+
+    Args:
+        shares: as `experiments.tables.crowd.shares` makes them, of one noise level.
+    """
+    angles = sorted(shares.angle.unique())
+    figure, axes = plt.subplots(1, len(angles), figsize=(4.6 * len(angles), 3.4), sharey=True)
+    for panel, angle in zip(np.atleast_1d(axes), angles, strict=True):
+        for (start, score), (colour, style, label) in SHARE_STYLES.items():
+            of_kind = (shares.start == start) & (shares.score == score) & (shares.angle == angle)
+            known = shares[of_kind & shares.seen]
+            fill = colour if score == "exact" else "white"
+            panel.plot(known.digits, known.turned, style, color=colour, mfc=fill, label=label)
+            unseen = shares[of_kind & ~shares.seen]
+            panel.plot(unseen.digits, unseen.turned, "x", color=colour, ms=8, mew=2)
+        panel.set(
+            xscale="log",
+            ylim=(-0.5, 10.5),
+            title=f"turn by {angle:.0f}°",
+            xlabel="digits that the score knows",
+        )
+    first = np.atleast_1d(axes)[0]
+    first.set_ylabel("digits turned, of 10")
+    handles, labels = [], []
+    for handle, label in zip(*first.get_legend_handles_labels(), strict=True):
+        if len(handle.get_xdata()) > 0:
+            handles.append(handle)
+            labels.append(label)
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2)
+    return figure

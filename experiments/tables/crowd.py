@@ -224,7 +224,9 @@ def starts(case: Case, settings: Settings) -> Iterator[str]:
     yield "turn"
 
 
-def rows(case: Case, degrees: float, start: str, settings: Settings, networks: Path) -> Rows:
+def rows(
+    case: Case, degrees: float, start: str, settings: Settings, networks: Path = NETWORKS
+) -> Rows:
     """Geodesics of the ten digits under one score, from one start: a row a digit."""
     split = "train" if case.count == ALL and case.seen else "test"
     ten = data.balanced(data.digits(settings.digits, split=split), 10)
@@ -273,8 +275,8 @@ def solve(
 ) -> Geodesic:
     """Geodesics between the ends of true turns; "turn" starts at these turns themselves.
 
-    The straight line and the portfolio are annealed. A graph of samples and the true turn are near
-    a geodesic of the last noise level already.
+    Lines are annealed from the largest noise level. A chain of samples has kinks, which the last
+    level but one smooths. The true turn is near a geodesic already.
     """
     checks.choice("start", start, STARTS)
     solver = GaussNewton(tol=settings.tol, max_iter=settings.max_iter)
@@ -287,6 +289,7 @@ def solve(
         options["noise_levels"] = levels
     if start == "graph":
         options["init"] = graph_start(metric.score, truth, settings.graph_step)
+        options["noise_levels"] = levels[-2:]
     if start == "turn":
         options["init"] = truth
     with warnings.catch_warnings():
