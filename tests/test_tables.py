@@ -73,6 +73,15 @@ def test_rows_of_other_code_or_parameters_are_made_again(tmp_path, monkeypatch, 
     assert again.made == [0, 1, 2]
 
 
+def test_rows_of_a_unit_are_made_again_if_its_own_model_is_another(tmp_path):
+    fake = Fake()
+    for models in (["a", "b"], ["a", "c"]):
+        units = [base.Unit(f"unit-{k}", fake.unit(k), [model]) for k, model in enumerate(models)]
+        base.make(base.Table("99_fake", "", units), tmp_path, tmp_path / "work", progress=False)
+    assert fake.made == [0, 1, 1]
+    assert json.loads((tmp_path / "99_fake.json").read_text())["models"] == ["a", "c"]
+
+
 def test_code_that_differs_from_its_commit_is_refused(tmp_path, clean_code):
     clean_code["clean"] = False
     fake = Fake()

@@ -39,10 +39,12 @@ class Unit:
     Attributes:
         name: lower-case letters, digits, "_", "-" and "."; its rows are kept in a file called so.
         rows: makes the rows, column → number, text, truth value or None.
+        models: what names each model that this unit alone depends on (`score.origin`).
     """
 
     name: str
     rows: Callable[[], Rows]
+    models: Sequence[Any] = ()
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Table:
         units: in the order of their rows.
         parameters: of the experiment.
         sources: of the data (`digits(...).source`).
-        models: what names each model (`score.origin`).
+        models: what names each model that all units depend on (`score.origin`).
     """
 
     name: str
@@ -113,7 +115,10 @@ def make(
     rows: Rows = []
     seconds = 0.0
     for unit in tqdm(table.units, desc=table.name, unit="unit", disable=not progress):
-        record = _unit_record(unit, Path(work) / table.name, key)
+        own = list(unit.models)
+        unit_key = _checksum([key, plain(own)]) if own else key
+        record = _unit_record(unit, Path(work) / table.name, unit_key)
+        inputs["models"] += [model for model in plain(own) if model not in inputs["models"]]
         rows += record["rows"]
         seconds += record["seconds"]
     made = pd.DataFrame(rows)

@@ -10,7 +10,7 @@ turns the digit, and *held* if the path that starts at the true turn still does.
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class Settings:
 
     digits: str = "mnist"
     counts: tuple[int, ...] = (1, 3, 10, 30, 100, 300, 1000)
-    networks: tuple[int, ...] = (10, 100, 1000)
+    networks: tuple[int, ...] = (10, 100)
     angles: tuple[float, ...] = (45.0, 90.0)
     spacing: float = 1.875
     step: float = 2.0
@@ -190,17 +190,17 @@ def network_table(settings: Settings, networks: Path = NETWORKS) -> Table:
         networks: folder of the networks rotated-mnist-N, which know N test digits.
     """
     cases = [Case("network", count, True, settings.levels) for count in settings.networks]
-    for levels in (settings.levels, settings.fine_levels):
-        # It knows the training digits, ten of which are turned, and ten test digits.
-        cases += [Case("network", ALL, seen, levels) for seen in (True, False)]
-    models = [load(_network(count, networks)).origin for count in settings.networks]
+    # The bundled network knows the training digits: ten of these are turned, and ten test digits.
+    cases += [Case("network", ALL, seen, settings.levels) for seen in (True, False)]
+    fine = [Case("network", ALL, seen, settings.fine_levels) for seen in (True, False)]
+    units = _units(cases, settings, networks)
+    units += _units(fine, replace(settings, angles=settings.angles[:1]), networks)
     return Table(
         name="04_networks",
         command=command_line("networks"),
-        units=_units(cases, settings, networks),
+        units=units,
         parameters={**asdict(settings), "turned": TURNED},
         sources=[data.digits(settings.digits, split=split).source for split in ("test", "train")],
-        models=[*models, load("rotated-mnist").origin],
     )
 
 
@@ -208,9 +208,12 @@ def _units(cases: list[Case], settings: Settings, networks: Path) -> list[Unit]:
     units = []
     for degrees in settings.angles:
         for case in cases:
+            models = []
+            if case.kind == "network":
+                models.append(load(_network(case.count, networks)).origin)
             for start in starts(case, settings):
                 unit = partial(rows, case, degrees, start, settings, networks)
-                units.append(Unit(f"{case.name}-{degrees:g}-{start}", unit))
+                units.append(Unit(f"{case.name}-{degrees:g}-{start}", unit, models))
     return units
 
 
@@ -310,8 +313,7 @@ def graph_start(
 def score_of(case: Case, digit: int, settings: Settings, networks: Path) -> Score:
     """The score of a case; `digit` matters where the score knows one digit alone."""
     if case.kind == "network":
-        name = "rotated-mnist" if case.count == ALL else _network(case.count, networks)
-        return load(name, sigma=case.sigma)
+        return load(_network(case.count, networks), sigma=case.sigma)
     known = data.balanced(data.digits(settings.digits), max(case.count, 10)).images
     if case.count < 10:
         # Its own digit, and the next ones.
@@ -362,8 +364,10 @@ def mean_squared_error(path: Tensor, truth: Tensor) -> float:
     return float((path - truth).square().mean())
 
 
-def _network(count: int, networks: Path) -> Path:
-    """The folder of the network of so many digits."""
+def _network(count: int, networks: Path) -> str | Path:
+    """The network of so many digits, a name or a folder."""
+    if count == ALL:
+        return "rotated-mnist"
     folder = networks / f"rotated-mnist-{count}"
     if not folder.is_dir():
         raise FileNotFoundError(
