@@ -75,6 +75,21 @@ def film(
     write(table(small=small), out, work, small, allow_dirty)
 
 
+@app.command()
+def hands(
+    out: Out = None,
+    work: Work = base.WORK,
+    small: Small = False,
+    allow_dirty: Dirty = False,
+    pairs: Annotated[int, typer.Option(help="Of photographs, 2 to 60.")] = 40,
+) -> None:
+    """Paths between photographs of hands by every method, in four tables (notebook 06)."""
+    from .hands import tables
+
+    for table in tables(pairs, work=work, small=small):
+        write(table, out, work, small, allow_dirty)
+
+
 def write(table: base.Table, out: Path | None, work: Path, small: bool, dirty: bool) -> None:
     """Make a table at the place that the options name."""
     if out is None:
