@@ -581,6 +581,7 @@ def test_families_that_are_not_known_say_why():
     "name, settings, words",
     [
         ("Stable Diffusion 3", {"size": (16, 18)}, "multiples of 4 pixels"),
+        ("Stable Diffusion 3", {"prompt": 3}, "is a text, got 3"),
         ("Stable Diffusion 3", {"size": (64, 64)}, "at most 32 pixels"),
         ("FLUX.1", {"size": (18, 16)}, "multiples of 4 pixels"),
         ("Stable Diffusion XL", {"prompt": "a hand of many fingers"}, "this model reads 16"),

@@ -14,6 +14,9 @@ from diffusers import (
     DDPMPipeline,
     DDPMScheduler,
     EDMEulerScheduler,
+    ScoreSdeVePipeline,
+    ScoreSdeVeScheduler,
+    UNet1DModel,
     UNet2DConditionModel,
     UNet2DModel,
 )
@@ -133,6 +136,29 @@ def test_a_learned_variance_is_left_aside(tmp_path):
     scheduler = DDPMScheduler(variance_type="learned_range")
     DDPMPipeline(network(2, out_channels=4), scheduler).save_pretrained(tmp_path)
     assert answers(load(tmp_path)).shape == (2, 2, 8, 8)
+
+
+def test_the_original_score_model_and_one_of_signals(tmp_path):
+    noisy = network(time_embedding_type="fourier")
+    kind = ScoreSdeVeScheduler(sigma_max=50.0)
+    ScoreSdeVePipeline(noisy, kind).save_pretrained(tmp_path / "images")
+    score = load(tmp_path / "images")
+    assert (score.scale, score.shift) == (1, 0)
+    assert torch.equal(answers(score), answers(DenoiserScore(noisy, kind)))
+    with torch.random.fork_rng(devices=[]):
+        signals = UNet1DModel(
+            sample_size=16,
+            time_embedding_type="positional",
+            extra_in_channels=32,
+            block_out_channels=(32, 32),
+            down_block_types=("DownBlock1DNoSkip", "DownBlock1D"),
+            up_block_types=("UpBlock1D", "UpBlock1DNoSkip"),
+        ).eval()
+    signals.save_pretrained(tmp_path / "signals")
+    DDPMScheduler().save_pretrained(tmp_path / "signals")
+    score = load(tmp_path / "signals")
+    assert score.event_shape == (2, 16)
+    assert torch.equal(answers(score), answers(DenoiserScore(signals, DDPMScheduler())))
 
 
 def test_half_precision_and_variants(tmp_path):

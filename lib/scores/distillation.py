@@ -98,6 +98,8 @@ class DistillationScore(WrappedScore):
         time = float(schedule.timestep(double_levels(sigma).reshape(1)))
         time += int(torch.randint(-self.spread, self.spread, (), generator=generator))
         level = schedule.sigma(min(max(time, 0.0), float(schedule.last_step)))
+        lowest, highest = self.noise_range
+        level = min(max(level, lowest), highest)
 
         places = len(x) if self.score.times is None else self.score.times.shape[-1]
         size = (places, *x.shape[1:])

@@ -490,9 +490,6 @@ class DiT(Family):
             f" for no class, got {prompt!r}"
         )
 
-    def count_tokens(self, prompt: str) -> tuple[int, int]:
-        return 1, 1
-
 
 # In the order in which they are looked for.
 FAMILIES: list[type[Family]] = [
@@ -516,7 +513,7 @@ REFUSED = {
     "Pix2Pix": "it is told another image beside the text; take its text-to-image pipeline",
     "Depth": "it is told another image beside the text; take its text-to-image pipeline",
     "Upscale": "it is told another image beside the text; take a text-to-image pipeline",
-    "Img2Img": "take its text-to-image pipeline, of the same parts: TextToImage.from_pipe(pipe)",
+    "Img2Img": "the same parts, as diffusers.AutoPipelineForText2Image.from_pipe(pipe), have one",
     "QwenImage": "missing here: the frame axis of its autoencoder and the mask of its text",
     "Wan": "missing here: the time axis of a video and the choice between its two networks",
     "Lumina": "missing here: time that runs from noise to data, and the sign of its answer",
@@ -552,9 +549,9 @@ def check_name(name: str) -> None:
     """Raise ValueError for a name that distilled models go by.
 
     Args:
-        name: of a folder or of a model on the hub.
+        name: of a folder or of a model on the hub, of which the last part counts.
     """
-    words = re.split("[^a-z]+", name.lower())
+    words = re.split("[^a-z]+", name.lower().rpartition("/")[2])
     distilled = [word for word in DISTILLED if word in words]
     if distilled:
         raise ValueError(

@@ -166,7 +166,9 @@ class PipelineScore(DenoiserScore):
             return self._checked({next(iter(self.family.text)): prompt})
         texts = [prompt] if isinstance(prompt, str | int) else list(prompt)
         for text in texts:
-            if isinstance(text, str) and not self.truncate:
+            if self.family.has_words and not isinstance(text, str):
+                raise ValueError(f"a prompt of {self.name} is a text, got {text!r}")
+            if self.family.has_words and not self.truncate:
                 self._check_length(text)
         with torch.no_grad():
             return self._checked(self.family.read(texts, negative=negative))
