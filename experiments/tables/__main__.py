@@ -9,6 +9,7 @@ import typer
 from lib import checks
 
 from . import base
+from . import validation as validations
 
 app = typer.Typer(
     add_completion=False,
@@ -96,6 +97,16 @@ def write(table: base.Table, out: Path | None, work: Path, small: bool, dirty: b
         out = work if small else base.RESULTS
     made = base.make(table, out, work, allow_dirty=dirty or small)
     base.report(table, out, made)
+
+
+@app.command()
+def validation(
+    out: Out = None, work: Work = base.WORK, small: Small = False, allow_dirty: Dirty = False
+) -> None:
+    """Which set measure sees double exposures? 04_validation (digits), 06_validation (hands)."""
+    count = {"count": 20} if small else {}
+    write(validations.digits(**count), out, work, small, allow_dirty)
+    write(validations.photographs(**count), out, work, small, allow_dirty)
 
 
 def main() -> None:
