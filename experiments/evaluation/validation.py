@@ -18,7 +18,6 @@ BLENDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 BLURS = (0.5, 1.0, 2.0)
 # standard deviation of white noise on pixels in [0, 1]
 GRAINS = (0.02, 0.05, 0.1)
-DEFECTS = ("blend", "blur", "grain")
 
 
 def graded(images: Images, generator: torch.Generator) -> dict[tuple[str, float], Tensor]:
@@ -96,10 +95,12 @@ def verdict(table: pd.DataFrame) -> pd.DataFrame:
         untouched = part[part.defect == "none"]
         if len(untouched) != 1:
             raise ValueError(f"{network}'s {measure} needs one row of untouched pictures")
-        for defect in DEFECTS:
+        for defect in part.defect[part.defect != "none"].unique():
             levels = part[part.defect == defect].sort_values("level")
             estimates = [untouched.estimate.item(), *levels.estimate]
-            seen = levels[(levels.low > untouched.high.item())[::-1].cummin()[::-1]]
+            above = levels.low > untouched.high.item()
+            # above at this level and at all stronger ones
+            seen = levels[above[::-1].cummin()[::-1]]
             rows.append(
                 {
                     "network": network,
