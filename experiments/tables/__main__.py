@@ -1,6 +1,7 @@
 """`python -m experiments.tables NAME` makes a committed table of results again."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,6 @@ import typer
 from lib import checks
 
 from . import base
-from . import validation as validations
 
 app = typer.Typer(
     add_completion=False,
@@ -91,12 +91,20 @@ def hands(
         write(table, out, work, small, allow_dirty)
 
 
-def write(table: base.Table, out: Path | None, work: Path, small: bool, dirty: bool) -> None:
-    """Make a table at the place that the options name."""
-    if out is None:
-        out = work if small else base.RESULTS
-    made = base.make(table, out, work, allow_dirty=dirty or small)
-    base.report(table, out, made)
+@app.command()
+def digits(
+    count: Annotated[int, typer.Option(help="Digits, ten a block, each turned four times.")] = 10,
+    out: Out = None,
+    work: Work = base.WORK,
+    small: Small = False,
+    allow_dirty: Dirty = False,
+) -> None:
+    """Every method on pairs of digits under the learned score (notebook 04): pairs, then sets."""
+    from .digits import DEFAULT, SMALL, pairs_table, sets_table
+
+    settings = SMALL if small else replace(DEFAULT, count=count)
+    write(pairs_table(settings, work), out, work, small, allow_dirty)
+    write(sets_table(settings, work), out, work, small, allow_dirty)
 
 
 @app.command()
@@ -104,9 +112,19 @@ def validation(
     out: Out = None, work: Work = base.WORK, small: Small = False, allow_dirty: Dirty = False
 ) -> None:
     """Which set measure sees double exposures? 04_validation (digits), 06_validation (hands)."""
-    count = {"count": 20} if small else {}
-    write(validations.digits(**count), out, work, small, allow_dirty)
-    write(validations.photographs(**count), out, work, small, allow_dirty)
+    from .validation import digits_table, photographs_table
+
+    count = {"count": 4} if small else {}
+    write(digits_table(**count), out, work, small, allow_dirty)
+    write(photographs_table(**count), out, work, small, allow_dirty)
+
+
+def write(table: base.Table, out: Path | None, work: Path, small: bool, dirty: bool) -> None:
+    """Make a table at the place that the options name."""
+    if out is None:
+        out = work if small else base.RESULTS
+    made = base.make(table, out, work, allow_dirty=dirty or small)
+    base.report(table, out, made)
 
 
 def main() -> None:

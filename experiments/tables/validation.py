@@ -21,7 +21,7 @@ PHOTOGRAPHS = 103
 DRAWS = 500
 
 
-def digits(count: int = DIGITS, seed: int = 0) -> base.Table:
+def digits_table(count: int = DIGITS, seed: int = 0) -> base.Table:
     """04_validation: held-out MNIST digits turned at random."""
     found = data.digits("mnist", split="test")
 
@@ -35,7 +35,7 @@ def digits(count: int = DIGITS, seed: int = 0) -> base.Table:
     return _table("04_validation", "digits", pictures, count, seed, [found.source], [])
 
 
-def photographs(count: int = PHOTOGRAPHS, seed: int = 0) -> base.Table:
+def photographs_table(count: int = PHOTOGRAPHS, seed: int = 0) -> base.Table:
     """06_validation: held-out photographs of hands as the autoencoder shows them.
 
     Every frame of a latent path has been through the autoencoder; so have both sides here.
