@@ -87,7 +87,11 @@ def path_log_density(score: Score, frames: Float[Tensor, "pairs frames *event"])
     sigma is the score's own level. By the line integral of the score (`lib.density.along_path`), a
     quadrature: inexact for frames far apart against sigma.
     """
-    log_density = along_path(score, frames)
+    return relative_to_ends(along_path(score, frames))
+
+
+def relative_to_ends(log_density: Float[Tensor, "pairs frames"]) -> PathLogDensity:
+    """`path_log_density` of log p along frames, less that of the first, that is known already."""
     ends = log_density[:, [0, -1]]
     return PathLogDensity(
         mean=log_density.mean(1) - ends.mean(1),

@@ -12,11 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lib import checks
+from lib.density import along_path
 from lib.scores import Score
 
 from ..classifiers import KINDS, Classifier, Reference, load_classifier
 from .bootstrap import Interval, bootstrap
-from .frames import Distance, largest_step, mse, path_log_density, pdv, ppl, psnr, ssim
+from .frames import Distance, largest_step, mse, pdv, ppl, psnr, relative_to_ends, ssim
 from .imagenet import IMAGENET, SIDE
 from .motion import motion
 from .sets import Network, OfPairs, set_measures
@@ -151,11 +152,12 @@ def evaluate(
         columns = {"method": method, "pair": range(len(x)), **(about or {})}
         columns |= _image_columns(x.clamp(0, 1), truth, distances)
         if score is not None:
-            log_density = path_log_density(score, x)
-            columns["log_density_mean"] = log_density.mean.cpu()
-            columns["log_density_dip"] = log_density.dip.cpu()
+            log_density = along_path(score, x)
+            relative = relative_to_ends(log_density)
+            columns["log_density_mean"] = relative.mean.cpu()
+            columns["log_density_dip"] = relative.dip.cpu()
         if real is not None:
-            columns["typicality"] = typicality(score, x, real).cpu()
+            columns["typicality"] = typicality(score, x, real, log_density).cpu()
         if classifier is not None:
             columns["confident_share"] = confident_share(x.clamp(0, 1), classifier).cpu()
         if method in counts:

@@ -15,7 +15,7 @@ from .frames import Images
 # least probability of the likeliest class
 CONFIDENCE = 0.9
 # scores on the straight line from one image to another
-POINTS = 33
+POINTS = 17
 
 
 def confident_share(
@@ -58,7 +58,10 @@ def real_density(score: Score, images: Float[Tensor, "n *event"]) -> RealDensity
 
 
 def typicality(
-    score: Score, frames: Float[Tensor, "pairs frames *event"], real: RealDensity
+    score: Score,
+    frames: Float[Tensor, "pairs frames *event"],
+    real: RealDensity,
+    log_density: Float[Tensor, "pairs frames"] | None = None,
 ) -> Float[Tensor, " pairs"]:
     """How much likelier the frames between first and last are than real images, in their spread.
 
@@ -72,9 +75,12 @@ def typicality(
         score: at the noise level of `real`.
         frames: at least three a pair, close together against sigma.
         real: of the same score.
+        log_density: along the frames, less that of the first, where it is known already.
     """
+    if log_density is None:
+        log_density = along_path(score, frames)
     starts = _relative(score, real.origin, frames[:, 0])
-    inner = along_path(score, frames)[:, 1:-1].mean(1).to(starts)
+    inner = log_density[:, 1:-1].mean(1).to(starts)
     return (starts + inner - real.values.mean()) / real.values.std()
 
 

@@ -1,8 +1,8 @@
 """04_digits, 04_digits_sets: every method on pairs of MNIST test digits under the learned score.
 
 Each digit is connected to its own copies, turned by four angles, and to the next digit. The turns
-of one digit are one unit in every interval. A chain of geodesics shares its annealing: the path at
-one noise level is where the next, finer level starts from.
+of one digit are one unit in every interval. Geodesics are found as `interpolate` finds them by
+default: noise levels and points follow from the model and the last noise level.
 """
 
 import warnings
@@ -22,8 +22,7 @@ from lib import interpolate, scores
 from lib.checks import positive
 from lib.files import replacing
 from lib.methods.baselines import denoise_inner
-from lib.scores import Score
-from lib.solvers import ConvergenceWarning, GaussNewton
+from lib.solvers import ConvergenceWarning
 
 from .. import data, ink
 from ..classifiers import load_classifier, load_reference
@@ -47,54 +46,41 @@ BASELINES = (
     "slerp",
     "ot",
     "lerp_denoised 0.5",
-    "lerp_denoised 0.35",
     "lerp_denoised 0.25",
     "shared_noise_lerp",
     "ddim_slerp",
     "noisediffusion",
 )
-COARSE = (3.0, 2.0, 1.5, 1.0, 0.7)
 
 
 @dataclass(frozen=True)
-class Chain:
-    """Geodesics of one metric at falling noise levels.
+class Setting:
+    """Of a geodesic.
 
     Attributes:
-        name: of the unit of work.
         method: of `interpolate`.
-        sigmas: noise levels whose geodesics are kept.
-        lam: weight of the Stein metric in units of sigma², 0 for none.
-        alpha: of the density metric.
+        sigma: its last noise level.
+        alpha: of the density metric; None where there is none.
     """
 
-    name: str
     method: str
-    sigmas: tuple[float, ...]
-    lam: float = 0.0
-    alpha: float = 0.0
+    sigma: float
+    alpha: float | None = None
 
-    def at(self, sigma: float) -> dict[str, float]:
-        """Settings of the metric at a noise level."""
-        settings = {}
-        if self.lam > 0:
-            settings["lam"] = self.lam * sigma**2
-        if self.alpha > 0:
-            settings["alpha"] = self.alpha
-        return settings
-
-    def title(self, sigma: float) -> str:
-        """Of a geodesic, such as "density 0.05, sigma 0.25"."""
-        weight = f" {self.alpha:g}" if self.alpha > 0 else ""
-        return f"{self.method}{weight}, sigma {sigma:g}"
+    @property
+    def title(self) -> str:
+        """Such as "density 0.05, sigma 0.25"."""
+        weight = "" if self.alpha is None else f" {self.alpha:g}"
+        return f"{self.method}{weight}, sigma {self.sigma:g}"
 
 
-CHAINS = (
-    Chain("stein", "stein", (0.5, 0.25, 0.12), lam=1000.0),
-    Chain("density-0.01", "density", (0.5, 0.25), alpha=0.01),
-    Chain("density-0.05", "density", (0.5, 0.25), alpha=0.05),
-    Chain("density-0.2", "density", (0.5, 0.25), alpha=0.2),
-    Chain("both", "both", (0.5, 0.25), lam=1000.0, alpha=0.05),
+GEODESICS = (
+    Setting("stein", 0.5),
+    Setting("density", 0.5, alpha=0.01),
+    Setting("density", 0.5, alpha=0.05),
+    Setting("density", 0.5, alpha=0.2),
+    Setting("both", 0.5, alpha=0.05),
+    Setting("stein", 0.25),
 )
 
 
@@ -106,9 +92,7 @@ class Settings:
         count: digits, a multiple of ten.
         angles: of the turns, in degrees.
         frames: of a path, both ends included.
-        chains: of geodesics.
-        tol: of Gauss–Newton.
-        max_iter: of Gauss–Newton, at each level.
+        geodesics: their metrics and noise levels.
         flow_steps: Heun steps of the probability flow, there and back each.
         denoise: noise level at which frames of geodesics are denoised once.
         real: held-out digits, turned at random, that set measures compare with.
@@ -118,12 +102,10 @@ class Settings:
         seed: of the choice of digits and the shared noise.
     """
 
-    count: int = 20
+    count: int = 10
     angles: tuple[float, ...] = (15.0, 45.0, 90.0, 180.0)
     frames: int = 17
-    chains: tuple[Chain, ...] = CHAINS
-    tol: float = 1e-3
-    max_iter: int = 30
+    geodesics: tuple[Setting, ...] = GEODESICS
     flow_steps: int = 9
     denoise: float = 0.35
     real: int = 500
@@ -138,8 +120,7 @@ SMALL = Settings(
     count=10,
     angles=(45.0,),
     frames=5,
-    chains=(Chain("density-0.2", "density", (1.0,), alpha=0.2),),
-    max_iter=2,
+    geodesics=(Setting("density", 4.0, alpha=0.01),),
     flow_steps=3,
     real=20,
     typical=5,
@@ -227,8 +208,7 @@ class Experiment:
             draft.write_bytes(safetensors.torch.save({"frames": frames.float().contiguous()}))
 
     def file(self, method: str, block: int) -> Path:
-        name = method.replace(", ", "-").replace(" ", "-")
-        return self.folder / f"{name}-{block}.safetensors"
+        return self.folder / f"{_file_name(method)}-{block}.safetensors"
 
     def kept(self, method: str) -> Frames:
         """The frames of a method, all blocks."""
@@ -294,10 +274,11 @@ class Experiment:
         for block in self.blocks:
             yield Unit(f"true-turn-{block}", self.unit(self.truth_rows, block))
             for method in BASELINES:
-                name = method.replace(" ", "-")
+                name = _file_name(method)
                 yield Unit(f"{name}-{block}", self.unit(self.baseline_rows, block, method))
-            for chain in self.settings.chains:
-                yield Unit(f"{chain.name}-{block}", self.unit(self.chain_rows, block, chain))
+            for setting in self.settings.geodesics:
+                name = f"{_file_name(setting.title)}-{block}"
+                yield Unit(name, self.unit(self.geodesic_rows, block, setting))
 
     def unit(self, rows: Callable[..., Rows], block: int, *arguments: Any) -> Callable[[], Rows]:
         def work() -> Rows:
@@ -352,60 +333,47 @@ class Experiment:
             **columns,
         )
 
-    def chain_rows(self, block: int, pairs: Pairs, chain: Chain) -> Rows:
-        """Geodesics at falling noise levels, each as it is and denoised once."""
+    def geodesic_rows(self, block: int, pairs: Pairs, setting: Setting) -> Rows:
+        """Geodesics, as they are and with their frames denoised once."""
+        count = self.settings.frames
+        metric = {} if setting.alpha is None else {"alpha": setting.alpha}
+        with warnings.catch_warnings():
+            # Whether each path has converged is a column of the table.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            made = interpolate(
+                self.score,
+                pairs.start,
+                pairs.end,
+                method=setting.method,
+                frames=count,
+                sigma=setting.sigma,
+                **metric,
+            )
+        spent = made.evaluations / len(made.frames)
+        denoised = denoise_inner(self.score.at(self.settings.denoise), made.frames)
+        versions = {"": (made.frames, 0), ", denoised": (denoised, count - 2)}
         rows: Rows = []
-        spent = 0.0
-        path: Tensor | None = None
-        before = None
-        for sigma in chain.sigmas:
-            levels = _levels(before, sigma)
-            with warnings.catch_warnings():
-                # Whether each path has converged is a column of the table.
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                made = interpolate(
-                    self.score,
-                    pairs.start,
-                    pairs.end,
-                    method=chain.method,
-                    frames=self.settings.frames,
-                    points=self.settings.frames,
-                    sigma=sigma,
-                    noise_levels=levels,
-                    init="lerp" if path is None else path,
-                    solver=GaussNewton(tol=self.settings.tol, max_iter=self.settings.max_iter),
-                    **chain.at(sigma),
-                )
-            path = made.path.points
-            before = sigma
-            spent += made.evaluations / len(path)
-            denoised = self.denoised(self.score, made.frames)
-            inner = self.settings.frames - 2
-            for suffix, frames, extra in (("", made.frames, 0), (", denoised", denoised, inner)):
-                rows += self.rows(
-                    chain.title(sigma) + suffix,
-                    block,
-                    pairs,
-                    frames,
-                    evaluations=spent + extra,
-                    converged=made.path.converged,
-                    family=chain.method,
-                    alpha=chain.alpha,
-                    sigma=sigma,
-                    denoised=bool(extra),
-                )
+        for suffix, (frames, extra) in versions.items():
+            rows += self.rows(
+                setting.title + suffix,
+                block,
+                pairs,
+                frames,
+                evaluations=spent + extra,
+                converged=made.path.converged,
+                family=setting.method,
+                alpha=setting.alpha,
+                sigma=setting.sigma,
+                denoised=extra > 0,
+            )
         return rows
-
-    def denoised(self, score: Score, frames: Frames) -> Frames:
-        return denoise_inner(score.at(self.settings.denoise), frames)
 
     @property
     def methods(self) -> list[str]:
         """Names of all methods, baselines first."""
         names = list(BASELINES)
-        for chain in self.settings.chains:
-            for sigma in chain.sigmas:
-                names += [chain.title(sigma), f"{chain.title(sigma)}, denoised"]
+        for setting in self.settings.geodesics:
+            names += [setting.title, f"{setting.title}, denoised"]
         return names
 
     def set_units(self) -> Iterator[Unit]:
@@ -488,8 +456,5 @@ def _table(
     )
 
 
-def _levels(before: float | None, sigma: float) -> tuple[float, ...]:
-    """The annealing to a noise level: from far, or from the level of the path so far."""
-    if before is None:
-        return (*(level for level in COARSE if level > sigma), sigma)
-    return ((before * sigma) ** 0.5, sigma)
+def _file_name(method: str) -> str:
+    return method.replace(", ", "-").replace(" ", "-")
