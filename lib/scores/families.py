@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .schedule import NoiseSchedule
@@ -591,7 +591,7 @@ def check_schedule(family: type[Family], scheduler: Any, schedule: NoiseSchedule
         )
 
 
-def places(*sizes: int) -> Float[Tensor, "cells axes"]:
+def places(*sizes: int) -> Int[Tensor, "cells axes"]:
     """The place of each cell of a grid, row by row."""
     return torch.cartesian_prod(*(torch.arange(size) for size in sizes)).reshape(-1, len(sizes))
 

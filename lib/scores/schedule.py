@@ -121,7 +121,7 @@ class NoiseSchedule:
         high = levels[right]
         return right - 1 + ((sigma.log() - low) / (high - low)).clamp(0, 1)
 
-    def sigma(self, timestep: float) -> float:
+    def sigma(self, timestep: float | int) -> float:
         """The noise level at a (fractional) time; the inverse of `timestep`."""
         if self.kind == "edm":
             return math.exp(4 * timestep)
