@@ -597,6 +597,9 @@ def test_schedulers_without_a_score_are_refused(unet):
             DenoiserScore(unet, kind(), label=0)
     with pytest.raises(TypeError, match="does not say what its network predicts"):
         DenoiserScore(unet, IPNDMScheduler(), label=0)
+    continuous = EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction")
+    with pytest.raises(TypeError, match="¼ log sigma"):
+        DenoiserScore(unet, continuous, label=0)
     unknown = DDPMScheduler()
     unknown.register_to_config(prediction_type="velocity")
     with pytest.raises(ValueError, match="unknown prediction_type"):

@@ -213,6 +213,12 @@ def schedule_kind(scheduler: Any) -> str:
                 f"¼ log sigma (precondition_noise); {MEND}"
             )
         return "edm"
+    if config.get("timestep_type") == "continuous":
+        raise TypeError(
+            f"this {name} tells its network ¼ log sigma in the place of time steps (timestep_type "
+            "'continuous'), as video models have it; take an image model, or an EDM scheduler if "
+            "the network was trained with EDM's preconditioning"
+        )
     if hasattr(scheduler, "alphas_cumprod"):
         return "discrete"
     raise TypeError(f"{name} does not say what its network predicts at which noise level; {MEND}")
