@@ -160,8 +160,10 @@ def untrained_pipeline(source: str | Path | None = None, *, seed: int = 0) -> An
         source = files["model_index.json"].parent
     source = Path(source)
     # Otherwise diffusers misses a package that is not needed here.
-    vae = AutoencoderKL.from_pretrained(source / "vae", low_cpu_mem_usage=False)
-    encoder = CLIPTextModel.from_pretrained(source / "text_encoder")
+    vae = AutoencoderKL.from_pretrained(
+        source / "vae", low_cpu_mem_usage=False, use_safetensors=True
+    )
+    encoder = CLIPTextModel.from_pretrained(source / "text_encoder", use_safetensors=True)
     return networks.flow_pipeline(
         round_weights(vae),
         networks.flow_transformer(seed=seed),

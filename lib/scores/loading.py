@@ -396,6 +396,7 @@ def _pipeline(
             **networks,
             scheduler=scheduler,
             **absent,
+            use_safetensors=True,
             local_files_only=True,
             low_cpu_mem_usage=False,
         )
