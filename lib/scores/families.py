@@ -247,7 +247,7 @@ class StableDiffusion3(Family):
             None,
             device=self.device,
             do_classifier_free_guidance=False,
-            # Zeros stand for T5's tokens where it is left out; hands-flow has never seen them.
+            # Zeros stand for T5's tokens where it is left out; a small model may do without them.
             max_sequence_length=self.config.get("_max_sequence_length", 256),
         )
         return {"encoder_hidden_states": states, "pooled_projections": pooled}
