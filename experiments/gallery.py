@@ -200,12 +200,10 @@ def turned_shares(shares: pd.DataFrame) -> Figure:
             panel.plot(known.digits, known.turned, style, color=colour, mfc=fill, label=label)
             unseen = shares[of_kind & ~shares.seen]
             panel.plot(unseen.digits, unseen.turned, "x", color=colour, ms=8, mew=2)
-        panel.set(
-            xscale="log",
-            ylim=(-0.5, 10.5),
-            title=f"turn by {angle:.0f}°",
-            xlabel="digits that the score knows",
-        )
+        panel.set(xscale="log", ylim=(-0.5, 10.5), title=f"turn by {angle:.0f}°")
+        panel.set_xlabel("digits that the score knows")
+        panel.xaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
+        panel.tick_params(axis="x", labelsize=10)
     first = np.atleast_1d(axes)[0]
     first.set_ylabel("digits turned, of 10")
     handles, labels = [], []
