@@ -17,7 +17,7 @@ import typer
 from lib import checks
 from lib.solvers import ConvergenceWarning
 
-from . import Result, density, digits, latent, peers, reporting, sphere
+from . import Result, density, digits, latent, learned, peers, reporting, sphere
 
 BENCHMARKS: dict[str, Callable[[bool], Result]] = {
     "accuracy": sphere.accuracy,
@@ -27,6 +27,8 @@ BENCHMARKS: dict[str, Callable[[bool], Result]] = {
     "density_sphere": density.on_sphere,
     "density_mixtures": density.mixtures,
     "ablation": density.ablation,
+    "ablation_learned": learned.ablation,
+    "noise_floor": learned.noise_floor,
     "initial_value": sphere.initial_value,
     "digits": digits.alone,
     "mnist": digits.mnist,

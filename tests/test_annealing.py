@@ -30,7 +30,7 @@ def test_adjacent_points_are_about_two_noise_levels_apart(hands, digits):
     # EDM's sigma_data 0.6 in the model's units, of which a pixel has 2
     assert data_spread(digits) == pytest.approx(0.3)
     near = annealing_schedule(digits, sigma=0.5, distance=4.0)
-    assert (near.noise_levels, near.points) == ((0.5,), 17)
+    assert (near.noise_levels, near.points) == ((2.0, 1.0, 0.5), 17)
     assert annealing_schedule(digits, sigma=0.5, distance=4.0, least=33).points == 33
     # never above the noise that the model knows
     far = annealing_schedule(hands, sigma=2.0, distance=1e4)
@@ -47,11 +47,9 @@ def test_what_was_chosen_stands_in_the_settings_and_explicit_settings_win(digits
     a, b = torch.rand(2, 1, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     loose = {"tol": 1e9, "max_iter": 1}
     chosen = interpolate(digits, a, b, **loose).settings
-    assert chosen["noise_levels"] == pytest.approx(
-        [4 * digits.sigma, 2 * digits.sigma, digits.sigma]
-    )
+    assert chosen["noise_levels"] == pytest.approx([digits.sigma * 2**k for k in (3, 2, 1, 0)])
     assert (chosen["points"], chosen["coarse"]) == (33, (5, 9, 17))
-    assert chosen["metric"] == SteinMetric(digits, 1000 * digits.sigma**2).name
+    assert chosen["metric"] == SteinMetric(digits, 100 * digits.sigma**2).name
     dense = interpolate(digits, a, b, method="density", **loose).settings
     assert (dense["points"], dense["coarse"]) == (17, (5, 9))
     assert dense["metric"] == DensityMetric(digits, 10 / 784).name

@@ -42,9 +42,9 @@ def annealing_schedule(
 ) -> Annealing:
     """Noise levels and points by one rule: adjacent points are about two noise levels apart.
 
-    A path of few points resolves the score where the noise is large, and there the model is smooth
-    and the path near the straight line. So the first stage is the level that four segments resolve;
-    then the level halves while the number of segments doubles:
+    Where the noise is large, the model is smooth, the path near the straight line, and a few points
+    resolve the score. So the first stage has four segments; then the level halves while the number
+    of segments doubles:
 
         levels sigma·2^k,   segments N/2^k,   N ≈ distance/(2 sigma), a power of two up to 64.
 
@@ -80,16 +80,16 @@ def annealing_schedule(
     if points is None:
         power_of_two = 2 ** round(math.log2(segments))
         points = max(min(power_of_two, FINEST) + 1, least)
-    # levels that halve from the one that the coarsest path resolves, within the model's noise
-    halvings = max(round(math.log2(segments / COARSEST)), 0)
-    levels = [sigma * 2**k for k in range(halvings, -1, -1)]
-    _, highest = score.noise_range
-    levels = [level for level in levels if level <= highest] or [sigma]
     coarse = []
     count = (checks.count("points", points, least=3) - 1) // 2
     while count >= COARSEST:
         coarse.insert(0, count + 1)
         count //= 2
+    # a level for each of them, and more where the finest path does not resolve the last level
+    halvings = max(len(coarse), round(math.log2(segments / COARSEST)))
+    levels = [sigma * 2**k for k in range(halvings, -1, -1)]
+    _, highest = score.noise_range
+    levels = [level for level in levels if level <= highest] or [sigma]
     return Annealing(tuple(levels), points, tuple(coarse))
 
 

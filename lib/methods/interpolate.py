@@ -93,7 +93,7 @@ def interpolate(
         flow_method: "ddim" or "heun".
         **settings: Of the metric (lam, alpha, …), a `solver`, and of `geodesic` (points,
             noise_levels, init, samples, tol, …). On a learned score "stein", "density" and "both"
-            take lam = 1000 sigma² (10 sigma² for "both") and alpha = 10/d, and points,
+            take lam = 100 sigma² (10 sigma² for "both") and alpha = 10/d, and points,
             noise_levels and the solver's coarse grids from `annealing_schedule`.
 
     Returns:

@@ -67,8 +67,12 @@ class Preset(Method):
 
 
 def stein_of_noise(score: Score, lam: float | None = None) -> ScoreMetric:
-    """The Stein metric, lam = 1000 sigma² by default: a learned score grows as 1/sigma."""
-    return SteinMetric(score, 1000.0 * score.sigma**2 if lam is None else lam)
+    """The Stein metric, lam = 100 sigma² by default: a score grows as 1/sigma.
+
+    With ten times as much a turn of an MNIST digit takes 65 points and two and a half times as many
+    evaluations.
+    """
+    return SteinMetric(score, 100.0 * score.sigma**2 if lam is None else lam)
 
 
 def density_of_dimension(score: Score, alpha: float | None = None) -> ScoreMetric:
