@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from experiments import data
+from experiments import data, gallery
 from experiments.tables import base, crowd
 from experiments.tables.__main__ import app
 
@@ -107,6 +107,27 @@ def test_the_small_crowd_turns_each_digit_of_a_ring(tmp_path):
     assert (shares.turned[:, "turn"] == 10).all()
     assert (shares.of == 10).all()
     assert made.groupby("digits").line_error.nunique().tolist() == [10, 10]
+
+
+def test_shares_and_their_figure_by_hand():
+    """Two digits: both turns are held, one is found, the other path costs more than its turn."""
+    same = {"score": "exact", "digits": 3, "seen": True, "sigma": 1.0, "angle": 45.0}
+    rows = [
+        {"digit": 0, "start": "turn", "error": 0.1, "turned": True, "energy": 2.0},
+        {"digit": 1, "start": "turn", "error": 0.1, "turned": True, "energy": 2.0},
+        {"digit": 0, "start": "line", "error": 0.1, "turned": True, "energy": 2.0},
+        {"digit": 1, "start": "line", "error": 0.9, "turned": False, "energy": 5.0},
+    ]
+    made = pd.DataFrame([same | row | {"line_error": 1.0, "converged": True} for row in rows])
+    shares = crowd.shares(made).set_index("start")
+    assert shares.turned.to_dict() == {"turn": 2, "line": 1}
+    assert shares.cheaper.to_dict() == {"turn": 0, "line": 1}
+    assert shares.ratio["line"] == pytest.approx(0.5)
+    (panel,) = gallery.turned_shares(shares.reset_index()).axes
+    drawn = {
+        line.get_color(): line.get_ydata().tolist() for line in panel.lines if len(line.get_xdata())
+    }
+    assert drawn == {"#000000": [2], "#D55E00": [1]}
 
 
 def test_the_exact_score_of_turned_digits_against_brute_force():
