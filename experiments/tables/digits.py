@@ -92,6 +92,7 @@ class Settings:
         count: digits, a multiple of ten.
         angles: of the turns, in degrees.
         frames: of a path, both ends included.
+        baselines: methods without a metric, with their noise level where they have one.
         geodesics: their metrics and noise levels.
         flow_steps: Heun steps of the probability flow, there and back each.
         denoise: noise level at which frames of geodesics are denoised once.
@@ -105,6 +106,7 @@ class Settings:
     count: int = 10
     angles: tuple[float, ...] = (15.0, 45.0, 90.0, 180.0)
     frames: int = 17
+    baselines: tuple[str, ...] = BASELINES
     geodesics: tuple[Setting, ...] = GEODESICS
     flow_steps: int = 9
     denoise: float = 0.35
@@ -120,10 +122,11 @@ SMALL = Settings(
     count=10,
     angles=(45.0,),
     frames=5,
+    baselines=("lerp", "ot", "lerp_denoised 0.5"),
     geodesics=(Setting("density", 4.0, alpha=0.01),),
     flow_steps=3,
     real=20,
-    typical=5,
+    typical=3,
     draws=20,
 )
 
@@ -273,7 +276,7 @@ class Experiment:
         """Ten digits by every method, then the next ten."""
         for block in self.blocks:
             yield Unit(f"true-turn-{block}", self.unit(self.truth_rows, block))
-            for method in BASELINES:
+            for method in self.settings.baselines:
                 name = _file_name(method)
                 yield Unit(f"{name}-{block}", self.unit(self.baseline_rows, block, method))
             for setting in self.settings.geodesics:
@@ -371,7 +374,7 @@ class Experiment:
     @property
     def methods(self) -> list[str]:
         """Names of all methods, baselines first."""
-        names = list(BASELINES)
+        names = list(self.settings.baselines)
         for setting in self.settings.geodesics:
             names += [setting.title, f"{setting.title}, denoised"]
         return names
@@ -411,7 +414,7 @@ class Experiment:
             settings = {"network": network, "units": units, "draws": self.settings.draws}
             values = summary_of_features(of_kind, reference, **settings)
             differences = differences_of_features(
-                of_kind, self.methods, list(BASELINES), reference, **settings
+                of_kind, self.methods, list(self.settings.baselines), reference, **settings
             )
             made = pd.concat([values, differences], ignore_index=True)
             made.insert(0, "kind", kind)
