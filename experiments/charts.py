@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .evaluation import paired_ratio
-from .figures import colour
+from .figures import BASELINES, colour
 
 # Names of the methods of experiments.tables.digits for people.
 LABELS = {
@@ -24,7 +24,6 @@ LABELS = {
     "density": "density geodesic",
     "both": "both metrics",
 }
-MARKERS = {False: "o", True: "s"}
 MEASURES = {
     "kid": "classifier, KID",
     "fid": "classifier, FID",
@@ -103,8 +102,8 @@ def trade_off(
 ) -> None:
     """Methods as points of two measures with their intervals; lower and left is better.
 
-    Circles are frames as a method gives them, squares frames denoised once; settings of one family
-    share a colour.
+    Circles are geodesics, diamonds baselines; frames denoised once are white inside. Settings of
+    one family share a colour.
 
     Args:
         axes: to draw on.
@@ -114,9 +113,11 @@ def trade_off(
         lines: families whose settings are joined, in the order of the rows.
     """
     for (family, denoised), part in points.groupby(["family", "denoised"], sort=False):
-        style = {"color": colour(family), "marker": MARKERS[bool(denoised)], "ms": 6, "lw": 1}
-        style["label"] = LABELS[family] + (" + denoised" if denoised and family in lines else "")
+        style = {"color": colour(family), "ms": 6, "lw": 1}
+        style["marker"] = "D" if family in BASELINES else "o"
         style["mfc"] = "white" if denoised else colour(family)
+        geodesic_denoised = denoised and family not in BASELINES
+        style["label"] = LABELS[family] + (", denoised" if geodesic_denoised else "")
         intervals = [
             np.abs(part[[f"{name}_low", f"{name}_high"]].to_numpy().T - part[name].to_numpy())
             for name in (x, y)

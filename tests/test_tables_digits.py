@@ -36,8 +36,8 @@ def test_every_method_has_its_pairs_and_its_sets(tmp_path):
         "lerp": 20,
         "ot": 20,
         "lerp_denoised 0.5": 20,
-        "density 0.01, sigma 4": 20,
-        "density 0.01, sigma 4, denoised": 20,
+        "density 0.001, sigma 10": 20,
+        "density 0.001, sigma 10, denoised": 20,
     }
     geodesics = pairs[pairs.family == "density"]
     assert geodesics.converged.isin([True, False]).all()

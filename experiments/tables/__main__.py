@@ -93,7 +93,7 @@ def hands(
 
 @app.command()
 def digits(
-    count: Annotated[int, typer.Option(help="Digits, ten a block, each turned four times.")] = 10,
+    count: Annotated[int, typer.Option(help="Digits, ten a block, each turned four times.")] = 20,
     out: Out = None,
     work: Work = base.WORK,
     small: Small = False,

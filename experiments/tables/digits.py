@@ -103,7 +103,7 @@ class Settings:
         seed: of the choice of digits and the shared noise.
     """
 
-    count: int = 10
+    count: int = 20
     angles: tuple[float, ...] = (15.0, 45.0, 90.0, 180.0)
     frames: int = 17
     baselines: tuple[str, ...] = BASELINES
@@ -121,9 +121,9 @@ DEFAULT = Settings()
 SMALL = Settings(
     count=10,
     angles=(45.0,),
-    frames=5,
+    frames=3,
     baselines=("lerp", "ot", "lerp_denoised 0.5"),
-    geodesics=(Setting("density", 4.0, alpha=0.01),),
+    geodesics=(Setting("density", 10.0, alpha=0.001),),
     flow_steps=3,
     real=20,
     typical=3,
