@@ -335,7 +335,13 @@ def differences_of_features(
     names = [*methods, *baselines]
     if len({len(features[name]) for name in names}) > 1:
         raise ValueError("methods and baselines must have the same pairs")
-    values = {name: _of_units(features[name], reference, network, units) for name in names}
+    values = {
+        name: {
+            measure: _remembered(of_pairs)
+            for measure, of_pairs in _of_units(features[name], reference, network, units).items()
+        }
+        for name in names
+    }
     pairs = len(features[names[0]])
     count = len(torch.unique(_unit_numbers(units, pairs)))
     rows = []
@@ -411,6 +417,20 @@ def _of_units(
     _check_network(network, reference)
     grouped = features[_rows_of_units(_unit_numbers(units, len(features)))].flatten(1, 2)
     return {name: measure(grouped, reference) for name, measure in set_measures(network).items()}
+
+
+def _remembered(of_pairs: OfPairs) -> OfPairs:
+    """The same, computed once for equal indices: each method is compared with several baselines."""
+    known: dict[torch.Size, tuple[Tensor, Tensor]] = {}
+
+    def of_chosen(indices: Tensor) -> Tensor:
+        last = known.get(indices.shape)
+        if last is None or not torch.equal(last[0], indices):
+            last = (indices, of_pairs(indices))
+            known[indices.shape] = last
+        return last[1]
+
+    return of_chosen
 
 
 def _check_network(network: Network, reference: Reference) -> None:
