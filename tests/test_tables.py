@@ -1,6 +1,8 @@
 """Committed tables: made unit by unit, resumed, with provenance; each table runs small."""
 
+import importlib.util
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from experiments import data, gallery
-from experiments.tables import base, crowd
+from experiments.tables import base, crowd, hands
 from experiments.tables.__main__ import app
 
 
@@ -149,3 +151,39 @@ def test_bad_options_are_refused(command, tmp_path):
     done = CliRunner().invoke(app, [*command.split(), "--out", str(tmp_path)])
     assert done.exit_code != 0
     assert list(tmp_path.iterdir()) == []
+
+
+PHOTOGRAPHS = pytest.mark.skipif(
+    "GEODESICS_DATA" not in os.environ
+    or importlib.util.find_spec("efficientnet_lite_pytorch") is None,
+    reason="the photographs and ImageNet's weights are not bundled",
+)
+
+
+@PHOTOGRAPHS
+def test_the_small_tables_of_hands(tmp_path):
+    """Two pairs by four methods: ends are the given images, renoised ones nearly; sets; truth."""
+    made = {
+        table.name: base.make(table, tmp_path, tmp_path / "work", allow_dirty=True, progress=False)
+        for table in hands.tables(work=tmp_path / "work", small=True)
+    }
+    frames = made["06_hands"].set_index(["method", "pair"])
+    assert len(frames) == 2 * 5
+    assert (frames.ends_psnr.drop("stein, renoised 0.35", level="method") > 100).all()
+    assert (frames.ends_psnr["stein, renoised 0.35"] > 30).all()
+    assert frames.converged["lerp"].isna().all() and frames.converged["stein"].notna().all()
+    assert (frames.digit != frames.end_digit).all()
+    sets = made["06_hands_sets"]
+    assert set(sets.measure) == {"fid", "kid", "kid_efficientnet", "kid_squeezenet"}
+    wide = sets[sets.baseline == ""].pivot(index="method", columns="measure", values="estimate")
+    row = sets[(sets.baseline == "lerp") & (sets.measure == "kid_efficientnet")].iloc[0]
+    difference = wide.kid_efficientnet[row.method] - wide.kid_efficientnet["lerp"]
+    assert row.estimate == pytest.approx(difference)
+    assert set(made["06_hands_movements"].movement) == set(hands.MOVEMENTS)
+
+
+@PHOTOGRAPHS
+def test_no_photograph_is_an_end_twice_or_compared_with(tmp_path):
+    experiment = hands.Experiment(tmp_path)
+    used = torch.cat([*experiment.ends(range(60)), experiment.unseen]).tolist()
+    assert len(set(used)) == len(used) == 206

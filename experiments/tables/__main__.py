@@ -82,7 +82,7 @@ def hands(
     work: Work = base.WORK,
     small: Small = False,
     allow_dirty: Dirty = False,
-    pairs: Annotated[int, typer.Option(help="Of photographs, 2 to 60.")] = 40,
+    pairs: Annotated[int, typer.Option(help="Of photographs, 3 to 60.")] = 60,
 ) -> None:
     """Paths between photographs of hands by every method, in four tables (notebook 06)."""
     from .hands import tables

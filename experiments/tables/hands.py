@@ -22,7 +22,7 @@ from jaxtyping import Float
 from safetensors.torch import load, save
 from torch import Tensor
 
-from lib import flow, interpolate, paths, scores
+from lib import checks, flow, interpolate, paths, scores
 from lib.density import along_path
 from lib.files import replacing
 from lib.latents import decode, encode
@@ -183,34 +183,32 @@ class Connected:
         return [None if value.isnan() else bool(value) for value in self.converged]
 
 
-def tables(
-    pairs: int = 40,
-    movements: int = 4,
-    sweep: int = 5,
-    prompts: int = 3,
-    *,
-    work: Path = WORK,
-    small: bool = False,
-) -> list[Table]:
+def tables(pairs: int = 60, *, work: Path = WORK, small: bool = False) -> list[Table]:
     """The four tables, in the order in which they must be made.
 
     Args:
-        pairs: of photographs, 2 to 60.
-        movements: photographs that are moved, each in three ways.
-        sweep: how many of the pairs go through the sweep.
-        prompts: how many of the pairs are connected under both prompts.
+        pairs: of photographs, 3 to 60. Up to twelve of them, half of all, go through the sweep; up
+            to six, a third, are connected under both prompts; and up to eight photographs, two
+            fifths of the number of pairs, are moved, each in three ways.
         work: keeps finished units, and the frames that later units read.
         small: two pairs by few methods, in seconds.
     """
+    if not 3 <= checks.count("pairs", pairs) <= 10 * ENDS_OF_A_DIGIT:
+        raise ValueError(f"pairs must be 3 to {10 * ENDS_OF_A_DIGIT}, got {pairs}")
+    sweep = min(12, pairs // 2)
+    prompts = min(6, pairs // 3)
+    movements = min(8, 2 * pairs // 5)
     rows = ROWS
     command = command_line("hands", pairs=pairs)
+    unseen = None
     if small:
+        unseen = 1
         pairs, movements, sweep, prompts = 2, 1, 0, 0
         quick = Row(STEIN.name, "stein", {**STEIN.settings, "points": 5, "max_iter": 2, "tol": 0.1})
         rows = (*BASELINES[:1], *BASELINES[2:3], quick, *CHANGED[:2])
         command = command_line("hands", small=True)
     moved = [row for row in rows if row.name in MOVED]
-    experiment = Experiment(Path(work) / "06_hands_frames")
+    experiment = Experiment(Path(work) / "06_hands_frames", unseen)
     swept = [row for row in rows if row in (*DENSITIES, STEIN)] + list(SWEEP)
     compared = [row for row in rows if row in (STEIN, DENSITIES[-1])] + list(PROMPTS)
     sets = [Unit("all", partial(experiment.set_rows, rows, pairs))]
@@ -293,10 +291,15 @@ class Experiment:
 
     Args:
         folder: of the frames.
+        unseen: photographs of each digit that frames are compared with; None for all that are no
+            end of a path.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, unseen: int | None = None) -> None:
         self.folder = folder
+        self.unseen_of_a_digit = slice(2 * ENDS_OF_A_DIGIT, None)
+        if unseen is not None:
+            self.unseen_of_a_digit = slice(2 * ENDS_OF_A_DIGIT, 2 * ENDS_OF_A_DIGIT + unseen)
         self.photographs = hands.photographs("test")
         self.score = scores.load("hands", prompt="", sigma=DENSITY_SIGMA)
         self.images = hands.move(self.photographs.pixels)
@@ -320,7 +323,7 @@ class Experiment:
     @cached_property
     def unseen(self) -> Tensor:
         """Indices of the photographs that are no end of any path."""
-        return torch.cat([self.of_digit(digit)[2 * ENDS_OF_A_DIGIT :] for digit in range(10)])
+        return torch.cat([self.of_digit(digit)[self.unseen_of_a_digit] for digit in range(10)])
 
     @cached_property
     def references(self) -> list[Reference]:
