@@ -7,6 +7,7 @@ import torch
 from PIL import Image, ImageSequence
 
 from experiments.gallery import frame_rows, moving_picture
+from experiments.pipeline_drawing import draw_pipeline
 
 
 def test_frame_rows_shows_every_frame():
@@ -58,3 +59,8 @@ def test_a_moving_picture_refuses_panels_that_do_not_fit(panels, message, tmp_pa
     with pytest.raises(ValueError, match=message):
         moving_picture(panels, tmp_path / "a.gif")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_drawing_of_a_pipeline_shows_both_ends_and_every_frame():
+    figure = draw_pipeline(torch.rand(2, 3, 8, 8), torch.randn(2, 4, 4, 4), torch.rand(5, 3, 8, 8))
+    assert sum(len(axes.images) for axes in figure.axes) == 2 + 2 + 5
