@@ -68,8 +68,8 @@ BASELINES = (
 LINES: dict[str, str] = dict.fromkeys(PALETTE, "-") | dict.fromkeys(BASELINES, "--")
 LINES["exact"] = ":"
 
-# parameters that say where a notebook runs, and a film that it shows beside its tables
-ELSEWHERE = {"compute", "device", "dtype", "figures_dir", "frames_folder", "work"}
+# parameters that say where a notebook runs
+ELSEWHERE = {"compute", "device", "dtype", "figures_dir", "work"}
 
 
 def use_style() -> None:

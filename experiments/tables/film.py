@@ -1,14 +1,12 @@
 """Table 08_film: videos of moving hands against the paths between their first and last frames.
 
 A hand is drawn from the bundled model and moved; the movement, and so every frame between the
-first and the last, is known. Each row is one video under one method. `task` says what was asked:
-
-* path: the frames against a path between the first and the last of them;
-* grainy, shaky: a spoilt video, brought back by smoothing under a metric;
-* next: the last third of the frames, predicted from the others.
+first and the last, is known. Each row is one video against one path.
 
 All geodesics of the clean space are those of one density, the model's under the caption that drew
-the hand, at noise level SIGMA.
+the hand, at noise level SIGMA. A fast video moves by many times SIGMA between two of its POINTS
+frames: its own energy, log-density and break-even are then coarse, and notebook 08 computes them
+from more frames.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,11 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lib import Frames, Geodesic, extrapolate, interpolate, latents, paths, video
-from lib.methods.spaces import working_space
-from lib.metrics import DensityMetric, ScoreMetric, SteinMetric
+from lib import Frames, Geodesic, interpolate, latents, paths, video
+from lib.metrics import DensityMetric
 from lib.scores import PipelineScore, load
-from lib.scores.distillation import distilled
 from lib.solvers.base import Solution
 from lib.solvers.geodesic import measure
 
@@ -57,16 +53,12 @@ METRICS: dict[str, dict[str, Any]] = {
 BEST = "density 0.01"  # whose frames have no ghosts
 TOL = 1e-3
 MAX_ITER = 100
-SMOOTHINGS = 12  # most steps of `video.smooth`
 
 # noise level and steps of the controls in the noised space
 NOISE = 0.8
 FLOW_STEPS = 6
-PAPER_ITERATIONS = 12  # of paper B's update of all frames; its rule skips them all
 
 DRAW_STEPS = 15
-GRAIN = 0.08  # noise on the pixels of a grainy video, standard deviation
-SHAKE = 1.5  # degrees by which frames of a shaky video are turned too far, standard deviation
 SEED = 0
 
 Latents = Float[Tensor, "hands frames channels height width"]
@@ -212,16 +204,16 @@ def path_rows(videos: Videos) -> Rows:
     line = measured(ruler, paths.lerp(start, end, points))
     own = measured(ruler, videos.fine)
     even = break_even(own, line)
-    rows = rows_of(videos, "path", "video", path_columns(videos, own) | {"break_even": even})
-    rows += rows_of(videos, "path", "lerp", path_columns(videos, line))
+    rows = rows_of(videos, "video", path_columns(videos, own) | {"break_even": even})
+    rows += rows_of(videos, "lerp", path_columns(videos, line))
     round_path = measured(ruler, paths.slerp(start, end, points))
-    rows += rows_of(videos, "path", "slerp", path_columns(videos, round_path))
+    rows += rows_of(videos, "slerp", path_columns(videos, round_path))
     control = {"method": "lerp", "space": "ddim", "sigma": NOISE, "flow_steps": FLOW_STEPS}
     inverted = interpolate(videos.score, start, end, frames=FRAMES, **control)
-    rows += rows_of(videos, "path", "inverted lerp", frame_columns(videos, inverted))
+    rows += rows_of(videos, "inverted lerp", frame_columns(videos, inverted))
     once = {"method": "lerp_denoised", "sigma": SIGMA}
     denoised = interpolate(videos.score, start, end, frames=FRAMES, **once)
-    rows += rows_of(videos, "path", "lerp denoised", frame_columns(videos, denoised))
+    rows += rows_of(videos, "lerp denoised", frame_columns(videos, denoised))
 
     for name in METRICS:
         rows += solved_rows(videos, name, between(videos, name), ruler)
@@ -243,7 +235,7 @@ def solved_rows(videos: Videos, method: str, found: Geodesic, ruler: DensityMetr
     columns = path_columns(videos, measured(ruler, found.points))
     columns["converged"] = found.converged
     columns["evaluations"] = torch.full(found.energy.shape, found.score_evaluations / len(found))
-    return rows_of(videos, "path", method, columns)
+    return rows_of(videos, method, columns)
 
 
 def path_columns(videos: Videos, path: Geodesic) -> dict[str, Tensor]:
@@ -328,94 +320,7 @@ def paper_b_rows(videos: Videos) -> Rows:
     start, end = videos.ends
     settings = {"method": "yu2025", "frames": FRAMES, "flow_steps": FLOW_STEPS}
     result = interpolate(videos.score, start, end, **settings)
-    return rows_of(videos, "path", "yu2025", frame_columns(videos, result))
-
-
-# ---- what else a metric might do for a video
-
-
-def repair_rows(videos: Videos) -> Rows:
-    """Spoilt videos, brought back by smoothing along time, with a metric and without."""
-    count = len(videos.pictures)
-    generator = torch.Generator().manual_seed(SEED)
-    grainy = videos.pictures.clone()
-    inner = grainy[:, 1:-1]
-    grainy[:, 1:-1] += GRAIN * torch.randn(inner.shape, generator=generator)
-    shake = SHAKE * torch.randn(count, FRAMES, generator=generator)
-    shake[:, [0, -1]] = 0.0
-    shaky = hands.move(
-        videos.pictures.flatten(0, 1), degrees=shake.flatten(), size=videos.pictures.shape[-1]
-    )
-    faults = {
-        "grainy": encoded(videos.score, grainy.clamp(0, 1)),
-        "shaky": encoded(videos.score, shaky.unflatten(0, (count, FRAMES))),
-    }
-    rows: Rows = []
-    for fault, rough in faults.items():
-        rows += faulty_rows(videos, fault, rough)
-    return rows
-
-
-def faulty_rows(videos: Videos, fault: str, rough: Latents) -> Rows:
-    """One fault: each metric moves the frames by as much as the fault has moved them."""
-    size = float((rough - videos.latents)[:, 1:-1].square().mean().sqrt())
-    metrics = {
-        "flat": ScoreMetric(videos.score),
-        "stein": SteinMetric(videos.score, METRICS["stein"]["lam"]),
-        "density 0.002": DensityMetric(videos.score, 0.002),
-        BEST: DensityMetric(videos.score, ALPHA),
-    }
-    longest = min(SMOOTHINGS, videos.max_iter)
-    rows = rows_of(videos, fault, "as it is", frame_quality(videos, rough))
-    for name, metric in metrics.items():
-        mended = video.smooth(metric, rough, distance=size, max_iter=longest)
-        met = [reason == video.MOVED.text for reason in mended.reason]
-        columns = frame_quality(videos, mended.frames) | {"converged": torch.tensor(met)}
-        rows += rows_of(videos, fault, name, columns)
-    rows += rows_of(videos, fault, "yu2025", frame_quality(videos, paper_b_smooth(videos, rough)))
-    return rows
-
-
-def paper_b_smooth(videos: Videos, rough: Latents) -> Latents:
-    """The update of arXiv 2504.06675 for all frames at once, in its noised space."""
-    room = working_space(videos.score, "ddim", None, 0.581, steps=FLOW_STEPS)
-    room = room.along(torch.linspace(0, 1, FRAMES))
-    inverted = room.enter(rough.flatten(0, 1)).unflatten(0, rough.shape[:2])
-    metric = DensityMetric(distilled(room.score), 0.002)
-    iterations = min(PAPER_ITERATIONS, videos.max_iter)
-    updated = video.functional_smooth(metric, inverted, iterations=iterations, seed=SEED).frames
-    return room.leave(updated.flatten(0, 1)).unflatten(0, rough.shape[:2])
-
-
-def next_rows(videos: Videos) -> Rows:
-    """The last third of the frames from the others: straight on, and along a metric."""
-    ahead = FRAMES // 3
-    known = videos.latents[:, :-ahead]
-    pictures = videos.pictures[:, -ahead:]
-    velocity = ahead * video.velocity(known, last=3)
-    ways: dict[str, dict[str, Any]] = {"straight": {"method": "straight"}}
-    for name in ("stein", BEST):
-        ways[name] = METRICS[name] | {"sigma": SIGMA, "steps": 2 * ahead}
-    still = known[:, -1:].expand(-1, ahead, -1, -1, -1)
-    rows = rows_of(videos, "next", "repeat", quality(videos, still, pictures))
-    for name, settings in ways.items():
-        result = extrapolate(videos.score, known[:, -1], velocity, frames=ahead + 1, **settings)
-        rows += rows_of(videos, "next", name, quality(videos, result.frames[:, 1:], pictures))
-    return rows
-
-
-def frame_quality(videos: Videos, frames: Latents) -> dict[str, Tensor]:
-    """Quality of the frames between the first and the last."""
-    return quality(videos, frames[:, 1:-1], videos.pictures[:, 1:-1])
-
-
-def quality(
-    videos: Videos, frames: Latents, truth: Float[Tensor, "hands frames 3 height width"]
-) -> dict[str, Tensor]:
-    """Mean PSNR of frames against the true ones."""
-    pictures = latents.decode(videos.score, frames.flatten(0, 1))
-    gain = psnr(pictures, truth.flatten(0, 1)).unflatten(0, truth.shape[:2])
-    return {"psnr": gain.mean(1)}
+    return rows_of(videos, "yu2025", frame_columns(videos, result))
 
 
 # ---- the table
@@ -435,12 +340,11 @@ COLUMNS = (
 )
 
 
-def rows_of(videos: Videos, task: str, method: str, columns: Mapping[str, Tensor]) -> Rows:
+def rows_of(videos: Videos, method: str, columns: Mapping[str, Tensor]) -> Rows:
     """One row a hand; a column that a method does not have is empty."""
     rows = []
     for hand in range(len(videos.pictures)):
         row = {
-            "task": task,
             "movement": videos.movement,
             "speed": videos.speed,
             "hand": hand,
@@ -470,8 +374,6 @@ def table(*, small: bool = False) -> Table:
         return Unit(label, lambda: rows(moved(movement, speed)))
 
     units = [unit("path", path_rows, kind, speed) for kind in movements for speed in speeds]
-    units += [unit("next", next_rows, kind, speed) for kind in movements for speed in speeds]
-    units.append(unit("repair", repair_rows, "turn", 0.5))
     if not small:
         units.append(unit("yu2025", paper_b_rows, "all three", 1.0))
     return Table(
