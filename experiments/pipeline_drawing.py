@@ -30,9 +30,7 @@ def draw_pipeline(
         latents: of them; three of their channels are shown as colours.
         frames: of the path, both ends among them.
     """
-    # every picture has its place: nothing is left to lay out
-    with plt.rc_context({"figure.constrained_layout.use": False}):
-        figure = plt.figure(figsize=SIZE)
+    figure = plt.figure(figsize=SIZE, layout="none")
     for row, image in enumerate(images):
         _picture(figure, (0.01, 0.5 - 0.42 * row, 0.11, 0.36), pixels(image))
     for row, latent in enumerate(latents):
