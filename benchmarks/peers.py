@@ -113,7 +113,6 @@ def own(problem: Problem, iterations: int) -> dict[str, Callable[[Trace], None]]
         "gauss_newton, coarse first": GaussNewton(coarse=(9, 17)),
         "gauss_newton, coarse first, 129 points": GaussNewton(coarse=(9, 17, 33)),
         "gauss_newton, annealed, coarse first": GaussNewton(coarse=(9, 17)),
-        "gauss_newton, twice the noise first, coarsest first": GaussNewton(coarse=(6, 11, 21)),
         "relaxation: Adam, lr 1e-3 (paper)": Relaxation(max_iter=500),
         "relaxation: Adam, lr 1e-2": Relaxation(max_iter=iterations, lr=1e-2),
         "relaxation: L-BFGS": Relaxation(max_iter=iterations, optimizer="lbfgs", window=10),
@@ -128,8 +127,6 @@ def own(problem: Problem, iterations: int) -> dict[str, Callable[[Trace], None]]
         levels = None
         if "annealed" in name:
             levels = [sigma for sigma in (0.4, 0.2, 0.1, 0.05) if sigma >= problem.sigma]
-        if "twice the noise" in name:
-            levels = [2 * problem.sigma, problem.sigma]
 
         def run(trace: Trace) -> None:
             start, end = sphere_ends(problem.dim)
