@@ -46,7 +46,8 @@ def test_every_method_has_its_pairs_and_its_sets(tmp_path):
     assert (truth.mse == 0).all()
     lerp = pairs[(pairs.method == "lerp") & (pairs.kind == "turn")].set_index("pair")
     assert (lerp.mse > 0).all()
-    assert (lerp.motion < truth.motion).all()
+    # A fade moves less than a turn; of a single pair that need not hold.
+    assert lerp.motion.mean() < truth.motion.mean()
     assert pairs[pairs.kind == "between"].mse.isna().all()
     assert pairs.unit.nunique() == 10
 
