@@ -54,10 +54,10 @@ def test_order_of_a_power_law():
 
 
 def test_latent_sides_count_their_evaluations():
-    """17 points and 15 a Gauss–Newton step; 17 images times 50 steps, twice with guidance."""
+    """A step on 13 points, then on 17: all of them, then the inner ones; 17 images times 50 steps."""
     rows = small("latent").rows.set_index("side")
     assert rows.evaluations.to_dict() == {
-        "geodesic": 17 + 15,
+        "geodesic": 13 + 11 + 17 + 15,
         "sampling": 17 * 50,
         "guided sampling": 2 * 17 * 50,
     }
