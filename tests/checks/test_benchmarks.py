@@ -54,7 +54,7 @@ def test_order_of_a_power_law():
 
 
 def test_latent_sides_count_their_evaluations():
-    """A step on 13 points, then on 17: all of them, then the inner ones; 17 images times 50 steps."""
+    """A step on 13 points, then one on 17: all points, then the inner ones; 17 images, 50 steps."""
     rows = small("latent").rows.set_index("side")
     assert rows.evaluations.to_dict() == {
         "geodesic": 13 + 11 + 17 + 15,
