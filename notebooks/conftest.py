@@ -1,7 +1,7 @@
 """nbval compares checked cells of committed notebooks with what `make figures` executed."""
 
 import pytest
-from nbval.plugin import IPyNbCell, IPyNbFile
+from nbval.plugin import IPyNbCell, IPyNbFile, coalesce_streams
 
 from workflow.refresh import is_passing
 from workflow.results import code_cells
@@ -15,7 +15,8 @@ class ExecutedCell(IPyNbCell):
         executed = self.parent.executed.get(self.cell_num)
         if executed is None or executed.source != self.cell.source:
             self.raise_cell_error("this cell has changed since it was executed: run make figures")
-        outputs = [output for output in executed.outputs if not is_passing(output)]
+        lasting = [output for output in executed.outputs if not is_passing(output)]
+        outputs = coalesce_streams(lasting)
         if self.options["check"] and not self.compare_outputs(outputs, self.cell.outputs):
             self.raise_cell_error(
                 "other output than committed", "\n".join(self.comparison_traceback)
