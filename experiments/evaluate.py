@@ -8,7 +8,6 @@ measured as the protocol says is left out, with its reason; what differs from th
 """
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -27,6 +26,7 @@ from tqdm import tqdm
 from lib import checks
 from lib.files import replacing
 
+from .command import run
 from .evaluation.bootstrap import Interval, bootstrap
 from .evaluation.frame_folders import FrameFolder, find_frames, size_in_words
 from .evaluation.frames import Distance
@@ -547,14 +547,5 @@ def command(
     print(in_words(evaluation))
 
 
-def main() -> None:
-    """The command line; a mistake in what was typed is one line and exit status 2, no traceback."""
-    try:
-        app()
-    except (ValueError, TypeError, OSError, MemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    run(app)

@@ -9,7 +9,6 @@ import ast
 import hashlib
 import json
 import os
-import sys
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +34,7 @@ from lib.scores import PipelineScore, ProductScore, Score, load
 from lib.scores.pipeline import in_words
 from lib.solvers import geodesic
 
+from .command import run
 from .evaluation import evaluate, load_lpips, mse, path_log_density, summary
 from .evaluation.frames import Distance
 from .figures import plain, save_results
@@ -580,14 +580,5 @@ def command(
     print(f"{len(pairs)} pairs, {len(names)} methods: {os.path.relpath(out / 'table.csv')}")
 
 
-def main() -> None:
-    """The command line; a mistake in what was typed is one line and exit status 2, no traceback."""
-    try:
-        app()
-    except (ValueError, TypeError, OSError, MemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    run(app)

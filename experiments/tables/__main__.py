@@ -1,6 +1,5 @@
 """`python -m experiments.tables NAME` makes a committed table of results again."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +8,7 @@ import typer
 
 from lib import checks
 
+from ..command import run
 from . import base
 
 app = typer.Typer(
@@ -127,14 +127,5 @@ def write(table: base.Table, out: Path | None, work: Path, small: bool, dirty: b
     base.report(table, out, made)
 
 
-def main() -> None:
-    """The command line; a mistake of its user is one line on stderr and exit status 2."""
-    try:
-        app()
-    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    run(app)

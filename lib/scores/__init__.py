@@ -12,7 +12,6 @@ from .manifold import SphereScore, TubeScore, circle, curve, helix, helix_point,
 from .pipeline import PipelineScore, from_pipeline
 from .product import ProductScore
 from .schedule import NoiseSchedule
-from .stable_diffusion import StableDiffusionScore
 from .variance_preserving import VariancePreservingScore
 
 __all__ = [
@@ -30,7 +29,6 @@ __all__ = [
     "ProductScore",
     "Score",
     "SphereScore",
-    "StableDiffusionScore",
     "TubeScore",
     "VariancePreservingScore",
     "WrappedScore",
