@@ -66,7 +66,7 @@ class Settings:
 
     digits: str = "mnist"
     counts: tuple[int, ...] = (1, 3, 10, 30, 100, 300, 1000)
-    networks: tuple[int, ...] = (10, 100)
+    networks: tuple[int, ...] = (10, 100, 1000)
     angles: tuple[float, ...] = (45.0, 90.0)
     spacing: float = 1.875
     step: float = 2.0
