@@ -49,6 +49,7 @@ from ..evaluation.sets import Network
 from .base import WORK, Rows, Table, Unit, command_line
 
 FRAMES = 17
+STEIN_POINTS = 33
 FLOW_STEPS = 12
 # pairs at once: what a kill loses
 CHUNK = 5
@@ -92,22 +93,23 @@ class Row:
     prompts: str = "none"
 
 
-def _geodesic(name: str, method: str, last: float, **settings: Any) -> Row:
+def _geodesic(name: str, method: str, last: float, points: int, **settings: Any) -> Row:
     levels = [level for level in (4.0, 2.0, 1.0, 0.5) if level >= last]
     # few points where the density is smooth, all of them at the last level
-    solver = GaussNewton(tol=1e-4, max_iter=60, coarse=(5, 9))
-    more = {"space": "clean", "points": FRAMES, "noise_levels": levels, "solver": solver}
+    coarse = tuple(count for count in (5, 9, 17) if count < points)
+    solver = GaussNewton(tol=1e-4, max_iter=60, coarse=coarse)
+    more = {"space": "clean", "points": points, "noise_levels": levels, "solver": solver}
     return Row(name, method, {**more, **settings}, sigma=last)
 
 
 def stein(lam: float = 1000.0, name: str = "stein") -> Row:
-    """The Stein metric at sigma = 1, where 17 points resolve the score."""
-    return _geodesic(name, "stein", 1.0, lam=lam)
+    """The Stein metric at sigma = 1: 17 points do not resolve the energy of all of its paths."""
+    return _geodesic(name, "stein", 1.0, STEIN_POINTS, lam=lam)
 
 
 def density(alpha: float, name: str | None = None) -> Row:
     """The density metric, annealed from sigma = 4 to 0.5."""
-    return _geodesic(name or f"density {alpha:g}", "density", 0.5, alpha=alpha)
+    return _geodesic(name or f"density {alpha:g}", "density", 0.5, FRAMES, alpha=alpha)
 
 
 def denoised(row: Row, sigma: float) -> Row:
@@ -133,7 +135,7 @@ BASELINES = (
 )
 STEIN = stein()
 DENSITIES = tuple(density(alpha) for alpha in (0.002, 0.01))
-BOTH = _geodesic("both", "both", 1.0, lam=10.0, alpha=0.01)
+BOTH = _geodesic("both", "both", 1.0, STEIN_POINTS, lam=10.0, alpha=0.01)
 GEODESICS = (STEIN, *DENSITIES, BOTH)
 CHANGED = (
     denoised(STEIN, 0.2),
