@@ -139,6 +139,7 @@ BOTH = _geodesic("both", "both", 1.0, STEIN_POINTS, lam=10.0, alpha=0.01)
 GEODESICS = (STEIN, *DENSITIES, BOTH)
 CHANGED = (
     denoised(STEIN, 0.2),
+    denoised(DENSITIES[0], 0.2),
     renoised(STEIN, 0.35),
     renoised(BASELINES[0], 0.35),
 )
