@@ -1,9 +1,11 @@
 """Images and films as tensors: every kind of file, damaged ones, folders that hold none."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms, PngImagePlugin
 
 from experiments import images
 
@@ -22,28 +24,90 @@ def grey_levels(frames):
     return (frames[:, 0, 0, 0] * 255).round().int().tolist()
 
 
-def test_images_of_all_kinds_become_one_tensor(tmp_path):
-    picture(tmp_path / "a.jpg", quality=100)
-    picture(tmp_path / "b.png", "L", (30, 60), 128)
-    picture(tmp_path / "c.webp", colour="white", lossless=True)
-    # nothing but transparent black is white
-    picture(tmp_path / "d.png", "RGBA", colour=(0, 0, 0, 0))
-    picture(tmp_path / "e.gif", "P", colour=0)
-    picture(tmp_path / "f.tiff", "CMYK", colour=(0, 0, 0, 255))
-    Image.fromarray(np.full((20, 20), 32768, np.uint16)).save(tmp_path / "g.png")
+def grey(path, values, **settings):
+    """Twenty by twenty pixels of one value."""
+    Image.fromarray(np.full((20, 20), *values)).save(path, **settings)
+
+
+def swapped_profile():
+    """The colour profile of a screen whose red and green lamps are swapped."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    renamed = profile.replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be"))
+    for one, other in ((b"rXYZ", b"****"), (b"gXYZ", b"rXYZ"), (b"****", b"gXYZ")):
+        renamed = renamed.replace(one, other, 1)
+    return renamed
+
+
+def long_text():
+    """What an image generator notes of its workflow, compressed."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text("workflow", "node " * 500_000, zip=True)
+    return text
+
+
+def animation(path):
+    frames = [Image.new("RGB", (40, 30), name) for name in ("red", "blue")]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+
+
+RED, HALF, BLACK, WHITE = [1, 0, 0], [0.5, 0.5, 0.5], [0, 0, 0], [1, 1, 1]
+# name, who writes it, the colour that is read, what is said
+KINDS = [
+    ("a.jpg", lambda p: picture(p, quality=100), RED, None),
+    ("a.jfif", lambda p: picture(p, format="JPEG", quality=100), RED, None),
+    ("a.webp", lambda p: picture(p, lossless=True), RED, None),
+    ("a.avif", lambda p: picture(p, quality=100), RED, None),
+    ("a.jp2", lambda p: picture(p), RED, None),
+    ("a.bmp", lambda p: picture(p), RED, None),
+    ("a.PNG", lambda p: picture(p), RED, None),
+    ("grey.png", lambda p: picture(p, "L", (30, 60), 128), HALF, None),
+    ("palette.gif", lambda p: picture(p, "P", colour=0), BLACK, None),
+    ("ink.tiff", lambda p: picture(p, "CMYK", colour=(0, 255, 255, 0)), RED, None),
+    ("lab.tiff", lambda p: picture(p, "LAB", colour=(255, 128, 128)), WHITE, None),
+    ("clear.png", lambda p: picture(p, "RGBA", colour=(0, 0, 0, 0)), WHITE, "clear.png.*white"),
+    ("grey.webp", lambda p: picture(p, "RGBA", colour=(255, 0, 0, 255)), RED, None),
+    ("deep.png", lambda p: grey(p, (32768, np.uint16)), HALF, None),
+    ("deep.tiff", lambda p: grey(p, (32768, ">u2")), HALF, None),
+    ("deep.pgm", lambda p: p.write_bytes(b"P5 20 20 65535\n" + 400 * b"\x80\0"), HALF, None),
+    ("camera.tiff", lambda p: grey(p, (2048, np.uint16)), HALF, "camera.tiff.*12-bit"),
+    ("float.tiff", lambda p: grey(p, (0.5, np.float32)), HALF, None),
+    ("gamut.png", lambda p: picture(p, colour="lime", icc_profile=swapped_profile()), RED, None),
+    ("broken.png", lambda p: picture(p, icc_profile=b"no profile"), RED, "broken.png.*profile"),
+    ("long.png", lambda p: picture(p, pnginfo=long_text()), RED, None),
+    ("moving.gif", animation, RED, "moving.gif.*first of its 2"),
+]
+
+
+@pytest.mark.parametrize("name, write, colour, said", KINDS, ids=[kind[0] for kind in KINDS])
+def test_a_picture_of_every_kind(tmp_path, name, write, colour, said):
+    write(tmp_path / name)
+    with nullcontext() if said is None else pytest.warns(UserWarning, match=said):
+        image = images.read(tmp_path / name, size=16)
+    assert image.shape == (3, 16, 16) and image.dtype == torch.float32
+    assert image.mean((1, 2)).tolist() == pytest.approx(colour, abs=0.02)
+    assert images.pictures(tmp_path.iterdir()) == [tmp_path / name]
+
+
+@pytest.mark.parametrize("fit, columns", [("crop", HALF), ("pad", WHITE), ("stretch", BLACK)])
+def test_a_wide_picture_in_another_shape(tmp_path, fit, columns):
+    """Black, grey and black thirds side by side: what stands in the upper left corner."""
+    pixels = np.zeros((20, 60), np.uint8)
+    pixels[:, 20:40] = 128
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    image = images.read(tmp_path / "wide.png", size=(24, 20), fit=fit)
+    assert image.shape == (3, 24, 20)
+    assert image[:, 0, 4].tolist() == pytest.approx(columns, abs=0.01)
+
+
+def test_a_folder_is_read_with_its_subfolders(tmp_path):
+    picture(tmp_path / "a.png")
     (tmp_path / "sub").mkdir()
-    picture(tmp_path / "sub" / "h.bmp", colour="blue")
-    picture(tmp_path / "sub" / "i.jp2", colour="white")
+    picture(tmp_path / "sub" / "b.jpg", colour="blue")
+    (tmp_path / "folder.png").mkdir()
     (tmp_path / "notes.txt").write_text("no image")
-    found = images.read_folder(tmp_path, size=16)
-    assert found.shape == (9, 3, 16, 16) and found.dtype == torch.float32
-    assert found.min() >= 0 and found.max() <= 1
-    half = [128 / 255] * 3
-    black, white, red, blue = [0, 0, 0], [1, 1, 1], [1, 0, 0], [0, 0, 1]
-    colours = torch.tensor([red, half, white, white, black, black, half, blue, white])
-    torch.testing.assert_close(found.mean((2, 3)), colours, rtol=0, atol=0.02)
+    assert images.read_folder(tmp_path, size=16).shape == (2, 3, 16, 16)
     grey = images.read_folder(tmp_path, size=28, channels=1)
-    assert grey.shape == (9, 1, 28, 28) and grey[0].mean() == pytest.approx(0.299, abs=0.01)
+    assert grey.shape == (2, 1, 28, 28) and grey[0].mean() == pytest.approx(0.299, abs=0.01)
 
 
 def test_images_are_turned_upright_and_cut_to_their_middle(tmp_path):
@@ -91,6 +155,20 @@ def test_a_gif_is_its_frames(tmp_path):
     pages[0].save(path, save_all=True, append_images=pages[1:], duration=40)
     assert grey_levels(images.read_frames(path, size=12)) == [0, 85, 170, 255]
     assert grey_levels(images.read_frames(path, size=12, first=1, every=2)) == [85, 255]
+    assert grey_levels(images.read_frames(path, size=12, every=None, count=2)) == [0, 255]
+
+
+def test_a_video_is_its_frames(tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "clip.mp4"), "w") as film:
+        stream = film.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for level in (0, 60, 120, 180):
+            pixels = np.full((48, 64, 3), level, np.uint8)
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        film.mux(stream.encode())
+    found = grey_levels(images.read_frames(tmp_path / "clip.mp4", size=16))
+    assert found == pytest.approx([0, 60, 120, 180], abs=3)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +181,10 @@ def test_a_gif_is_its_frames(tmp_path):
         (lambda f: images.read_folder(f, size=0), ValueError, "size"),
         (lambda f: images.read(f / "cut.png", size=8), ValueError, r"cut\.png"),
         (lambda f: images.read(f / "float.tiff", size=8), ValueError, r"float\.tiff.*range"),
+        (lambda f: images.read(f / "empty.png"), ValueError, r"empty\.png.*file is empty"),
+        (lambda f: images.read(f / "phone.heic"), ValueError, r"phone\.heic.*pillow-heif"),
+        (lambda f: images.read(f / "good.png", fit="corp"), ValueError, "crop"),
+        (lambda f: images.read_frames(f / "clip.mp4", size=8), ValueError, r"clip\.mp4"),
         (lambda f: images.read_frames(f / "typo", size=8), FileNotFoundError, "typo"),
         (lambda f: images.read_frames(f, size=8), ValueError, r"cut\.png"),
         (lambda f: images.read_frames(f / "good.png", size=8), ValueError, "needs two"),
@@ -119,6 +201,9 @@ def test_what_cannot_be_read_is_named(tmp_path, read, error, culprit):
     picture(tmp_path / "cut.png", size=(200, 200))
     cut(tmp_path / "cut.png")
     (tmp_path / "none.gif").write_text("GIF89a")
-    Image.fromarray(np.zeros((20, 20), np.float32)).save(tmp_path / "float.tiff")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "phone.heic").write_bytes(b"no picture")
+    (tmp_path / "clip.mp4").write_bytes(b"no video")
+    Image.fromarray(np.full((20, 20), 2, np.float32)).save(tmp_path / "float.tiff")
     with pytest.raises(error, match=culprit):
         read(tmp_path)
