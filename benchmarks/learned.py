@@ -115,7 +115,7 @@ def noise_floor(quick: bool = False) -> Result:
         double = copy.copy(score)
         double.model = copy.deepcopy(score.model).double()
         if model == "hands":
-            double.guarded_unet = type(score.guarded_unet)(double.model)
+            double.guarded_network = type(score.guarded_network)(double.model)
         for name, metric in metrics(score).items():
             single_energy = energy(metric, line)
             double_energy = energy(metric.with_score(double), line.double())
