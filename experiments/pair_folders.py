@@ -1,31 +1,36 @@
 """Pairs of images with prompts: from tensors, or from the files of a folder."""
 
-import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
-import pandas as pd
 import torch
 from torch import Tensor
 
 from lib import checks
 
-from .images import pictures, read
+from .images import FITS, natural_order, pictures, read
+from .pair_tables import COLUMNS, ENDINGS, alias, existing, one_line, read_table, read_text
 
-COLUMNS = ("name", "start", "end", "prompt", "end_prompt")
-TABLES = ("pairs.csv", "pairs.json", "pairs.jsonl")
+# The table that is read alone, where there is one
+TABLE = "pairs"
 # The prompts of a subfolder's pair; those of NAME_0 and NAME_1 are in NAME.txt
 PROMPTS = "prompt.txt"
 LAYOUTS = (
-    f"a table ({', '.join(TABLES)}) with the columns start and end, images NAME_0.png and "
-    "NAME_1.png, or a subfolder of two images for each pair"
+    f"a table ({TABLE}{f', {TABLE}'.join(ENDINGS)}) with the columns start and end, images "
+    "NAME_0.png and NAME_1.png, or a subfolder of two images for each pair"
 )
-# What every system lets a folder be called
+# How the two images of a pair are told apart
+SIDES = {"0": 0, "start": 0, "source": 0, "1": 1, "end": 1, "target": 1}
+NUMBERED = rf"(.+)_({'|'.join(SIDES)})"
+# What every system lets a folder be called, and what Windows does not
 FOLDER_NAME = r"\w(?:[\w .,()+-]*[\w)+-])?"
+RESERVED = r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?"
+LONGEST = 80
 # How far outside [0, 1] a resized image may be
 SLACK = 0.01
 
@@ -41,6 +46,7 @@ class Pairs:
         end_prompt: the same for the last images; None is the prompt once more.
         name: one a pair, after which its folder of frames is called; "000", "001", … if None.
         about: further columns of the result, name → one entry a pair.
+        fit: of image files to the model's shape: "crop" to the middle, "pad" with white, "stretch".
 
     Raises:
         ValueError: no pairs, different lengths, a name that no folder can have or that comes twice.
@@ -52,11 +58,13 @@ class Pairs:
     end_prompt: str | Sequence[str] | Tensor | None = None
     name: Sequence[str] | None = None
     about: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    fit: str = "crop"
 
     def __post_init__(self) -> None:
         count = len(self.start)
         if count == 0:
             raise ValueError("there are no pairs")
+        checks.choice("fit", self.fit, FITS)
         if self.end_prompt is None:
             self.end_prompt = self.prompt
         self.prompt = _one_each(self.prompt, count)
@@ -76,8 +84,8 @@ class Pairs:
                     f"{count} start images and {len(values)} of {what}: give one a pair"
                 )
         # Some systems take upper and lower case for the same
-        folded = [name.casefold() for name in self.name]
-        twice = sorted({name for name in self.name if folded.count(name.casefold()) > 1})
+        aliases = [alias(name) for name in self.name]
+        twice = sorted({name for name in self.name if aliases.count(alias(name)) > 1})
         if twice:
             raise ValueError(
                 f"names of pairs come more than once: {', '.join(twice[:5])}; give each its own"
@@ -87,13 +95,10 @@ class Pairs:
         return len(self.start)
 
     def images(self, i: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Both images of pair i, each (3, height, width) float32 in [0, 1].
-
-        Files are cut to their middle square and resized.
-        """
+        """Both images of pair i, each (3, height, width) float32 in [0, 1]."""
         try:
-            first = _image(self.start[i], size)
-            last = _image(self.end[i], size)
+            first = _image(self.start[i], size, self.fit)
+            last = _image(self.end[i], size, self.fit)
         except ValueError as error:
             raise ValueError(f"pair {self.name[i]!r}: {error}") from error
         if torch.equal(first, last):
@@ -104,49 +109,57 @@ class Pairs:
         return first, last
 
 
-def read_pairs(folder: str | Path) -> Pairs:
-    """The pairs of a folder, in the order of its table or of their names.
+def read_pairs(source: str | Path, *, fit: str = "crop") -> Pairs:
+    """The pairs of a folder or of a table, in the order of the table or of their names.
 
-    A table pairs.csv, .json (a list of objects) or .jsonl has the columns start and end (files,
-    relative to the folder) and may have name, prompt and end_prompt (empty: the prompt); others
-    become `about`.
+    A table (`experiments.pair_tables`) has the columns start and end and may have name, prompt and
+    end_prompt (empty: the prompt); others become `about`. FreeMorph's, AlignMorph's, FlowMorph's
+    and TVG's names of these columns are known. In a folder pairs.csv, .tsv, .json or .jsonl is
+    read, or else every table of pairs that lies there.
 
-    Without a table, everywhere below the folder: images NAME_0 and NAME_1 of any kind with
-    NAME.txt, as in MorphBench (Zhang et al., CVPR 2024: folders Animation, Metamorphosis), and
-    subfolders of two images with prompt.txt. These texts hold the prompt, and on a second line the
-    end prompt; a warning says how many pairs have none. `about` then has the category, the folder
-    that a pair lies in.
+    Without a table, everywhere below the folder: images NAME_0 and NAME_1 (or _source, _target; or
+    _start, _end) of any kind with NAME.txt, as in MorphBench (Zhang et al., CVPR 2024: folders
+    Animation, Metamorphosis), and subfolders of two images with prompt.txt. These texts hold the
+    prompt, and on a second line the end prompt; a warning says how many pairs have none. `about`
+    then has the category, the folder that a pair lies in.
+
+    Names that no folder can have, or that come twice, are changed, with a warning.
+
+    Args:
+        source: a folder, or the file of a table.
+        fit: as in `Pairs`.
 
     Raises:
-        FileNotFoundError: no such folder, or an image has no partner.
+        FileNotFoundError: no such folder, or an image is not there.
         ValueError: no pairs, or a damaged table.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder; name one with {LAYOUTS}")
-    tables = [folder / name for name in TABLES if (folder / name).is_file()]
-    if len(tables) > 1:
-        raise ValueError(
-            f"{folder} holds {' and '.join(path.name for path in tables)}; keep one of them"
+    source = Path(source).expanduser()
+    place = existing(source)
+    if place is None:
+        raise FileNotFoundError(
+            f"there is no {source}; name a table of pairs, or a folder with {LAYOUTS}"
         )
-    rows = _table_rows(tables[0]) if tables else [*_numbered_images(folder), *_subfolders(folder)]
+    rows = read_table(place) if place.is_file() else _rows_of_tables(place)
+    if not rows and place.is_dir():
+        rows = [*_numbered_images(place), *_subfolders(place)]
+        silent = sum(not row["prompt"] for row in rows)
+        if silent:
+            warnings.warn(
+                f"{silent} of {len(rows)} pairs have no prompt and go without; NAME.txt or "
+                f"{PROMPTS} would hold it",
+                stacklevel=2,
+            )
     if not rows:
-        raise ValueError(f"no pairs in {folder}; {LAYOUTS} are looked for")
-    silent = sum(not row["prompt"] for row in rows)
-    if silent and not tables:
-        warnings.warn(
-            f"{silent} of {len(rows)} pairs have no prompt and go without; NAME.txt or {PROMPTS} "
-            "would hold it",
-            stacklevel=2,
-        )
+        raise ValueError(f"no pairs in {source}; {LAYOUTS} are looked for")
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: [row.get(name) for row in rows] for name in names}
+    columns["name"] = _fitting(columns["name"])
     about = {
         name: values
         for name, values in columns.items()
         if name not in COLUMNS and any(value not in ("", None) for value in values)
     }
-    return Pairs(**{name: columns[name] for name in COLUMNS}, about=about)
+    return Pairs(**{name: columns[name] for name in COLUMNS}, about=about, fit=fit)
 
 
 def folder_name(what: str, name: str) -> str:
@@ -156,76 +169,108 @@ def folder_name(what: str, name: str) -> str:
         ValueError: it does not.
     """
     name = str(name)
-    if not re.fullmatch(FOLDER_NAME, name):
+    if not re.fullmatch(FOLDER_NAME, name) or _reserved(name) or len(name) > LONGEST:
         raise ValueError(
             f"{name!r} cannot be the name of {what}, its frames lie in a folder of that name: use "
-            "letters, digits, blanks and . , ( ) + - _"
+            f"at most {LONGEST} letters, digits, blanks and . , ( ) + - _, and no name that "
+            "Windows keeps (con, nul, …)"
         )
     return name
+
+
+def _reserved(name: str) -> bool:
+    return re.fullmatch(RESERVED, name, re.IGNORECASE) is not None
+
+
+def _fitting(names: Sequence[str]) -> list[str]:
+    """The names, changed where no folder can have them or where they come twice."""
+    found: list[str] = []
+    for name in names:
+        fit = re.sub(r"[^\w .,()+-]", "_", normalize("NFC", name))
+        # room for a number
+        fit = re.sub(r"^\W+|[ .,(]+$", "", fit)[: LONGEST - 5].rstrip(" .,(") or "pair"
+        base = f"{fit}_" if _reserved(fit) else fit
+        taken = {alias(other) for other in found}
+        tries = [base, *(f"{base}-{k}" for k in range(2, len(names) + 2))]
+        found.append(next(one for one in tries if alias(one) not in taken))
+    changed = [
+        f"{name!r} → {new!r}"
+        for name, new in zip(names, found, strict=True)
+        if normalize("NFC", name) != new
+    ]
+    if changed:
+        warnings.warn(
+            f"{len(changed)} pairs are called otherwise, so that every system can keep their "
+            f"folders: {', '.join(changed[:5])}",
+            stacklevel=3,
+        )
+    return found
 
 
 def _one_each(prompt: str | Sequence[str] | Tensor, count: int) -> list[str | Tensor]:
     return [prompt] * count if isinstance(prompt, str) else list(prompt)
 
 
-def _table_rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        if path.suffix == ".csv":
-            table = pd.read_csv(path, dtype=dict.fromkeys(COLUMNS, str), keep_default_na=False)
-            rows = table.to_dict("records")
-        elif path.suffix == ".json":
-            rows = json.loads(path.read_text(encoding="utf-8"))
-        else:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            rows = [json.loads(line) for line in lines if line.strip()]
-        rows = [dict(row) for row in rows]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path.name} cannot be read as a table: {error}; mend it") from error
-    for i, row in enumerate(rows):
-        for side in ("start", "end"):
-            if not row.get(side):
-                columns = ", ".join(map(str, row)) or "nothing"
-                raise ValueError(
-                    f"row {i + 1} of {path.name} names no {side} image; its columns: {columns}"
-                )
-            row[side] = path.parent / str(row[side])
-        row["name"] = str(row.get("name") or f"{i:03d}")
-        row["prompt"] = str(row.get("prompt") or "")
-        row["end_prompt"] = str(row.get("end_prompt") or row["prompt"])
+def _rows_of_tables(folder: Path) -> list[dict[str, Any]]:
+    """The rows of the table called pairs, or else of every table of pairs in a folder."""
+    tables = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in ENDINGS and not path.name.startswith(".")
+    ]
+    own = [path for path in tables if path.stem.lower() == TABLE]
+    if len(own) > 1:
+        raise ValueError(
+            f"{folder} holds {' and '.join(path.name for path in own)}; keep one of them, or name "
+            "the one to read"
+        )
+    if own:
+        return read_table(own[0])
+    rows = []
+    for path in tables:
+        try:
+            rows += read_table(path)
+        except ValueError as error:
+            warnings.warn(f"passed over {path.name}: {error}", stacklevel=3)
     return rows
 
 
 def _numbered_images(folder: Path) -> Iterator[dict[str, Any]]:
     """Pairs NAME_0 and NAME_1, whatever their endings."""
-    sides: dict[Path, dict[str, Path]] = {}
+    sides: dict[Path, dict[int, Path]] = {}
     for path in pictures(folder.rglob("*")):
-        match = re.fullmatch(r"(.+)_([01])", path.stem)
+        match = re.fullmatch(NUMBERED, path.stem, re.IGNORECASE)
         if match is None:
             continue
         name, side = match.groups()
-        pair = sides.setdefault(path.with_name(name), {})
-        if side in pair:
+        place = SIDES[side.lower()]
+        # a name may be in two normal forms of Unicode
+        pair = sides.setdefault(path.with_name(normalize("NFC", name)), {})
+        if place in pair:
             raise ValueError(
-                f"{pair[side]} and {path.name} are both image {side} of a pair; keep one of them"
+                f"{pair[place]} and {path.name} are both image {place} of a pair; keep one of them"
             )
-        pair[side] = path
+        pair[place] = path
     for base, pair in sides.items():
-        for side in "01":
+        for side in (0, 1):
             if side not in pair:
                 raise FileNotFoundError(
                     f"{base.name}_{side}.* is missing in {base.parent}, the partner of "
                     f"{next(iter(pair.values())).name}; add or remove one"
                 )
-        text = base.with_name(f"{base.name}.txt")
-        yield _row(folder, base, pair["0"], pair["1"], text)
+        yield _row(folder, base, pair[0], pair[1], base.with_name(f"{base.name}.txt"))
 
 
 def _subfolders(folder: Path) -> Iterator[dict[str, Any]]:
     """Subfolders of two images that are not numbered."""
     for place in sorted(path for path in folder.rglob("*") if path.is_dir()):
         images = [
-            path for path in pictures(place.iterdir()) if not re.fullmatch(r".+_[01]", path.stem)
+            path
+            for path in sorted(pictures(place.iterdir()), key=natural_order)
+            if not re.fullmatch(NUMBERED, path.stem, re.IGNORECASE)
         ]
+        # end.png comes before start.png by its name alone
+        images.sort(key=lambda path: SIDES.get(path.stem.lower(), 0))
         if len(images) == 2:
             yield _row(folder, place, images[0], images[1], place / PROMPTS)
         elif images:
@@ -233,8 +278,9 @@ def _subfolders(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _row(folder: Path, base: Path, start: Path, end: Path, text: Path) -> dict[str, Any]:
-    lines = text.read_text(encoding="utf-8").splitlines() if text.is_file() else []
-    prompts = [line.strip() for line in lines if line.strip()] or [""]
+    found = existing(text)
+    lines = [] if found is None else read_text(found).split("\n")
+    prompts = [one_line(line) for line in lines if line.strip()] or [""]
     if len(prompts) > 2:
         raise ValueError(
             f"{text} has {len(prompts)} lines; it holds the prompt, and on a second line the end "
@@ -242,7 +288,7 @@ def _row(folder: Path, base: Path, start: Path, end: Path, text: Path) -> dict[s
         )
     where = base.relative_to(folder)
     return {
-        "name": re.sub(r"[^\w .,()+-]", "_", "-".join(where.parts)),
+        "name": "-".join(where.parts),
         "start": start,
         "end": end,
         "prompt": prompts[0],
@@ -251,15 +297,10 @@ def _row(folder: Path, base: Path, start: Path, end: Path, text: Path) -> dict[s
     }
 
 
-def _image(side: str | Path | Tensor, size: tuple[int, int]) -> Tensor:
-    height, width = size
+def _image(side: str | Path | Tensor, size: tuple[int, int], fit: str) -> Tensor:
     if not isinstance(side, Tensor):
-        if height != width:
-            raise ValueError(
-                f"image files are read as squares and the model takes {height}×{width}; give "
-                "tensors of that size"
-            )
-        return read(side, size=height)
+        return read(side, size=size, fit=fit)
+    height, width = size
     checks.finite("an image", checks.floating("an image", side))
     if tuple(side.shape) != (3, height, width):
         raise ValueError(

@@ -1,6 +1,5 @@
 """Pairs of images: folders of every layout, batches, runs that were cut, bad input."""
 
-import csv
 import errno
 import functools
 import json
@@ -484,95 +483,6 @@ def test_names_and_lengths_must_fit():
         pairs(prompt=["a", "b"])
     with pytest.raises(ValueError, match="no pairs"):
         Pairs([], [])
-
-
-# ---- pairs of a folder
-
-ROWS = [
-    {
-        "name": "one",
-        "start": "x.png",
-        "end": "y.png",
-        "prompt": "a cat",
-        "end_prompt": "a dog",
-        "category": "animals",
-        "level": 2,
-    },
-    {
-        "name": "two",
-        "start": "y.png",
-        "end": "x.png",
-        "prompt": "NA",
-        "end_prompt": "",
-        "category": "words",
-        "level": 3,
-    },
-]
-
-
-@pytest.mark.parametrize("ending", ["csv", "json", "jsonl"])
-def test_tables(tmp_path, ending):
-    picture(tmp_path / "x.png")
-    picture(tmp_path / "y.png", 1)
-    with (tmp_path / f"pairs.{ending}").open("w", newline="") as file:
-        if ending == "csv":
-            writer = csv.DictWriter(file, ROWS[0])
-            writer.writeheader()
-            writer.writerows(ROWS)
-        elif ending == "json":
-            json.dump(ROWS, file)
-        else:
-            file.write("\n".join(json.dumps(row) for row in ROWS))
-    found = read_pairs(tmp_path)
-    assert found.name == ["one", "two"] and found.prompt == ["a cat", "NA"]
-    assert found.end_prompt == ["a dog", "NA"]
-    assert found.about == {"category": ["animals", "words"], "level": [2, 3]}
-    assert found.start == [tmp_path / "x.png", tmp_path / "y.png"]
-    assert found.images(0, (32, 32))[0].shape == (3, 32, 32)
-
-
-def test_numbered_images_as_in_morphbench_and_subfolders(tmp_path):
-    names = [
-        "Animation/cat_0.png",
-        "Animation/cat_1.jpg",
-        "Metamorphosis/old house_0.png",
-        "Metamorphosis/old house_1.png",
-        "couple/a.png",
-        "couple/b.png",
-    ]
-    for i, name in enumerate(names):
-        picture(tmp_path / name, i)
-    (tmp_path / "Animation" / "cat.txt").write_text("a cat\n\na lion\n")
-    (tmp_path / "couple" / "prompt.txt").write_text("two\n")
-    with pytest.warns(UserWarning, match="1 of 3 pairs have no prompt"):
-        found = read_pairs(tmp_path)
-    assert found.name == ["Animation-cat", "Metamorphosis-old house", "couple"]
-    assert (found.prompt, found.end_prompt) == (["a cat", "", "two"], ["a lion", "", "two"])
-    assert found.about == {"category": ["Animation", "Metamorphosis", ""]}
-    assert found.end[0].name == "cat_1.jpg"
-
-
-@pytest.mark.parametrize(
-    "names, table, error, message",
-    [
-        ([], None, ValueError, "no pairs in .*pairs.csv.*NAME_0.png"),
-        (["cat_0.png"], None, FileNotFoundError, r"cat_1\.\*"),
-        (["cat_0.png", "cat_0.jpg", "cat_1.png"], None, ValueError, "both image 0 of a pair"),
-        (["x.png"], "start,end\nx.png,gone.png\n", ValueError, r"pair '000'.*gone\.png"),
-        (["x.png"], "start,stop\nx.png,x.png\n", ValueError, "no end image.*start, stop"),
-        ([], "", ValueError, "pairs.csv cannot be read"),
-        ([], "start,end\n", ValueError, "no pairs in"),
-    ],
-)
-def test_folders_that_hold_no_pairs(tmp_path, names, table, error, message):
-    for i, name in enumerate(names):
-        picture(tmp_path / name, i)
-    if table is not None:
-        (tmp_path / "pairs.csv").write_text(table)
-    with pytest.raises(error, match=message):
-        read_pairs(tmp_path).images(0, (64, 64))
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        read_pairs(tmp_path / "nowhere")
 
 
 def test_a_damaged_image_is_named_before_any_work(tmp_path):

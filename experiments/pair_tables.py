@@ -1,0 +1,191 @@
+"""Tables of pairs of images with prompts, as spreadsheets, text editors and other projects write.
+
+CSV with commas, semicolons or tabs; JSON, a list of objects or an object that holds one; JSON, an
+object a line. In UTF-8, UTF-16 or Windows' cp1252.
+"""
+
+import codecs
+import io
+import json
+import os
+import re
+import warnings
+from pathlib import Path, PureWindowsPath
+from typing import Any
+from unicodedata import normalize
+
+import pandas as pd
+
+ENDINGS = (".csv", ".tsv", ".json", ".jsonl")
+# Our own names first; exp_id is FreeMorph's and AlignMorph's, source and target are FlowMorph's,
+# those with numbers TVG's
+COLUMNS = {
+    "name": ("name", "exp_id"),
+    "start": ("start", "source", "video_dir_1"),
+    "end": ("end", "target", "video_dir_2"),
+    "prompt": ("prompt", "source_prompt", "prompt_1"),
+    "end_prompt": ("end_prompt", "target_prompt", "prompt_2"),
+}
+# Two texts in a list: FreeMorph's and AlignMorph's
+LISTS = {"image_paths": ("start", "end"), "prompts": ("prompt", "end_prompt")}
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table: name, start, end (files that are there), prompt, end_prompt, and others.
+
+    Raises:
+        ValueError: no table, or a row that names no two images.
+        FileNotFoundError: an image that is not there.
+    """
+    try:
+        text = read_text(path)
+        given = _csv_rows(text) if path.suffix.lower() in (".csv", ".tsv") else _json_rows(text)
+        rows = [_own_columns(dict(row)) for row in given]
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path.name} cannot be read as a table: {error}; save it as CSV in UTF-8, or mend it"
+        ) from error
+    moved = []
+    for i, row in enumerate(rows):
+        for side in ("start", "end"):
+            if not row.get(side):
+                columns = ", ".join(map(str, row)) or "nothing"
+                raise ValueError(
+                    f"row {i + 1} of {path.name} names no {side} image; its columns: {columns}"
+                )
+            name = str(row[side]).strip()
+            row[side], elsewhere = _locate(name, path.parent)
+            if row[side] is None:
+                raise FileNotFoundError(
+                    f"row {i + 1} of {path.name}: there is no {name} in {path.parent}; mend the "
+                    "path, from the table's folder on"
+                )
+            if elsewhere:
+                moved.append(f"{row[side]} for {name}")
+        row["name"] = str(row.get("name") or f"{i:03d}")
+        row["prompt"] = one_line(row.get("prompt"))
+        row["end_prompt"] = one_line(row.get("end_prompt")) or row["prompt"]
+    if moved:
+        warnings.warn(
+            f"{len(moved)} images of {path.name} are not where it says; found and taken: "
+            f"{', '.join(moved[:5])}",
+            stacklevel=3,
+        )
+    return rows
+
+
+def read_text(path: Path) -> str:
+    """A text in UTF-8, UTF-16, UTF-32 or cp1252, its lines ended by \\n.
+
+    Raises:
+        ValueError: it is in none of these.
+    """
+    content = path.read_bytes()
+    marked = [encoding for mark, encoding in MARKS.items() if content.startswith(mark)]
+    for encoding in marked[:1] or ("utf-8", "cp1252"):
+        try:
+            return io.StringIO(content.decode(encoding), newline=None).read()
+        except UnicodeDecodeError:
+            continue
+    raise ValueError(f"{path.name} is no text in UTF-8, UTF-16 or cp1252; save it in UTF-8")
+
+
+def one_line(prompt: Any) -> str:
+    """A prompt without line breaks, in one normal form of Unicode."""
+    text = "" if prompt is None else str(prompt)
+    return normalize("NFC", re.sub(r"\s*\n\s*", " ", text.strip()))
+
+
+def existing(path: Path) -> Path | None:
+    """The path as this disk has it: perhaps in another normal form of Unicode, or in other case."""
+    # unlike Path.exists, False for a name that is too long
+    if os.path.exists(path):
+        return path
+    folder = None if path.parent == path else existing(path.parent)
+    if folder is None or not folder.is_dir():
+        return None
+    alike = [child for child in folder.iterdir() if alias(child.name) == alias(path.name)]
+    return alike[0] if len(alike) == 1 else None
+
+
+def alias(name: str) -> str:
+    """What names have in common that a Mac or Windows takes for the same."""
+    return normalize("NFC", normalize("NFC", name).casefold())
+
+
+def _csv_rows(text: str) -> list[dict[str, Any]]:
+    header = text.lstrip("\n").partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    texts = [name for names in COLUMNS.values() for name in names]
+    with warnings.catch_warnings():
+        # a row with more cells than the header
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            table = pd.read_csv(
+                io.StringIO(text),
+                sep=delimiter,
+                index_col=False,
+                keep_default_na=False,
+                skipinitialspace=True,
+                dtype=dict.fromkeys(texts, str),
+            )
+        except pd.errors.ParserWarning as warning:
+            raise ValueError(
+                f"a row has more cells than the header; put texts that contain {delimiter!r} "
+                "into double quotes"
+            ) from warning
+    table.columns = [str(name).strip() for name in table.columns]
+    rows = table.to_dict("records")
+    # spreadsheets leave rows of nothing
+    return [row for row in rows if any(str(value).strip() for value in row.values())]
+
+
+def _json_rows(text: str) -> list[Any]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError:
+        content = [json.loads(line) for line in text.split("\n") if line.strip()]
+    if isinstance(content, dict):
+        lists = [value for value in content.values() if isinstance(value, list)]
+        is_row = "start" in _own_columns(content)
+        # TVG's rows are the list "data"
+        content = [content] if is_row or not lists else lists[0]
+    return content
+
+
+def _own_columns(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with our names of the columns."""
+    own = dict(row)
+    for name, targets in LISTS.items():
+        if isinstance(own.get(name), list):
+            values = own.pop(name)
+            if len(values) != 2:
+                raise ValueError(f"{name} holds {len(values)} texts, not two")
+            own |= zip(targets, values, strict=True)
+    for name, aliases in COLUMNS.items():
+        for other in aliases:
+            if other in own and name not in own:
+                own[name] = own.pop(other)
+    return own
+
+
+def _locate(name: str, folder: Path) -> tuple[Path | None, bool]:
+    """The file that a table in this folder names, and whether it lies elsewhere than it says."""
+    # written on Windows, on another machine, or for a program that runs elsewhere
+    windows = PureWindowsPath(name)
+    parts = windows.parts[1:] if windows.anchor else windows.parts
+    as_named = [folder / Path(name).expanduser(), folder.joinpath(*parts), Path(*parts)]
+    # the folder was moved, and the table with it
+    tails = [folder.joinpath(*parts[k:]) for k in range(1, len(parts))]
+    for k, path in enumerate([*as_named, *tails]):
+        found = existing(path)
+        if found is not None and found.is_file():
+            return found, k >= len(as_named)
+    return None, False
