@@ -106,7 +106,7 @@ def laid_out(folder, files):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if content is None:
-            Image.new("RGB", (16, 16), "blue" if "1" in name or "y" in name else "red").save(path)
+            Image.new("RGB", (16, 16), "blue" if path.stem[-1] in "1y" else "red").save(path)
         else:
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return folder
