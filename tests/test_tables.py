@@ -185,5 +185,6 @@ def test_the_small_tables_of_hands(tmp_path):
 @PHOTOGRAPHS
 def test_no_photograph_is_an_end_twice_or_compared_with(tmp_path):
     experiment = hands.Experiment(tmp_path)
-    used = torch.cat([*experiment.ends(range(60)), experiment.unseen]).tolist()
+    ends = hands.ends_of(experiment.photographs.labels, range(60))
+    used = torch.cat([*ends, experiment.unseen]).tolist()
     assert len(set(used)) == len(used) == 206

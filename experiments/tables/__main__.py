@@ -119,6 +119,23 @@ def validation(
     write(photographs_table(**count), out, work, small, allow_dirty)
 
 
+@app.command()
+def two_models(
+    model: Annotated[str, typer.Option(help="Bundled name, folder or hub id.")] = "hands",
+    other: Annotated[str, typer.Option(help="One with the same autoencoder.")] = "hands-flow",
+    pairs: Annotated[int, typer.Option(help="Of photographs, 2 to 60.")] = 24,
+    out: Out = None,
+    work: Work = base.WORK,
+    small: Small = False,
+    allow_dirty: Dirty = False,
+) -> None:
+    """Do two models of the same photographs have the same geodesics (notebook 10)? Two tables."""
+    from .two_models import tables
+
+    for table in tables(pairs, (model, other), small=small):
+        write(table, out, work, small, allow_dirty)
+
+
 def write(table: base.Table, out: Path | None, work: Path, small: bool, dirty: bool) -> None:
     """Make a table at the place that the options name."""
     if out is None:

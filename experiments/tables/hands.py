@@ -284,6 +284,18 @@ def renoise(score: Score, latents: Paths, sigma: float) -> Paths:
     return back.reshape(latents.shape)
 
 
+def of_digit(labels: Tensor, digit: int) -> Tensor:
+    """Indices of the photographs of one digit."""
+    return torch.nonzero(labels == digit).flatten()
+
+
+def ends_of(labels: Tensor, pairs: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Indices of the first and of the last photograph of each pair, of different digits."""
+    first = [of_digit(labels, i % 10)[i // 10] for i in pairs]
+    last = [of_digit(labels, (i + 3 + i // 10) % 10)[ENDS_OF_A_DIGIT + i // 10] for i in pairs]
+    return torch.stack(first), torch.stack(last)
+
+
 def file_name(row: str) -> str:
     """Name of a row as files have it."""
     return "-".join(re.findall(r"[a-z0-9.]+", row))
@@ -341,13 +353,7 @@ class Experiment:
 
     def of_digit(self, digit: int) -> Tensor:
         """Indices of its photographs."""
-        return torch.nonzero(self.photographs.labels == digit).flatten()
-
-    def ends(self, chunk: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Indices of the first and of the last photograph of each pair, of different digits."""
-        first = [self.of_digit(i % 10)[i // 10] for i in chunk]
-        last = [self.of_digit((i + 3 + i // 10) % 10)[ENDS_OF_A_DIGIT + i // 10] for i in chunk]
-        return torch.stack(first), torch.stack(last)
+        return of_digit(self.photographs.labels, digit)
 
     def density(self, row: Row, first: Tensor, last: Tensor) -> Score:
         """The score that a row finds its paths under."""
@@ -391,7 +397,7 @@ class Experiment:
 
     def pair_rows(self, row: Row, chunk: range) -> Rows:
         """Paths of a row between some pairs: measured, and kept with their features."""
-        first, last = self.ends(chunk)
+        first, last = ends_of(self.photographs.labels, chunk)
         if row.of is None:
             score = self.density(row, first, last)
             found = self.connect(row, score, self.latents[first], self.latents[last])
