@@ -1,9 +1,8 @@
-"""Videos as paths: how far they lie from a path, a whole sequence improved, and its next frames.
+"""Videos as paths: how far they lie from a path, and their next frames.
 
 A video is a tensor (batch, frames, *event), frames at equal steps in time: images or latents.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -12,17 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import checks, paths
-from .elements import elements, working_dtype
-from .metrics.score_metric import ScoreMetric
-from .solvers.base import Progress, Reason
-from .solvers.functional_gradient import descent_direction
-from .solvers.gauss_newton import DiscreteEnergy, starting_curvature
-
-# factor by which the damping rises after a rejected step
-DAMPING_RISE = 4
-
-MOVED = Reason("moved by the given distance", converged=True)
-SETTLED = Reason("the energy no longer falls", converged=True)
+from .elements import working_dtype
 
 
 class Deviation(NamedTuple):
@@ -131,185 +120,6 @@ def turning(frames: Float[Tensor, "batch frames *event"]) -> Float[Tensor, "batc
     return torch.rad2deg(paths.angle_between(step[:, :-1], step[:, 1:])[..., 0])
 
 
-@dataclass(frozen=True)
-class Smoothed:
-    """Improved videos.
-
-    Attributes:
-        frames: The first and last as they were given.
-        moved: Root mean square of the change of an interior entry.
-        steps: How many were taken.
-        reason: Why each video's steps ended.
-    """
-
-    frames: Float[Tensor, "batch frames *event"]
-    moved: Float[Tensor, "batch"]
-    steps: Int[Tensor, "batch"]
-    reason: list[str]
-
-
-def smooth(
-    metric: ScoreMetric,
-    frames: Float[Tensor, "batch frames *event"],
-    *,
-    distance: float,
-    damping: float = 1.0,
-    max_iter: int = 20,
-    tol: float = 1e-4,
-) -> Smoothed:
-    """A whole sequence improved: damped Gauss–Newton steps on the energy of the path of its frames.
-
-    Each step is one of implicit Euler along the gradient flow of the energy (damping times the
-    stiffness of a node is 1/time step), so it takes away much of what jumps from frame to frame and
-    little of a slow bend: with damping 1 and no metric 2/3 and 6 % (of nine frames). The steps end
-    where the frames have moved by `distance`, the last one cut to meet it: the noise that the
-    frames are known to carry (Morozov's discrepancy principle).
-
-    Args:
-        metric: Of the score family.
-        frames: At least 3 each; the ends stay.
-        distance: Root mean square over the interior entries, > 0.
-        damping: Of the first step, > 0; it rises while steps are rejected.
-        max_iter: Most steps.
-        tol: The steps also end where one lowers the energy by less than this, relative.
-
-    Returns:
-        The videos, and how far each has moved.
-
-    Raises:
-        TypeError: The metric is of another kind.
-        ValueError: A wrong shape or value, or a score that moves along the video.
-    """
-    _check_sequence(metric, frames)
-    if metric.score.moves:
-        raise ValueError(
-            "a prompt that changes along the video is no gradient of one density: give one prompt "
-            "for all frames"
-        )
-    checks.positive("distance", distance)
-    checks.positive("damping", damping)
-    checks.count("max_iter", max_iter)
-
-    given = frames.flatten(2).to(working_dtype(frames))
-    energy = DiscreteEnergy(metric, given)
-
-    def scores(x: Tensor, rows: Tensor) -> Tensor:
-        points = x.reshape(-1, *frames.shape[1:]).to(frames)
-        return metric.pick(rows).scores_along(points).flatten(2).to(x)
-
-    progress = Progress(len(frames))
-    with torch.no_grad():
-        state = energy.state(given, scores(given, progress.active))
-        mu = given.new_full((len(frames),), damping)
-        kappa = starting_curvature(metric, given)
-        steps = torch.zeros(len(frames), dtype=torch.long)
-        for _ in range(max_iter):
-            active = progress.active
-            old = state.rows(active)
-            step, _ = energy.step(old, mu[active], kappa[active])
-            share = _share_within(old.x[:, 1:-1] - given[active, 1:-1], step, distance)
-            x = old.x.clone()
-            x[:, 1:-1] += share[:, None, None] * step
-            new = energy.state(x, scores(x, active))
-            fall = (-(new.log_energy - old.log_energy).expm1()).cpu()
-            # False where the new energy is NaN
-            better = fall >= 0
-            state = state.replace(active[better], new.rows(better.nonzero().flatten()))
-            steps[active[better]] += 1
-            mu[active[better]] = damping
-            mu[active[~better]] *= DAMPING_RISE
-            progress.end(active[fall.abs() <= tol], SETTLED)
-            progress.end(active[better & (share < 1).cpu()], MOVED)
-            if len(progress.active) == 0:
-                break
-    moved = (state.x - given)[:, 1:-1].flatten(1).square().mean(1).sqrt()
-    improved = state.x.reshape(frames.shape).to(frames)
-    return Smoothed(improved, moved, steps, progress.reasons())
-
-
-def _share_within(moved: Tensor, step: Tensor, distance: float) -> Tensor:
-    """The share in (0, 1] of a step (batch, n, d) at which moved + share·step has this root mean
-    square; 1 if it never has."""
-    a = moved.flatten(1)
-    b = step.flatten(1)
-    # the positive root of ‖a + share·b‖² = distance², in means over the entries
-    aa = (a * a).mean(1) - distance**2
-    ab = (a * b).mean(1)
-    bb = (b * b).mean(1).clamp_min(torch.finfo(b.dtype).tiny)
-    return ((-ab + (ab**2 - aa * bb).clamp_min(0).sqrt()) / bb).clamp(max=1)
-
-
-def functional_smooth(
-    metric: ScoreMetric,
-    frames: Float[Tensor, "batch frames *event"],
-    *,
-    iterations: int = 100,
-    step: float = 0.1,
-    rule: bool = True,
-    seed: int = 0,
-) -> Smoothed:
-    """A whole sequence improved as arXiv 2504.06675 does it: by its functional gradient.
-
-    The frames are the knots of a spline, put on the sphere of their mean norm. In each iteration a
-    random half of the interior ones, the same of all videos, moves by rate·(P s + P γ''/(alpha
-    ‖v‖²)) and back to the sphere; the rate falls linearly from `step` to 0 and is divided by the
-    number that moves. Positions and velocities are those of great circles, γ'' is the natural cubic
-    spline's. Every frame gets its own norm back, so that the ends stay.
-
-    Args:
-        metric: With lam = 0 and alpha > 0 (`DensityMetric`), in the coordinates of the frames.
-        frames: At least 3 each.
-        iterations: How many. This, the half and rule are our reading: the released code lacks them.
-        step: First rate, > 0.
-        rule: A video whose mean ‖P s‖ is below its mean ‖P γ''‖/(alpha ‖v‖²) skips the iteration,
-            as in the paper's boundary value problem.
-        seed: Of the choice of frames.
-
-    Returns:
-        The videos, and how many iterations each has taken.
-
-    Raises:
-        TypeError: The metric is of another kind.
-        ValueError: A wrong shape or value.
-    """
-    _check_sequence(metric, frames)
-    if metric.lam > 0 or metric.alpha == 0:
-        raise ValueError(f"functional_smooth needs a DensityMetric, got {metric.name}")
-    checks.count("iterations", iterations)
-    checks.positive("step", step)
-    generator = torch.Generator().manual_seed(seed)
-    times = elements(frames.shape[1]).times
-    norms = frames.flatten(2).norm(dim=2, keepdim=True)
-    radius = norms.mean(1, keepdim=True)
-    knots = frames.flatten(2) * radius / norms
-    interior = frames.shape[1] - 2
-    moving = max(1, round(interior / 2))
-    steps = torch.zeros(len(frames), dtype=torch.long)
-    for k in range(iterations):
-        chosen = 1 + torch.randperm(interior, generator=generator)[:moving].sort().values
-        t = times[chosen]
-        x = knots[:, chosen]
-        curve = paths.SphericalSpline(knots)
-        points = (x * (norms / radius)[:, chosen]).reshape(-1, *frames.shape[2:])
-        with torch.no_grad():
-            s = metric.score.along(t)(points).reshape(x.shape)
-        pull, bend = descent_direction(
-            curve.velocity(t), curve.acceleration(t), s, metric.alpha, normal=x
-        )
-        go = torch.ones(len(frames), dtype=torch.bool, device=frames.device)
-        if rule:
-            go = pull.norm(dim=2).mean(1) >= bend.norm(dim=2).mean(1)
-        rate = step * (1 - k / iterations) / moving
-        moved = x + rate * go[:, None, None] * (pull + bend)
-        knots[:, chosen] = moved * radius / moved.norm(dim=2, keepdim=True)
-        steps += go.cpu()
-    improved = (knots * norms / radius).reshape(frames.shape)
-    improved[:, [0, -1]] = frames[:, [0, -1]]
-    change = (improved - frames)[:, 1:-1].flatten(1).to(working_dtype(frames))
-    reason = [f"{taken} of {iterations} iterations taken" for taken in steps.tolist()]
-    return Smoothed(improved, change.square().mean(1).sqrt(), steps, reason)
-
-
 def velocity(
     frames: Float[Tensor, "batch frames *event"], last: int = 3
 ) -> Float[Tensor, "batch *event"]:
@@ -336,17 +146,3 @@ def velocity(
     powers = np.vander(np.arange(1 - last, 1), 2, increasing=True)
     slope = torch.as_tensor(np.linalg.pinv(powers)[1]).to(frames)
     return torch.einsum("n,bn...->b...", slope, frames[:, -last:])
-
-
-def _check_sequence(metric: ScoreMetric, frames: Tensor) -> None:
-    if not isinstance(metric, ScoreMetric):
-        raise TypeError(
-            "metric must be a ScoreMetric (SteinMetric, DensityMetric), "
-            f"got {type(metric).__name__}"
-        )
-    checks.finite("frames", checks.floating("frames", frames))
-    if frames.ndim < 3 or frames.shape[1] < 3:
-        raise ValueError(
-            "frames must have shape (batch, frames ≥ 3, *event), "
-            f"got {tuple(frames.shape)}; one: frames[None]"
-        )
