@@ -24,6 +24,8 @@ from pipelines import TOKENS, pipeline, saved
 from safetensors.torch import load_file, save_file
 
 from experiments import data
+from lib import flow
+from lib.latents import decode
 from lib.scores import DenoiserScore, PipelineScore, load, loading
 
 pytestmark = pytest.mark.usefixtures("no_unpickling")
@@ -531,6 +533,18 @@ def test_the_bundled_model_denoises_digits():
     noisy = digits + 0.5 * torch.randn(digits.shape, generator=torch.Generator().manual_seed(0))
     assert score.event_shape == (1, 28, 28)
     assert (score.denoise(noisy) - digits).square().mean() < 0.1 * 0.25
+
+
+def test_two_bundled_models_of_the_same_photographs_agree(generator):
+    """One predicts v by a U-Net, one the velocity of a flow by a transformer."""
+    one = load("hands", prompt="")
+    other = load("hands-flow", prompt="")
+    drawn = flow.sample(one, 2, generator, steps=8)
+    noisy = drawn + torch.randn(drawn.shape, generator=generator)
+    steps = [score.at(1.0)(noisy).flatten(1) for score in (one, other)]
+    assert torch.cosine_similarity(*steps).min() > 0.9
+    pictures = [decode(score, drawn) for score in (one, other)]
+    torch.testing.assert_close(*pictures)
 
 
 # The hub

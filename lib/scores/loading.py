@@ -24,7 +24,7 @@ from .pipeline import PipelineScore, from_pipeline
 from .schedule import NoiseSchedule
 
 DATA = Path(__file__).parents[2] / "data"
-BUNDLED = ("rotated-mnist", "hands")
+BUNDLED = ("rotated-mnist", "hands", "hands-flow")
 
 
 OF_PIXELS = ("sigma", "label", "micro_batch", "scale", "shift")
@@ -77,8 +77,8 @@ def load(
     """The score of a trained diffusion model, in evaluation mode, its weights without gradients.
 
     Args:
-        name: "rotated-mnist" (bundled; points (1, 28, 28), pixels in [0, 1]), "hands"
-            (bundled; a text-to-image model, points (4, 16, 16), latents); a folder as
+        name: "rotated-mnist" (bundled; points (1, 28, 28), pixels in [0, 1]), "hands" or
+            "hands-flow" (bundled; text-to-image models, points (4, 16, 16), latents); a folder as
             `DiffusionPipeline.save_pretrained` writes it, or with config.json, weights and
             scheduler_config.json side by side; or an id of the hub, "owner/model", whose weights
             are downloaded once its configuration is found fit.
