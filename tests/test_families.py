@@ -18,6 +18,7 @@ from diffusers import (
     LCMScheduler,
 )
 from families import MADE, family
+from networks import gaussian_denoiser
 from safetensors.torch import load_file, save_file
 
 from lib import extrapolate, flow, interpolate, latents
@@ -386,6 +387,84 @@ def test_slicing_and_tiling_change_nothing_but_memory(name):
     thrifty = score_of(name, pipe, sigma=1.0, micro_batch=1)
     torch.testing.assert_close(thrifty(x), expected, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(latents.decode(thrifty, x), images, rtol=1e-3, atol=1e-3)
+
+
+class Arriving:
+    """Stands in for accelerate's hook on a layer, whose weights are there during its call alone.
+
+    accelerate is not in the environment of the tests. Before and after a call the weights are on
+    the meta device, so that whatever goes past the hook fails.
+    """
+
+    execution_device = torch.device("cpu")
+
+    def __init__(self, layer):
+        self.weights = {name: w for name, w in layer._parameters.items() if w is not None}
+        layer._hf_hook = self
+        layer.register_forward_pre_hook(lambda layer, inputs: self.place(layer, "cpu"))
+        layer.register_forward_hook(lambda layer, inputs, answer: self.place(layer, "meta"))
+        self.place(layer, "meta")
+
+    def place(self, layer, device):
+        for name, weight in self.weights.items():
+            # In the precision of now, and always a new tensor, as from another device.
+            arrived = weight.to(device, layer._parameters[name].dtype, copy=True)
+            layer._parameters[name] = torch.nn.Parameter(arrived, requires_grad=False)
+
+
+def arrive_whole(network, inputs):
+    """As `network.to(device)` in the hook of model offloading."""
+    network._apply(torch.clone)
+
+
+def offload(pipe, how):
+    networks = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    if how == "layers":
+        for layer in [layer for network in networks for layer in network.modules()]:
+            Arriving(layer)
+    elif how == "networks":
+        for network in networks:
+            network._hf_hook = SimpleNamespace(execution_device=torch.device("cpu"))
+            network.register_forward_pre_hook(arrive_whole)
+    else:
+        # Without accelerate diffusers never calls the hook of an autoencoder.
+        accelerate = pytest.importorskip("accelerate")
+        if how == "model":
+            pipe.enable_model_cpu_offload(device="cpu")
+        else:
+            for network in networks:
+                accelerate.cpu_offload(network, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("how", ["layers", "networks", "model", "sequential"])
+@pytest.mark.parametrize("name", ["Stable Diffusion XL", "FLUX.2-klein"])
+def test_weights_that_come_when_they_are_needed(name, how):
+    """In half precision: SDXL's autoencoder overflows there, and a copy goes on in float32."""
+
+    def answers(score):
+        x = points(score)
+        # Forward mode first: weights that arrive in it must be of use afterwards.
+        slope = score.derivative(x, x)
+        images = latents.decode(score, x)
+        guided = score.prompted("a dog", guidance=2.0)
+        return slope, score(x), images, latents.encode(score, images), guided(x)
+
+    pipe = copy.deepcopy(PIPES[name]).to(torch.float16)
+    expected = answers(score_of(name, pipe, sigma=1.0))
+    offload(pipe, how)
+    score = score_of(name, pipe, sigma=1.0)
+    torch.testing.assert_close(answers(score), expected, rtol=1e-2, atol=1e-2)
+    if how == "model" and name == "Stable Diffusion XL":
+        # The copy sends the pipeline's own network away, and has none of its own.
+        assert score.guarded_vae.module._hf_hook.prev_module_hook.model is pipe.unet
+
+
+def test_a_network_alone_whose_weights_come_when_they_are_needed():
+    score = gaussian_denoiser(sigma=1.0)
+    x = points(score).double()
+    expected = score(x)
+    Arriving(score.model)
+    assert torch.equal(score(x), expected)
 
 
 # Loading

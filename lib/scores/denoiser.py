@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from diffusers.utils.torch_utils import get_module_execution_device
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .. import checks
 from .base import Score
+from .guarded import is_offloaded
 from .schedule import CEILING, NoiseSchedule, double_levels
 
 
@@ -109,7 +112,13 @@ class DenoiserScore(Score):
     def derivative(self, x: Tensor, v: Tensor) -> Tensor:
         # torch's fused attention knows no forward mode.
         with sdpa_kernel(SDPBackend.MATH):
-            return super().derivative(x, v)
+            if not is_offloaded(self.model):
+                return super().derivative(x, v)
+            # Weights that come to their device inside torch.func.jvp are of no use outside.
+            self.counter.derivatives += len(x)
+            with forward_ad.dual_level():
+                moving = forward_ad.make_dual(x.contiguous(), v.contiguous())
+                return forward_ad.unpack_dual(self.evaluate(moving)).tangent
 
     def in_micro_batches(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """function(*inputs) a micro-batch at a time, with a graph only where it is needed."""
@@ -135,13 +144,15 @@ class DenoiserScore(Score):
     def call_network(self, z: Tensor, time: Tensor) -> Tensor:
         """The network's prediction at its inputs z (n, *event) and their times (n,)."""
         weight = next(self.model.parameters(), z)
+        # With offloading the weights lie elsewhere until they are needed.
+        device = z.device if weight is z else get_module_execution_device(self.model)
         # Half precision has no 999.3.
-        time = time.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+        time = time.to(device, torch.promote_types(weight.dtype, torch.float32))
         condition = {}
         if self.label is not None:
-            label = torch.as_tensor(self.label, device=weight.device)
+            label = torch.as_tensor(self.label, device=device)
             condition["class_labels"] = label.expand(len(z))
-        prediction = self.model(z.to(weight), time, **condition).sample
+        prediction = self.model(z.to(device, weight.dtype), time, **condition).sample
         # A learned variance comes in the channels behind.
         return prediction[:, : z.shape[1]]
 

@@ -52,7 +52,16 @@ class GuardedNetwork:
 
     def go_on_in_float32(self) -> None:
         """Have a copy of the network in single precision in its place."""
-        self.module = copy.deepcopy(self.module).float()
+        # With offloading it sends away the network before it in the pipeline, which stays the same.
+        hook = getattr(self.module, "_hf_hook", None)
+        predecessor = getattr(hook, "prev_module_hook", None)
+        self.module = copy.deepcopy(self.module, {id(predecessor): predecessor}).float()
+
+
+def is_offloaded(network: nn.Module) -> bool:
+    """Whether hooks of accelerate or diffusers bring weights to their device when needed."""
+    hooks = ("_hf_hook", "_diffusers_hook")
+    return any(hasattr(module, hook) for module in network.modules() for hook in hooks)
 
 
 @contextmanager

@@ -170,6 +170,9 @@ class PipelineScore(DenoiserScore):
                 raise ValueError(f"a prompt of {self.name} is a text, got {text!r}")
             if self.family.has_words and not self.truncate:
                 self._check_length(text)
+        if self.family.has_words:
+            # With model offloading the network goes, so that the text encoders find room.
+            self.pipe.maybe_free_model_hooks()
         with torch.no_grad():
             return self._checked(self.family.read(texts, negative=negative))
 
