@@ -6,12 +6,12 @@ A run that was cut short goes on where it was: a pair whose frames are whole is 
 """
 
 import ast
-import hashlib
+import copy
 import json
 import os
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,33 +19,56 @@ from typing import Annotated, Any
 import pandas as pd
 import torch
 import typer
-from jaxtyping import Float
 from PIL import Image
-from torch import Tensor, nn
-from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+from torch import Tensor
 from tqdm import tqdm
 
 from lib import checks, latents
-from lib.files import replacing, sha256, writing
 from lib.methods.baselines import INTERPOLATIONS
 from lib.methods.interpolate import interpolate, keyword_names
 from lib.methods.presets import METHODS
-from lib.scores import PipelineScore, ProductScore, Score, load
+from lib.scores import PipelineScore, ProductScore, Score
+from lib.scores.base import Counter
 from lib.scores.pipeline import in_words
 from lib.solvers import geodesic
+from lib.solvers.solve import SOLVERS
 
-from .command import run
+from .command import (
+    Assignments,
+    Device,
+    Dtype,
+    Fit,
+    MicroBatch,
+    Model,
+    Offload,
+    Revision,
+    Sigma,
+    Size,
+    Slicing,
+    Tiling,
+    Variant,
+    load_model,
+    run,
+)
 from .evaluation import evaluate, load_lpips, mse, path_log_density, summary
 from .evaluation.frames import Distance
 from .figures import plain, save_results
 from .pair_folders import Pairs, folder_name, read_pairs
+from .run_page import Item, row_name, write_page
+from .stored_frames import (
+    animate,
+    checksum,
+    load_frames,
+    model_name,
+    require_own_folder,
+    store,
+    stored,
+    to_json,
+)
 
-__all__ = ["Pairs", "animate", "load_frames", "read_pairs", "run_pairs"]
+__all__ = ["Pairs", "animate", "load_frames", "read_pairs", "run_pairs", "what_it_costs"]
 
-RECORD = "record.json"
-WRITTEN = {"frames", "animations", "table.csv", "summary.csv", "settings.json"}
-# Milliseconds a frame of an animation
-PACE = 80
+WRITTEN = ("frames", "animations", "table.csv", "summary.csv", "settings.json", "run.html")
 # Their scores are asked without saying whose points they are: one pair a batch
 ONE_BY_ONE = ("georce", "shooting", "spacetime")
 # What a path between two prompts is found under
@@ -122,10 +145,10 @@ def run_pairs(
     checks.count("batch", batch)
     checks.count("frames", frames, least=3)
     checks.choice("prompts", prompts, PROMPTS)
-    plan = _plan(methods, settings or {}, prompts)
+    plan = method_plan(methods, settings or {}, prompts)
     run = _prepare(score, pairs, plan, Path(out), frames, prompts, density_sigma)
     _check_columns(pairs, distances)
-    _check_folder(run.out)
+    require_own_folder(run.out, WRITTEN)
     total = len(run.plan) * len(pairs)
     with tqdm(total=total, desc="pairs", unit="pair", disable=not progress) as bar:
         for label in run.plan:
@@ -143,23 +166,8 @@ def run_pairs(
     used = {"methods": run.plan, "frames": frames, "prompts": prompts}
     used |= {"density_sigma": run.density_sigma}
     used |= {"distances": list(distances), "model": run.model}
-    save_results("settings", json.loads(_json(used)), folder=run.out)
+    save_results("settings", json.loads(to_json(used)), folder=run.out)
     return table
-
-
-def load_frames(place: str | Path) -> Float[Tensor, "frames 3 height width"]:
-    """The stored frames of a folder frames/METHOD/PAIR, float32 in [0, 1]."""
-    return torch.stack([pil_to_tensor(image) for image in _open(Path(place))]) / 255
-
-
-def animate(place: str | Path, path: str | Path) -> None:
-    """Write the stored frames of a folder, forward and back, as an endless GIF."""
-    images = _open(Path(place))
-    there_and_back = images + images[-2:0:-1]
-    with replacing(Path(path)) as (draft,):
-        there_and_back[0].save(
-            draft, "gif", save_all=True, append_images=there_and_back[1:], duration=PACE, loop=0
-        )
 
 
 # ---- the run
@@ -190,10 +198,10 @@ class _Run:
         """A checksum of all that the frames of one pair depend on."""
         prompts = [self.pairs.prompt[i], self.pairs.end_prompt[i]]
         measures = [self.frames, self.prompts, self.density_sigma]
-        return _checksum([self.images[i], prompts, self.plan[label], measures, self.model])
+        return checksum([self.images[i], prompts, self.plan[label], measures, self.model])
 
     def is_whole(self, label: str, i: int) -> bool:
-        return _record(self.place(label, i)).get("inputs") == self.inputs(label, i)
+        return stored(self.place(label, i), self.inputs(label, i)) is not None
 
     def make_missing(self, label: str, batch: int, bar: tqdm) -> None:
         """Make the frames that are not there, in smaller batches where memory runs out."""
@@ -208,7 +216,9 @@ class _Run:
                 except (MemoryError, torch.OutOfMemoryError) as error:
                     if len(part) == 1:
                         raise MemoryError(
-                            f"{label}, pair {self.pairs.name[part[0]]!r} alone: {error}"
+                            f"{label}, pair {self.pairs.name[part[0]]!r} alone: {error} (options "
+                            "of the command: --micro-batch 1, --dtype float16, "
+                            "--attention-slicing, --vae-tiling, --offload, --size)"
                         ) from error
                     limit = len(part) // 2
                     warnings.warn(
@@ -233,7 +243,7 @@ class _Run:
         ]
 
     def changes(self, i: int) -> bool:
-        return _checksum(self.pairs.prompt[i]) != _checksum(self.pairs.end_prompt[i])
+        return checksum(self.pairs.prompt[i]) != checksum(self.pairs.end_prompt[i])
 
     def density(self, rows: Sequence[int], prompts: str) -> Score:
         """The score under the prompts of these pairs, all of one kind (`changes`)."""
@@ -286,7 +296,7 @@ class _Run:
                 "settings": json.dumps(plain(used)),
             }
             self.animation(label, i).unlink(missing_ok=True)
-            _store(self.place(label, i), shown[k], self.inputs(label, i), result)
+            store(self.place(label, i), shown[k], self.inputs(label, i), result)
 
 
 def _prepare(
@@ -311,7 +321,7 @@ def _prepare(
     density_sigma = float(score.sigma if density_sigma is None else score.at(density_sigma).sigma)
     height, width = score.image_size
     images = [
-        [_checksum(image) for image in pairs.images(i, (height, width))] for i in range(len(pairs))
+        [checksum(image) for image in pairs.images(i, (height, width))] for i in range(len(pairs))
     ]
     for i, name in enumerate(pairs.name):
         try:
@@ -319,7 +329,7 @@ def _prepare(
             score.embed(_together([pairs.end_prompt[i]]))
         except ValueError as error:
             raise ValueError(f"pair {name!r}: {error}") from error
-    model = _model_name(score)
+    model = model_name(score)
     size = (height, width)
     return _Run(score, pairs, plan, out, frames, prompts, density_sigma, size, model, images)
 
@@ -334,14 +344,88 @@ def _table_row(run: _Run, label: str, i: int, distances: Mapping[str, Distance])
         "prompt": in_words(run.pairs.prompt[i]),
         "end_prompt": in_words(run.pairs.end_prompt[i]),
         **measures,
-        **_record(run.place(label, i))["result"],
+        **stored(run.place(label, i)),
     }
+
+
+# ---- what a run would cost
+
+
+def what_it_costs(
+    score: PipelineScore,
+    pairs: Pairs,
+    methods: Sequence[str],
+    out: str | Path,
+    *,
+    frames: int = 17,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    prompts: str = "none",
+    density_sigma: float | None = None,
+) -> pd.DataFrame:
+    """What `run_pairs` would do with these arguments, a row a method: nothing is written.
+
+    The evaluations are counted by each method itself, at work on a standard normal density in
+    place of the network. Those of a geodesic are the most that it can take, at max_iter.
+
+    Returns:
+        method, pairs (those still to be made), evaluations (of all of them together), without the
+        evaluations of the log-density along the frames.
+
+    Raises:
+        ValueError, TypeError: bad input, as `run_pairs` would refuse it.
+    """
+    plan = method_plan(methods, settings or {}, prompts)
+    run = _prepare(score, pairs, plan, Path(out), frames, prompts, density_sigma)
+    rows = []
+    for label, (method, own) in plan.items():
+        missing = [i for i in range(len(pairs)) if not run.is_whole(label, i)]
+        # a prompt that changes costs more
+        examples = {run.changes(i): i for i in missing}
+        each = {
+            changes: most_evaluations(run.density([i], own["prompts"]), method, own, frames)
+            for changes, i in examples.items()
+        }
+        total = sum(each[run.changes(i)] for i in missing)
+        rows.append({"method": label, "pairs": len(missing), "evaluations": total})
+    return pd.DataFrame(rows)
+
+
+def most_evaluations(score: Score, method: str, settings: Mapping[str, Any], frames: int) -> int:
+    """The most evaluations of one path by a method of `interpolate`: see `what_it_costs`."""
+    counter = Counter()
+    parts = [copy.copy(part) for part in getattr(score, "scores", [score])]
+    for part in parts:
+        part.counter = counter
+        part.denoise_part = _standard_normal_mean
+    stand_in = ProductScore(parts) if isinstance(score, ProductScore) else parts[0]
+    ends = torch.randn(2, *score.event_shape, generator=torch.Generator().manual_seed(0))
+    own = {name: value for name, value in settings.items() if name != "prompts"}
+    if method in INTERPOLATIONS:
+        return interpolate(stand_in, *ends, method=method, frames=frames, **own).evaluations
+    counts = []
+    for iterations in (1, 2):
+        never = {"tol": 1e-12, "max_iter": iterations}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            made = interpolate(stand_in, *ends, method=method, frames=frames, **own | never)
+        counts.append(made.evaluations)
+    solver = own.get("solver", METHODS[method].on(score).solver)
+    solver = SOLVERS[solver]() if isinstance(solver, str) else solver
+    most = own.get("max_iter", solver.max_iter)
+    return counts[0] + (most - 1) * (counts[1] - counts[0])
+
+
+def _standard_normal_mean(x: Tensor, sigma: Tensor, *conditions: Tensor) -> Tensor:
+    """The posterior mean in noise sigma, without a network."""
+    return x / (1 + sigma.to(x).reshape(-1, *[1] * (x.ndim - 1)) ** 2)
 
 
 # ---- which methods, with which settings
 
 
-def _plan(methods: Sequence[str], settings: Mapping[str, Mapping[str, Any]], prompts: str) -> Plan:
+def method_plan(
+    methods: Sequence[str], settings: Mapping[str, Mapping[str, Any]], prompts: str
+) -> Plan:
     """Each label with its method of `interpolate`, its settings and prompts, all names known."""
     methods = [methods] if isinstance(methods, str) else list(methods)
     if not methods or len(set(methods)) < len(methods):
@@ -416,87 +500,6 @@ def _check_columns(pairs: Pairs, distances: Mapping[str, Distance]) -> None:
         raise ValueError(f"the result has columns {', '.join(taken)} of its own; rename the pairs'")
 
 
-def _check_folder(out: Path) -> None:
-    """Make the folder of a run; ValueError if it holds anything that no run wrote."""
-    with writing("the frames of pairs", out.parent):
-        out.mkdir(parents=True, exist_ok=True)
-    foreign = sorted(path.name for path in out.iterdir() if path.name not in WRITTEN)
-    foreign = [name for name in foreign if not name.startswith(".")]
-    if foreign:
-        raise ValueError(
-            f"{out} holds {', '.join(foreign[:5])}, which no run of pairs wrote; choose another "
-            "folder"
-        )
-
-
-def _store(place: Path, images: Tensor, inputs: str, result: dict[str, Any]) -> None:
-    """Write frames (n, 3, h, w) in [0, 1] as 00.png …, and their record last."""
-    with writing("frames", place):
-        # Of more frames or of other inputs, and drafts of a run that was killed
-        for old in place.glob("*"):
-            old.unlink()
-    names = [f"{k:02d}.png" for k in range(len(images))]
-    pixels = (255 * images.clamp(0, 1)).round().to(torch.uint8).cpu()
-    with replacing(*(place / name for name in (*names, RECORD))) as drafts:
-        *pictures, record = drafts
-        for draft, image in zip(pictures, pixels, strict=True):
-            to_pil_image(image).save(draft)
-        sums = {name: sha256(draft) for name, draft in zip(names, pictures, strict=True)}
-        content = {"inputs": inputs, "files": sums, "result": result}
-        record.write_text(_json(content), encoding="utf-8")
-
-
-def _record(place: Path) -> dict[str, Any]:
-    """The record of the frames in a folder, {} if they do not all stand as they were written."""
-    try:
-        record = json.loads((place / RECORD).read_text(encoding="utf-8"))
-        sums = record["files"]
-        if all(sha256(place / name) == expected for name, expected in sums.items()):
-            return record
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        # damaged: the frames are made again
-        pass
-    return {}
-
-
-def _open(place: Path) -> list[Image.Image]:
-    return [Image.open(path).convert("RGB") for path in sorted(place.glob("[0-9]*.png"))]
-
-
-# ---- checksums
-
-
-def _checksum(content: Any) -> str:
-    return hashlib.sha256(_json(content).encode()).hexdigest()
-
-
-def _json(content: Any) -> str:
-    """JSON in which tensors stand by their sha256, and solvers by what Python prints of them."""
-    return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, default=_name) + "\n"
-
-
-def _name(value: Any) -> str:
-    if isinstance(value, Tensor):
-        x = value.detach().cpu().contiguous()
-        bits = x.reshape(-1).view(torch.uint8).numpy().tobytes()
-        return f"{x.dtype} {tuple(x.shape)} {hashlib.sha256(bits).hexdigest()}"
-    return repr(value)
-
-
-def _model_name(score: PipelineScore) -> dict[str, Any]:
-    """What names a model and how it is asked: its origin, or else the sha256 of its weights."""
-    parts = [part for part in score.pipe.components.values() if isinstance(part, nn.Module)]
-    name = {
-        "origin": score.origin or [_checksum(part.state_dict()) for part in parts],
-        "dtype": next(score.model.parameters()).dtype,
-        "sigma": score.sigma,
-        "guidance": score.guidance,
-        "negative": score.negative,
-        "truncate": score.truncate,
-    }
-    return json.loads(_json(name))
-
-
 def _together(prompts: list[str | Tensor]) -> list[str] | Tensor:
     return torch.stack(prompts) if isinstance(prompts[0], Tensor) else prompts
 
@@ -508,31 +511,21 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def command(
-    folder: Annotated[
+    source: Annotated[
         Path,
-        typer.Argument(help="pairs.csv, NAME_0.png and NAME_1.png, or subfolders of two images"),
+        typer.Argument(
+            metavar="FOLDER",
+            help="pairs.csv, NAME_0.png and NAME_1.png, or subfolders of two images; or a table",
+        ),
     ],
     out: Annotated[
         Path, typer.Option(help="frames and tables go here; what stands there is not made again")
     ],
-    model: Annotated[
-        str, typer.Option(help="hands, a folder in the StableDiffusionPipeline layout, or a hub id")
-    ] = "hands",
+    model: Model = "hands",
     methods: Annotated[str, typer.Option(help="names with commas between")] = "lerp,slerp,stein",
     frames: Annotated[int, typer.Option(help="of a path, both ends included")] = 17,
     batch: Annotated[int, typer.Option(help="pairs at once")] = 8,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-p",
-            help="method.name=value for one method, name=value for all; "
-            "NAME.method=stein makes another NAME",
-        ),
-    ] = None,
-    size: Annotated[
-        int | None, typer.Option(help="pixels a side, the model's own if left out")
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="of a hub id")] = None,
+    assignments: Assignments = None,
     prompts: Annotated[
         str,
         typer.Option(
@@ -540,44 +533,121 @@ def command(
             "of both (product), or one that moves along the path (moving)"
         ),
     ] = "none",
-    sigma: Annotated[float | None, typer.Option(help="noise level that methods work at")] = None,
+    sigma: Sigma = None,
     density_sigma: Annotated[
         float | None, typer.Option(help="noise level of the log-density columns")
     ] = None,
     guidance: float = 1.0,
     negative: str = "",
-    device: str = "cpu",
-    gif: bool = False,
-    micro_batch: Annotated[int, typer.Option(help="images or latents a network call")] = 8,
+    gif: Annotated[bool, typer.Option("--gif", help="a file of each animation too")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list pairs and costs, and make nothing")
+    ] = False,
+    fit: Fit = "crop",
+    size: Size = None,
+    revision: Revision = None,
+    variant: Variant = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    micro_batch: MicroBatch = 8,
+    offload: Offload = False,
+    attention_slicing: Slicing = False,
+    vae_tiling: Tiling = False,
 ) -> None:
-    """Frames between the two images of every pair, by every method, as files and one table."""
+    """Frames between the two images of every pair, by every method: files, tables and a page."""
     names = [name.strip() for name in methods.split(",") if name.strip()]
     settings = settings_from_text(assignments or [], names)
-    pairs = read_pairs(folder)
-    more = {} if size is None else {"size": (size, size)}
-    score = load(
-        model, revision=revision, sigma=sigma, device=device, micro_batch=micro_batch, **more
+    pairs = read_pairs(source, fit=fit)
+    score = load_model(
+        model,
+        revision=revision,
+        variant=variant,
+        dtype=dtype,
+        device=device,
+        size=size,
+        sigma=sigma,
+        micro_batch=micro_batch,
+        offload=offload,
+        attention_slicing=attention_slicing,
+        vae_tiling=vae_tiling,
     )
-    if isinstance(score, PipelineScore):
-        score = score.prompted("", guidance=guidance, negative=negative)
-    table = run_pairs(
-        score,
-        pairs,
-        names,
-        out,
-        frames=frames,
-        batch=batch,
-        settings=settings,
-        prompts=prompts,
-        density_sigma=density_sigma,
-        gif=gif,
-    )
+    score = score.prompted("", guidance=guidance, negative=negative)
+    wanted = {
+        "frames": frames,
+        "settings": settings,
+        "prompts": prompts,
+        "density_sigma": density_sigma,
+    }
+    if dry_run:
+        costs = what_it_costs(score, pairs, names, out, **wanted)
+        _print_pairs(pairs, score)
+        print("\nevaluations of the score for the pairs that are still to be made (at most)")
+        print(costs.to_string(index=False))
+        return
+    table = run_pairs(score, pairs, names, out, batch=batch, gif=gif, **wanted)
+    page = write_run_page(out)
     print((out / "summary.csv").read_text(encoding="utf-8"), end="")
+    print("".join(f"{line}\n" for line in _lost(table)), end="")
+    print(
+        f"{len(pairs)} pairs, {len(names)} methods: {os.path.relpath(out / 'table.csv')}, "
+        f"{os.path.relpath(page)}"
+    )
+
+
+def write_run_page(out: str | Path) -> Path:
+    """Write run.html of a finished run: strips, moving pictures, tables, settings in one file."""
+    out = Path(out)
+    table = pd.read_csv(out / "table.csv", dtype={"pair": str})
+    settings = json.loads((out / "settings.json").read_text(encoding="utf-8"))
+
+    means = pd.read_csv(out / "summary.csv")
+    means = means.pivot(index="method", columns="measure", values="estimate")
+
+    def items() -> Iterator[Item]:
+        for pair, rows in table.groupby("pair", sort=False):
+            frames = {
+                row_name(row.method, row.converged): load_frames(out / "frames" / row.method / pair)
+                for row in rows.itertuples()
+            }
+            asked = rows[["prompt", "end_prompt"]].fillna("").iloc[0]
+            yield Item(pair, " → ".join(dict.fromkeys(asked)), frames, tuple(frames))
+
+    return write_page(
+        out / "run.html",
+        title="Frames between pairs of images",
+        text=" ".join(_lost(table)) or "Every geodesic converged.",
+        tables={
+            "Means over pairs": means.reset_index(),
+            "Every pair": table.drop(columns="settings"),
+        },
+        items=items(),
+        count=table["pair"].nunique(),
+        settings=settings,
+    )
+
+
+def _lost(table: pd.DataFrame) -> list[str]:
+    """A sentence for each method some of whose geodesics did not converge."""
+    sentences = []
     for label, rows in table.groupby("method", sort=False):
         lost = int(rows["converged"].eq(False).sum())
         if lost:
-            print(f"{label}: {lost} of {len(pairs)} geodesics did not converge (column converged)")
-    print(f"{len(pairs)} pairs, {len(names)} methods: {os.path.relpath(out / 'table.csv')}")
+            sentences.append(
+                f"{label}: {lost} of {len(rows)} geodesics did not converge (column converged)."
+            )
+    return sentences
+
+
+def _print_pairs(pairs: Pairs, score: PipelineScore) -> None:
+    height, width = score.image_size
+    print(f"{len(pairs)} pairs, made {width}×{height} ({pairs.fit})")
+    for i, name in enumerate(pairs.name):
+        ends = []
+        for path in (pairs.start[i], pairs.end[i]):
+            with Image.open(path) as image:
+                ends.append(f"{path.name} {image.width}×{image.height}")
+        prompts = " → ".join(dict.fromkeys([pairs.prompt[i], pairs.end_prompt[i]]))
+        print(f"  {name}: {', '.join(ends)}; {prompts or 'no prompt'}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import errno
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -249,15 +250,15 @@ def test_a_run_that_was_cut_goes_on_bit_for_bit(whole, tmp_path, monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from experiments import pairs as runner
+from experiments import stored_frames
 import test_pairs
-make = runner.to_pil_image
+make = stored_frames.to_pil_image
 def until_the_eighth_frame(image, frames=[]):
     frames.append(image)
     if len(frames) == 8:
         os.kill(os.getpid(), signal.SIGKILL)
     return make(image)
-runner.to_pil_image = until_the_eighth_frame
+stored_frames.to_pil_image = until_the_eighth_frame
 test_pairs.made_three(Path(sys.argv[1]))
 """
 
@@ -517,12 +518,20 @@ def test_the_command(tmp_path, monkeypatch):
     words = [tmp_path / "in", "--out", tmp_path / "out", "--model", saved(tmp_path / "model")]
     words += ["--frames", 4, "--sigma", 1.0, "--guidance", 2.0, "--prompts", "moving", "--methods"]
     words = [*map(str, words), "lerp,shared_noise_lerp", "-p", "shared_noise_lerp.flow_steps=2"]
+    planned = CliRunner().invoke(runner.app, [*words, "--dry-run"])
+    assert planned.exit_code == 0 and re.search(r"shared_noise_lerp +2 +\d+", planned.stdout)
+    assert "pair0_0.png 72×80" in planned.stdout and not (tmp_path / "out").exists()
     for _ in range(2):
         done = CliRunner().invoke(runner.app, words)
         assert done.exit_code == 0, done.output
         assert "shared_noise_lerp,ppl_mse," in done.stdout and "2 pairs, 2 methods" in done.stdout
+    page = (tmp_path / "out" / "run.html").read_text()
+    assert page.count("data:image/webp;base64,") == page.count("data:image/gif;base64,") == 2
+    assert "http" not in page and "pair1" in page
     table = pd.read_csv(tmp_path / "out" / "table.csv")
     assert table["pair"].tolist() == ["pair0", "pair1"] * 2
+    planned = re.search(r"shared_noise_lerp +2 +(\d+)", planned.stdout).group(1)
+    assert table.groupby("method")["evaluations"].sum()["shared_noise_lerp"] == int(planned)
     assert '"guidance": 2.0' in table["settings"][0]
     settings = json.loads((tmp_path / "out" / "settings.json").read_text())
     assert "sha256" in settings["model"]["origin"]

@@ -15,11 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..images import natural_order, pictures, read
+from ..stored_frames import RECORD
 
 # First, last, and one between
 LEAST = 3
-# What experiments.pairs writes beside its frames
-RECORD = "record.json"
 LAYOUTS = (
     "a folder of pictures for each pair, METHOD/PAIR, or what python -m experiments.pairs wrote"
 )

@@ -1,0 +1,162 @@
+"""One HTML page of a run: strips, moving pictures, tables and settings, with nothing to load."""
+
+import base64
+import io
+import json
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from jinja2 import Environment
+from torch import Tensor
+
+from lib.files import replacing
+
+from . import gallery
+
+# Frames of a row, and pixels a panel of a moving picture
+COLUMNS = 9
+SIDE = 128
+# A page of more items is slow to open
+MOST = 40
+NOT_CONVERGED = "not converged"
+
+TEMPLATE = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{{ title }}</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 72em; padding: 0 1em }
+img { display: block; margin: 0.5em 0; max-width: 100% }
+div { overflow-x: auto }
+table { border-collapse: collapse; font-size: 0.85em }
+td, th { border: 0; border-bottom: 1px solid #ccc; padding: 0.2em 0.7em; text-align: left }
+pre { font-size: 0.8em; overflow-x: auto }
+</style>
+<h1>{{ title }}</h1>
+<p>{{ text }}</p>
+{% for name, table in tables.items() %}
+<h2>{{ name }}</h2>
+<div>{{ table }}</div>
+{% endfor %}
+{% for item in items %}
+<h2>{{ item.name }}</h2>
+<p>{{ item.text }}</p>
+<img alt="frames of {{ item.name }}, a row a method" src="data:image/webp;base64,{{ item.strip }}">
+{% if item.gif %}
+<img alt="the same, moving" src="data:image/gif;base64,{{ item.gif }}">
+{% endif %}
+{% endfor %}
+{% if left_out %}<p>{{ left_out }} more are in the tables and folders of this run.</p>{% endif %}
+<h2>Settings</h2>
+<pre>{{ settings }}</pre>
+</html>
+"""
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a page shows of one pair or video.
+
+    Attributes:
+        name: of it.
+        text: what was asked, the prompts for instance.
+        rows: name of a method → its frames (n, 3, height, width) in [0, 1].
+        moving: those of the rows that a moving picture shows side by side, of equal length.
+    """
+
+    name: str
+    text: str
+    rows: Mapping[str, Tensor]
+    moving: tuple[str, ...]
+
+
+def write_page(
+    path: str | Path,
+    *,
+    title: str,
+    text: str,
+    tables: Mapping[str, pd.DataFrame],
+    items: Iterable[Item],
+    count: int,
+    settings: Mapping[str, Any],
+) -> Path:
+    """Write the page of a run.
+
+    Args:
+        path: of the page.
+        title: above it.
+        text: below the title.
+        tables: heading → table.
+        items: what is shown, a strip and a moving picture each; the first forty of them.
+        count: how many items there are.
+        settings: of the run, as JSON knows them.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: it cannot be written; what stood there is untouched.
+    """
+    shown = []
+    for item in items:
+        if len(shown) == MOST:
+            break
+        moving = {name: item.rows[name] for name in item.moving}
+        gif = _gif(moving) if moving else ""
+        shown.append({"name": item.name, "text": item.text, "strip": _strip(item.rows), "gif": gif})
+    page = (
+        Environment(autoescape=True)
+        .from_string(TEMPLATE)
+        .render(
+            title=title,
+            text=text,
+            tables={name: _html(table) for name, table in tables.items()},
+            items=shown,
+            left_out=count - len(shown),
+            settings=json.dumps(settings, indent=1, ensure_ascii=False),
+        )
+    )
+    with replacing(Path(path)) as (draft,):
+        draft.write_text(page, encoding="utf-8", newline="\n")
+    return Path(path)
+
+
+def row_name(method: str, converged: Any) -> str:
+    """A method's name above its frames; marked where its path is no geodesic."""
+    lost = not pd.isna(converged) and not converged
+    return f"{method}\n({NOT_CONVERGED})" if lost else method
+
+
+class _Markup(str):
+    """Text that is HTML already."""
+
+    def __html__(self) -> str:
+        return str(self)
+
+
+def _html(table: pd.DataFrame) -> _Markup:
+    return _Markup(
+        table.to_html(index=False, border=0, na_rep="", float_format=lambda x: f"{x:.4g}")
+    )
+
+
+def _strip(rows: Mapping[str, Tensor]) -> str:
+    columns = min(COLUMNS, *(len(frames) for frames in rows.values()))
+    figure = gallery.frame_rows(rows, columns=columns, cell=1.0)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="webp", dpi=96)
+    plt.close(figure)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _gif(panels: Mapping[str, Tensor]) -> str:
+    named = {name.replace("\n", " "): frames for name, frames in panels.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = gallery.moving_picture(named, Path(folder) / "moving.gif", side=SIDE)
+        return base64.b64encode(path.read_bytes()).decode()
