@@ -67,8 +67,9 @@ class Setting:
         dtype: of the networks, a name of DTYPES.
         device: of torch.
         micro_batch: points a call of the network.
-        iterations: most Gauss–Newton steps, each one batch of 15 points.
+        iterations: most Gauss–Newton steps at a noise level, each one batch of the inner points.
         measured: DDIM steps that are taken of STEPS. All cost the same; the rest is extrapolated.
+        frames: of the geodesic, and images of the sampling.
         sigma: noise level of the geodesic.
         method: of `interpolate`.
         version: of Stable Diffusion.
@@ -82,6 +83,7 @@ class Setting:
     micro_batch: int = 8
     iterations: int = 8
     measured: int = 3
+    frames: int = FRAMES
     sigma: float = 2.0
     method: str = "both"
     version: str = "2.1-base"
@@ -133,7 +135,7 @@ def measured(setting: Setting, run: Callable[[], object]) -> dict[str, float]:
 
 
 def networks(score: PipelineScore) -> tuple[torch.nn.Module, ...]:
-    return score.pipe.unet, score.pipe.vae, score.pipe.text_encoder
+    return tuple(x for x in score.pipe.components.values() if isinstance(x, torch.nn.Module))
 
 
 def load(setting: Setting) -> PipelineScore:
@@ -158,7 +160,7 @@ def load(setting: Setting) -> PipelineScore:
 
 def noise(score: PipelineScore, n: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(n, *score.event_shape, generator=generator).to(score.pipe.unet.device)
+    return torch.randn(n, *score.event_shape, generator=generator).to(score.family.device)
 
 
 def weights(score: PipelineScore) -> float:
@@ -178,8 +180,8 @@ def geodesic_side(score: PipelineScore, setting: Setting) -> list[dict]:
             start,
             end,
             method=setting.method,
-            frames=FRAMES,
-            points=FRAMES,
+            frames=setting.frames,
+            points=setting.frames,
             max_iter=setting.iterations,
         )
         results.append(frames)
@@ -198,10 +200,10 @@ def geodesic_side(score: PipelineScore, setting: Setting) -> list[dict]:
 
 def sampling_side(score: PipelineScore, setting: Setting, guidance: float = 1.0) -> list[dict]:
     """DDIM through the first `measured` of its STEPS noise levels."""
-    score = score.prompted("a photo of a cat", guidance=guidance)
+    score = score.prompted(score.prompt, guidance=guidance)
     highest = score.noise_range[1]
     levels = [*flow.noise_levels(score, highest, STEPS), 0.0][: setting.measured + 1]
-    x = highest * noise(score, FRAMES)
+    x = highest * noise(score, setting.frames)
     before = score.counter.evaluations
     row = measured(setting, lambda: flow.follow(score, x, levels))
     evaluations = score.counter.evaluations - before
@@ -220,7 +222,7 @@ def guided_side(score: PipelineScore, setting: Setting) -> list[dict]:
 
 
 def decoding_side(score: PipelineScore, setting: Setting) -> list[dict]:
-    x = noise(score, FRAMES if setting.cuda else 1)
+    x = noise(score, setting.frames if setting.cuda else 1)
     row = measured(setting, lambda: latents.decode(score, x))
     row["side"] = f"decoding {len(x)}"
     return [row]
@@ -260,15 +262,21 @@ def side(name: str, setting: Setting, score: PipelineScore | None = None) -> lis
     return [row | {"weights, GB": gigabytes} for row in SIDES[name](score, setting)]
 
 
-def in_fresh_process(name: str, setting: Setting) -> list[dict]:
+def in_fresh_process(name: str, setting: Setting, module: str = "latent") -> list[dict]:
     """The same in a process of its own.
+
+    Args:
+        name: of the side.
+        setting: what is measured.
+        module: of this package, whose `side` is asked.
 
     Raises:
         RuntimeError: it failed, or was killed for want of memory.
     """
     program = (
         "import json\n"
-        "from benchmarks.latent import Setting, side\n"
+        "from benchmarks.latent import Setting\n"
+        f"from benchmarks.{module} import side\n"
         f"print(json.dumps(side({name!r}, Setting(**{asdict(setting)!r}))))"
     )
     done = subprocess.run(

@@ -17,7 +17,7 @@ import typer
 from lib import checks
 from lib.solvers import ConvergenceWarning
 
-from . import Result, density, digits, latent, learned, peers, reporting, sphere
+from . import Result, density, digits, large, latent, learned, peers, reporting, sphere
 
 BENCHMARKS: dict[str, Callable[[bool], Result]] = {
     "accuracy": sphere.accuracy,
@@ -36,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[bool], Result]] = {
     "sharing": sphere.sharing,
     "trade": sphere.trade,
     "latent": latent.full_size,
+    "large": large.true_size,
 }
 
 app = typer.Typer(add_completion=False)

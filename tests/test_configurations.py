@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from benchmarks import stable_diffusion
-from benchmarks.stable_diffusion import CONFIGURATIONS, WIDTHS, configuration, parts
+from benchmarks.stable_diffusion import (
+    CONFIGURATIONS,
+    WIDTHS,
+    configuration,
+    large_parts,
+    parts,
+)
 from lib import latents
 from lib.scores import PipelineScore, load
 
@@ -47,6 +53,16 @@ def test_published_numbers_of_parameters(version):
         sum(p.numel() for p in made[name].parameters()) for name in ("unet", "vae", "text_encoder")
     )
     assert counts == SIZES[version]
+
+
+@pytest.mark.parametrize(
+    "version, sizes",
+    [("xl", (2_567_463_684, 83_653_863)), ("3-medium", (2_028_328_000, 83_819_683))],
+)
+def test_published_numbers_of_parameters_of_larger_models(version, sizes):
+    with torch.device("meta"):
+        made = large_parts(version)
+    assert tuple(sum(p.numel() for p in part.parameters()) for part in made.values()) == sizes
 
 
 @every_version

@@ -9,7 +9,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import Result, Target, fine_energy, latent, order, peers, reporting, run, table
+from benchmarks import (
+    Result,
+    Target,
+    fine_energy,
+    large,
+    latent,
+    order,
+    peers,
+    reporting,
+    run,
+    table,
+)
 from lib import exact
 from lib.metrics import SteinMetric
 from lib.scores import SphereScore
@@ -62,6 +73,31 @@ def test_latent_sides_count_their_evaluations():
         "guided sampling": 2 * 17 * 50,
     }
     assert (rows["peak, GB"] >= rows["before, GB"]).all()
+
+
+def test_large_models_count_their_evaluations():
+    """A step on 9 points at each of two noise levels; 9 images in 50 steps."""
+    rows = small("large").rows
+    assert list(rows.model) == [name for name in large.NAMES.values() for _ in range(2)]
+    assert list(rows.evaluations) == 2 * [9 * 50, 2 * (9 + 7)]
+    relative = rows["time, relative"] / rows["time an evaluation, relative"]
+    assert list(relative) == pytest.approx(2 * [1, 32 / 450])
+    assert (rows["peak, GB"] > rows["weights, GB"]).all()
+
+
+def test_a_large_model_that_fails_is_named_and_the_other_is_kept(monkeypatch):
+    def killed(version, setting, module):
+        if version == "xl":
+            raise RuntimeError("ended with code -9: killed: too little memory?")
+        row = {"CPU seconds": 9.0, "evaluations": 9, "weights, GB": 1.0, "parameters": 5e8}
+        peaks = {"sampling": 2.0, "geodesic": 3.0}
+        return [row | {"side": side, "peak, GB": peak} for side, peak in peaks.items()]
+
+    monkeypatch.setattr(latent, "in_fresh_process", killed)
+    result = large.true_size()
+    assert list(result.rows["peak, GB"]) == [2.0, 3.0]
+    assert "SDXL" in result.notes[-1]
+    assert not result.targets[0].met and "50 %" in result.targets[0].reached
 
 
 def test_a_latent_side_that_fails_is_named_and_the_others_are_kept(monkeypatch):
