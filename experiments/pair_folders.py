@@ -153,7 +153,7 @@ def read_pairs(source: str | Path, *, fit: str = "crop") -> Pairs:
         raise ValueError(f"no pairs in {source}; {LAYOUTS} are looked for")
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: [row.get(name) for row in rows] for name in names}
-    columns["name"] = _fitting(columns["name"])
+    columns["name"] = fitting_names(columns["name"])
     about = {
         name: values
         for name, values in columns.items()
@@ -182,8 +182,8 @@ def _reserved(name: str) -> bool:
     return re.fullmatch(RESERVED, name, re.IGNORECASE) is not None
 
 
-def _fitting(names: Sequence[str]) -> list[str]:
-    """The names, changed where no folder can have them or where they come twice."""
+def fitting_names(names: Sequence[str]) -> list[str]:
+    """The names, changed with a warning where no folder can have them or where they come twice."""
     found: list[str] = []
     for name in names:
         fit = re.sub(r"[^\w .,()+-]", "_", normalize("NFC", name))
@@ -200,8 +200,8 @@ def _fitting(names: Sequence[str]) -> list[str]:
     ]
     if changed:
         warnings.warn(
-            f"{len(changed)} pairs are called otherwise, so that every system can keep their "
-            f"folders: {', '.join(changed[:5])}",
+            f"{len(changed)} names are changed, so that every system can keep their folders: "
+            f"{', '.join(changed[:5])}",
             stacklevel=3,
         )
     return found

@@ -587,7 +587,7 @@ def command(
     table = run_pairs(score, pairs, names, out, batch=batch, gif=gif, **wanted)
     page = write_run_page(out)
     print((out / "summary.csv").read_text(encoding="utf-8"), end="")
-    print("".join(f"{line}\n" for line in _lost(table)), end="")
+    print("".join(f"{line}\n" for line in not_converged(table)), end="")
     print(
         f"{len(pairs)} pairs, {len(names)} methods: {os.path.relpath(out / 'table.csv')}, "
         f"{os.path.relpath(page)}"
@@ -597,7 +597,9 @@ def command(
 def write_run_page(out: str | Path) -> Path:
     """Write run.html of a finished run: strips, moving pictures, tables, settings in one file."""
     out = Path(out)
-    table = pd.read_csv(out / "table.csv", dtype={"pair": str})
+    table = pd.read_csv(
+        out / "table.csv", dtype={"pair": str}, keep_default_na=False, na_values=[""]
+    )
     settings = json.loads((out / "settings.json").read_text(encoding="utf-8"))
 
     means = pd.read_csv(out / "summary.csv")
@@ -615,7 +617,7 @@ def write_run_page(out: str | Path) -> Path:
     return write_page(
         out / "run.html",
         title="Frames between pairs of images",
-        text=" ".join(_lost(table)) or "Every geodesic converged.",
+        text=" ".join(not_converged(table)) or "Every geodesic converged.",
         tables={
             "Means over pairs": means.reset_index(),
             "Every pair": table.drop(columns="settings"),
@@ -626,7 +628,7 @@ def write_run_page(out: str | Path) -> Path:
     )
 
 
-def _lost(table: pd.DataFrame) -> list[str]:
+def not_converged(table: pd.DataFrame) -> list[str]:
     """A sentence for each method some of whose geodesics did not converge."""
     sentences = []
     for label, rows in table.groupby("method", sort=False):

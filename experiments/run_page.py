@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from jinja2 import Environment
 from torch import Tensor
@@ -147,12 +148,17 @@ def _html(table: pd.DataFrame) -> _Markup:
 
 
 def _strip(rows: Mapping[str, Tensor]) -> str:
-    columns = min(COLUMNS, *(len(frames) for frames in rows.values()))
-    figure = gallery.frame_rows(rows, columns=columns, cell=1.0)
+    figure = gallery.frame_rows({name: _some(frames) for name, frames in rows.items()}, cell=1.0)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="webp", dpi=96)
     plt.close(figure)
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _some(frames: Tensor) -> Tensor:
+    """Equally spaced ones, first and last among them."""
+    count = min(COLUMNS, len(frames))
+    return frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
 
 
 def _gif(panels: Mapping[str, Tensor]) -> str:

@@ -96,7 +96,7 @@ LAYOUTS = {
             + "".join(f"{name},x.png,y.png\n" for name in ("con", "dot.", "A", "a", LONG, "b/c"))
         },
         [(name, "", "") for name in ("con_", "dot", "A", "a-2", 75 * "n", "b_c")],
-        "5 pairs are called otherwise.*'con' → 'con_'",
+        "5 names are changed.*'con' → 'con_'",
     ),
 }
 
