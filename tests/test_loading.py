@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 import shutil
+import sys
 
 import huggingface_hub
 import pytest
@@ -601,6 +602,18 @@ def test_a_stable_diffusion_from_the_hub(hub, latent_folder):
     assert hub[1] == ["v1", "0c0ffee"]
     assert score.origin["name"] == "someone/sd"
     assert torch.equal(answers(score), answers(load(latent_folder, prompt="a cat")))
+
+
+@pytest.mark.parametrize(
+    "device, error, words", [("cpu", ValueError, "device="), ("meta", ImportError, "pip install")]
+)
+def test_weights_that_cannot_be_offloaded_are_not_loaded(
+    device, error, words, latent_folder, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    (latent_folder / "unet/diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(error, match=words):
+        load(latent_folder, device=device, cpu_offload=True)
 
 
 @pytest.mark.parametrize("fault", ["another class", "another time", "distilled scheduler"])

@@ -4,6 +4,7 @@ Only safetensors are read. Nothing is ever unpickled.
 """
 
 import importlib
+import importlib.util
 import inspect
 import json
 import re
@@ -100,6 +101,7 @@ def load(
             damaged, incomplete, superfluous or not finite.
         TypeError: a scheduler that has no score here, or of another kind than the model.
         FileNotFoundError: there is no such folder, or a file is missing.
+        ImportError: cpu_offload without the package accelerate.
         ConnectionError: the hub did not deliver.
 
     Example:
@@ -116,6 +118,8 @@ def load(
     known = OF_PIXELS if family is None else OF_PIPELINES
     for setting in settings:
         checks.choice(f"setting of {kind}:", setting, known)
+    if settings.get("cpu_offload"):
+        _check_offload(device)
     parts = [_pixel_part(folder)] if family is None else _parts(folder, index, family)
     scheduler_folder = _part_folder(folder, "scheduler", "scheduler_config.json")
     scheduler = _scheduler(scheduler_folder)
@@ -402,6 +406,17 @@ def _pipeline(
         )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _check_offload(device: torch.device) -> None:
+    """Raise where weights cannot be offloaded, before any are loaded."""
+    if device.type == "cpu":
+        raise ValueError(
+            "cpu_offload=True keeps weights on the CPU until another device needs them: give "
+            "device='cuda', or leave cpu_offload out"
+        )
+    if importlib.util.find_spec("accelerate") is None:
+        raise ImportError("cpu_offload=True needs the package accelerate: pip install accelerate")
 
 
 def _latent_score(
