@@ -14,7 +14,8 @@ from torch import Tensor
 from lib import checks
 
 from .images import FITS, natural_order, pictures, read
-from .pair_tables import COLUMNS, ENDINGS, alias, existing, one_line, read_table, read_text
+from .names import alias, existing, fitting_names, folder_name
+from .pair_tables import COLUMNS, ENDINGS, one_line, read_table, read_text
 
 # The table that is read alone, where there is one
 TABLE = "pairs"
@@ -27,10 +28,6 @@ LAYOUTS = (
 # How the two images of a pair are told apart
 SIDES = {"0": 0, "start": 0, "source": 0, "1": 1, "end": 1, "target": 1}
 NUMBERED = rf"(.+)_({'|'.join(SIDES)})"
-# What every system lets a folder be called, and what Windows does not
-FOLDER_NAME = r"\w(?:[\w .,()+-]*[\w)+-])?"
-RESERVED = r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?"
-LONGEST = 80
 # How far outside [0, 1] a resized image may be
 SLACK = 0.01
 
@@ -160,51 +157,6 @@ def read_pairs(source: str | Path, *, fit: str = "crop") -> Pairs:
         if name not in COLUMNS and any(value not in ("", None) for value in values)
     }
     return Pairs(**{name: columns[name] for name in COLUMNS}, about=about, fit=fit)
-
-
-def folder_name(what: str, name: str) -> str:
-    """The name, if every system lets a folder be called so.
-
-    Raises:
-        ValueError: it does not.
-    """
-    name = str(name)
-    if not re.fullmatch(FOLDER_NAME, name) or _reserved(name) or len(name) > LONGEST:
-        raise ValueError(
-            f"{name!r} cannot be the name of {what}, its frames lie in a folder of that name: use "
-            f"at most {LONGEST} letters, digits, blanks and . , ( ) + - _, and no name that "
-            "Windows keeps (con, nul, …)"
-        )
-    return name
-
-
-def _reserved(name: str) -> bool:
-    return re.fullmatch(RESERVED, name, re.IGNORECASE) is not None
-
-
-def fitting_names(names: Sequence[str]) -> list[str]:
-    """The names, changed with a warning where no folder can have them or where they come twice."""
-    found: list[str] = []
-    for name in names:
-        fit = re.sub(r"[^\w .,()+-]", "_", normalize("NFC", name))
-        # room for a number
-        fit = re.sub(r"^\W+|[ .,(]+$", "", fit)[: LONGEST - 5].rstrip(" .,(") or "pair"
-        base = f"{fit}_" if _reserved(fit) else fit
-        taken = {alias(other) for other in found}
-        tries = [base, *(f"{base}-{k}" for k in range(2, len(names) + 2))]
-        found.append(next(one for one in tries if alias(one) not in taken))
-    changed = [
-        f"{name!r} → {new!r}"
-        for name, new in zip(names, found, strict=True)
-        if normalize("NFC", name) != new
-    ]
-    if changed:
-        warnings.warn(
-            f"{len(changed)} names are changed, so that every system can keep their folders: "
-            f"{', '.join(changed[:5])}",
-            stacklevel=3,
-        )
-    return found
 
 
 def _one_each(prompt: str | Sequence[str] | Tensor, count: int) -> list[str | Tensor]:

@@ -7,7 +7,6 @@ object a line. In UTF-8, UTF-16 or Windows' cp1252.
 import codecs
 import io
 import json
-import os
 import re
 import warnings
 from pathlib import Path, PureWindowsPath
@@ -15,6 +14,8 @@ from typing import Any
 from unicodedata import normalize
 
 import pandas as pd
+
+from .names import existing
 
 ENDINGS = (".csv", ".tsv", ".json", ".jsonl")
 # Our own names first; exp_id is FreeMorph's and AlignMorph's, source and target are FlowMorph's,
@@ -101,23 +102,6 @@ def one_line(prompt: Any) -> str:
     """A prompt without line breaks, in one normal form of Unicode."""
     text = "" if prompt is None else str(prompt)
     return normalize("NFC", re.sub(r"\s*\n\s*", " ", text.strip()))
-
-
-def existing(path: Path) -> Path | None:
-    """The path as this disk has it: perhaps in another normal form of Unicode, or in other case."""
-    # unlike Path.exists, False for a name that is too long
-    if os.path.exists(path):
-        return path
-    folder = None if path.parent == path else existing(path.parent)
-    if folder is None or not folder.is_dir():
-        return None
-    alike = [child for child in folder.iterdir() if alias(child.name) == alias(path.name)]
-    return alike[0] if len(alike) == 1 else None
-
-
-def alias(name: str) -> str:
-    """What names have in common that a Mac or Windows takes for the same."""
-    return normalize("NFC", normalize("NFC", name).casefold())
 
 
 def _csv_rows(text: str) -> list[dict[str, Any]]:

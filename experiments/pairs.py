@@ -53,7 +53,8 @@ from .command import (
 from .evaluation import evaluate, load_lpips, mse, path_log_density, summary
 from .evaluation.frames import Distance
 from .figures import plain, save_results
-from .pair_folders import Pairs, folder_name, read_pairs
+from .names import folder_name
+from .pair_folders import Pairs, read_pairs
 from .run_page import Item, row_name, write_page
 from .stored_frames import (
     animate,

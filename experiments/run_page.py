@@ -21,7 +21,7 @@ from . import gallery
 
 # Frames of a row, and pixels a panel of a moving picture
 COLUMNS = 9
-SIDE = 128
+SIDE = 144
 # A page of more items is slow to open
 MOST = 40
 NOT_CONVERGED = "not converged"
@@ -162,7 +162,11 @@ def _some(frames: Tensor) -> Tensor:
 
 
 def _gif(panels: Mapping[str, Tensor]) -> str:
-    named = {name.replace("\n", " "): frames for name, frames in panels.items()}
+    # one line of words above a panel
+    named = {
+        name.replace(NOT_CONVERGED, "not conv.").replace("\n", " "): frames
+        for name, frames in panels.items()
+    }
     with tempfile.TemporaryDirectory() as folder:
         path = gallery.moving_picture(named, Path(folder) / "moving.gif", side=SIDE)
         return base64.b64encode(path.read_bytes()).decode()

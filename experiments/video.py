@@ -49,7 +49,7 @@ from .command import (
 from .evaluation import path_log_density, psnr
 from .figures import plain, save_results
 from .images import read_frames
-from .pair_folders import fitting_names
+from .names import fitting_names
 from .pairs import method_plan, most_evaluations, not_converged, settings_from_text
 from .run_page import Item, row_name, write_page
 from .stored_frames import (
@@ -61,6 +61,8 @@ from .stored_frames import (
     stored,
     to_json,
 )
+
+__all__ = ["Clip", "read_clips", "run_videos", "write_video_page"]
 
 WRITTEN = ("frames", "next", "table.csv", "settings.json", "run.html")
 # The row of the video itself, as the autoencoder shows it
@@ -153,6 +155,7 @@ def run_videos(
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     density_sigma: float | None = None,
     last: int = 3,
+    steps: int = 8,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Paths between the ends of videos and beyond them, and a table, a row a (method, video).
@@ -171,6 +174,7 @@ def run_videos(
         settings: method → what `interpolate` takes; what `extrapolate` takes too goes to it.
         density_sigma: noise level of the log-density along the latents; the score's own if None.
         last: frames that the velocity of the extrapolation is fitted to.
+        steps: Runge–Kutta steps a frame that is extrapolated along a geodesic.
         progress: a bar on stderr.
 
     Returns:
@@ -197,11 +201,11 @@ def run_videos(
             bar.set_postfix_str(label)
             own = {name: value for name, value in own.items() if name != "prompts"}
             for clip in clips:
-                asked = [clip.frames, clip.following, method, own, level.sigma, last, model]
+                asked = [clip.frames, clip.following, method, own, level.sigma, last, steps, model]
                 inputs = checksum([*asked, score.settings])
                 result = _stored(out, label, clip.name, inputs)
                 if result is None:
-                    shown, following, result = _made(score, level, clip, method, own, last)
+                    shown, following, result = _made(score, level, clip, method, own, last, steps)
                     if len(following):
                         store(out / "next" / label / clip.name, following, inputs, {})
                     store(out / "frames" / label / clip.name, shown, inputs, result)
@@ -209,7 +213,13 @@ def run_videos(
                 bar.update()
     table = pd.DataFrame(rows)[list(COLUMNS)]
     save_results("table", table, folder=out)
-    used = {"methods": plan, "density_sigma": level.sigma, "last": last, "model": model}
+    used = {
+        "methods": plan,
+        "density_sigma": level.sigma,
+        "last": last,
+        "steps": steps,
+        "model": model,
+    }
     used |= {"prompt": score.settings["prompt"]}
     save_results("settings", json.loads(to_json(used)), folder=out)
     return table
@@ -230,6 +240,7 @@ def _made(
     method: str,
     settings: dict[str, Any],
     last: int,
+    steps: int,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Frames between the ends, frames beyond (the last one among them), and what is measured."""
     z = latents.encode(score, clip.frames)[None]
@@ -246,7 +257,7 @@ def _made(
         evaluations = made.evaluations
         used = made.settings
         converged = None if made.path is None else bool(made.path.converged[0])
-    beyond = _beyond(score, z, method, settings, ahead, last)
+    beyond = _beyond(score, z, method, settings, ahead, last, steps)
     seconds = time.perf_counter() - begun
     off = deviation(path, z)
     density = path_log_density(level, path)
@@ -288,13 +299,14 @@ def _beyond(
     settings: Mapping[str, Any],
     ahead: int,
     last: int,
+    steps: int,
 ) -> Frames | None:
     """Frames that go on from the end of a video; None where the method has no such thing."""
     method = BEYOND.get(method, method)
     shoots = method in METHODS and METHODS[method].form is not None
     if ahead == 0 or not (shoots or method in EXTRAPOLATIONS):
         return None
-    own = {"steps": ahead} if shoots else {}
+    own = {"steps": steps * ahead} if shoots else {}
     names = {*keyword_names(extrapolate), *keyword_names(shoot)} - {"method", "tol"}
     if shoots:
         names |= METHODS[method].metric_settings.keys()
@@ -367,6 +379,7 @@ def command(
         int | None, typer.Option(help="steps from one frame to the next; the largest that fits")
     ] = None,
     last: Annotated[int, typer.Option(help="frames that the velocity is fitted to")] = 3,
+    steps: Annotated[int, typer.Option(help="Runge–Kutta steps an extrapolated frame")] = 8,
     assignments: Assignments = None,
     sigma: Sigma = None,
     density_sigma: Annotated[
@@ -416,7 +429,14 @@ def command(
             print(f"  {label}: {most_evaluations(score, method, own, frames)}")
         return
     table = run_videos(
-        score, clips, names, out, settings=settings, density_sigma=density_sigma, last=last
+        score,
+        clips,
+        names,
+        out,
+        settings=settings,
+        density_sigma=density_sigma,
+        last=last,
+        steps=steps,
     )
     page = write_video_page(out)
     shown = ["method", "video", "off_matched", "log_density_dip", "psnr", "next_psnr", "converged"]

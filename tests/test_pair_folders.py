@@ -7,6 +7,7 @@ from unicodedata import normalize
 import pytest
 from PIL import Image
 
+from experiments.names import ROOT, find
 from experiments.pair_folders import read_pairs
 
 # None is a picture
@@ -134,6 +135,10 @@ def test_further_columns_and_the_file_of_a_table(tmp_path, monkeypatch):
         found = read_pairs(source)
         assert found.about == {"category": ["animals", "words"], "level": [2, 3]}
         assert [path.name for path in found.end] == ["y.png", "x.png"]
+    assert find(f"{tmp_path.name}/X.PNG") == tmp_path / "x.png"
+    assert find("README.md").parent == ROOT
+    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
+        find("gone.png")
     laid_out(tmp_path / "bench", MORPHBENCH)
     with pytest.warns(UserWarning, match="no prompt"):
         assert read_pairs(tmp_path / "bench").about == {"category": ["Animation", "Metamorphosis"]}
