@@ -21,7 +21,6 @@ from torch import Tensor
 from lib import Frames, Geodesic, interpolate, latents, paths, video
 from lib.metrics import DensityMetric
 from lib.scores import PipelineScore, load
-from lib.solvers import GaussNewton
 from lib.solvers.base import Solution
 from lib.solvers.geodesic import measure
 
@@ -41,8 +40,7 @@ TABLED = ("turn", "all three")
 SPEEDS = (0.25, 0.5, 1.0, 2.0)
 HANDS = 5
 FRAMES = 9  # of a video
-POINTS = 33  # of a path, and of a video where it is taken for a path
-COARSE = (9, 17)  # points of a path at larger noise levels
+POINTS = 17  # of a path, and of a video where it is taken for a path
 
 SIGMA = 0.5  # noise level of the density
 LEVELS = (4.0, 2.0, 1.0, SIGMA)
@@ -192,11 +190,8 @@ def between(
         init: Where the solver starts: "lerp", or paths.
         levels: Noise levels of the annealing.
     """
-    # few points where the density is smooth; a start of one's own keeps all of its points
-    coarse = COARSE if isinstance(init, str) else ()
-    solver = GaussNewton(tol=TOL, max_iter=videos.max_iter, coarse=coarse)
     settings = {"sigma": SIGMA, "space": "clean", "noise_levels": levels, "init": init}
-    settings |= {"points": videos.fine.shape[1], "solver": solver}
+    settings |= {"points": videos.fine.shape[1], "tol": TOL, "max_iter": videos.max_iter}
     return interpolate(videos.score, *videos.ends, **METRICS[metric], **settings).path
 
 
@@ -391,7 +386,6 @@ def table(*, small: bool = False) -> Table:
             "speeds": list(speeds),
             "frames": FRAMES,
             "points": points,
-            "coarse": list(COARSE),
             "noise_levels": list(LEVELS),
             "metrics": METRICS,
             "tol": TOL,
