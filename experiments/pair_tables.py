@@ -9,6 +9,7 @@ import io
 import json
 import re
 import warnings
+from contextlib import suppress
 from pathlib import Path, PureWindowsPath
 from typing import Any
 from unicodedata import normalize
@@ -29,6 +30,7 @@ COLUMNS = {
 }
 # Two texts in a list: FreeMorph's and AlignMorph's
 LISTS = {"image_paths": ("start", "end"), "prompts": ("prompt", "end_prompt")}
+OWN_NAMES = {other: name for name, others in COLUMNS.items() for other in others}
 MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -105,9 +107,12 @@ def one_line(prompt: Any) -> str:
 
 
 def _csv_rows(text: str) -> list[dict[str, Any]]:
-    header = text.lstrip("\n").partition("\n")[0]
+    header, _, rest = text.lstrip("\n").partition("\n")
+    if re.fullmatch("sep=.", header):
+        # Excel's own hint
+        text = rest
+        header = rest.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)
-    texts = [name for names in COLUMNS.values() for name in names]
     with warnings.catch_warnings():
         # a row with more cells than the header
         warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -118,7 +123,7 @@ def _csv_rows(text: str) -> list[dict[str, Any]]:
                 index_col=False,
                 keep_default_na=False,
                 skipinitialspace=True,
-                dtype=dict.fromkeys(texts, str),
+                dtype=str,
             )
         except pd.errors.ParserWarning as warning:
             raise ValueError(
@@ -126,6 +131,10 @@ def _csv_rows(text: str) -> list[dict[str, Any]]:
                 "into double quotes"
             ) from warning
     table.columns = [str(name).strip() for name in table.columns]
+    for name in table.columns:
+        if name.lower() not in OWN_NAMES:
+            with suppress(ValueError):
+                table[name] = pd.to_numeric(table[name])
     rows = table.to_dict("records")
     # spreadsheets leave rows of nothing
     return [row for row in rows if any(str(value).strip() for value in row.values())]
@@ -146,17 +155,15 @@ def _json_rows(text: str) -> list[Any]:
 
 def _own_columns(row: dict[str, Any]) -> dict[str, Any]:
     """A row with our names of the columns."""
-    own = dict(row)
-    for name, targets in LISTS.items():
-        if isinstance(own.get(name), list):
-            values = own.pop(name)
-            if len(values) != 2:
-                raise ValueError(f"{name} holds {len(values)} texts, not two")
-            own |= zip(targets, values, strict=True)
-    for name, aliases in COLUMNS.items():
-        for other in aliases:
-            if other in own and name not in own:
-                own[name] = own.pop(other)
+    own = {}
+    for column, value in row.items():
+        name = str(column).strip().lower()
+        if name in LISTS and isinstance(value, list):
+            if len(value) != 2:
+                raise ValueError(f"{name} holds {len(value)} texts, not two")
+            own |= zip(LISTS[name], value, strict=True)
+        else:
+            own.setdefault(OWN_NAMES.get(name, column), value)
     return own
 
 

@@ -47,7 +47,7 @@ LAYOUTS = {
     "cp1252": ({"pairs.csv": WORDS.encode("cp1252")}, [("000", "café", "café")], None),
     "mac": ({"pairs.csv": normalize("NFD", WORDS)}, [("000", "café", "café")], None),
     "windows": (
-        {"pairs.csv": 'start;end;prompt\r\nx.png;y.png;"a, b;\r\nc"\r\n;;\r\n\r\n'},
+        {"pairs.csv": 'sep=;\r\nStart;End;Prompt\r\nx.png;y.png;"a, b;\r\nc"\r\n;;\r\n\r\n'},
         [("000", "a, b; c", "a, b; c")],
         None,
     ),
