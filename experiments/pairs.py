@@ -366,7 +366,8 @@ def what_it_costs(
     """What `run_pairs` would do with these arguments, a row a method: nothing is written.
 
     The evaluations are counted by each method itself, at work on a standard normal density in
-    place of the network. Those of a geodesic are the most that it can take, at max_iter.
+    place of the network. Those of a geodesic are of max_iter iterations, each as dear as its
+    second one: a path that converges earlier costs less.
 
     Returns:
         method, pairs (those still to be made), evaluations (of all of them together), without the
@@ -582,7 +583,7 @@ def command(
     if dry_run:
         costs = what_it_costs(score, pairs, names, out, **wanted)
         _print_pairs(pairs, score)
-        print("\nevaluations of the score for the pairs that are still to be made (at most)")
+        print("\nevaluations of the score for the pairs still to be made (geodesics: at max_iter)")
         print(costs.to_string(index=False))
         return
     table = run_pairs(score, pairs, names, out, batch=batch, gif=gif, **wanted)

@@ -15,6 +15,8 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from lib.files import replacing, sha256, writing
 from lib.scores import PipelineScore
 
+from .images import natural_order
+
 RECORD = "record.json"
 # Milliseconds a frame of an animation
 PACE = 80
@@ -131,7 +133,9 @@ def model_name(score: PipelineScore) -> dict[str, Any]:
 
 
 def _pictures(place: Path) -> list[Image.Image]:
-    return [Image.open(path).convert("RGB") for path in sorted(place.glob("[0-9]*.png"))]
+    # 99.png comes before 100.png
+    paths = sorted(place.glob("[0-9]*.png"), key=natural_order)
+    return [Image.open(path).convert("RGB") for path in paths]
 
 
 def _name(value: Any) -> str:

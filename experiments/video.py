@@ -178,12 +178,11 @@ def run_videos(
         progress: a bar on stderr.
 
     Returns:
-        method, video; off_in_step and off_matched: root mean square distance of the frames between
+        The table. off_in_step and off_matched are root mean square distances of the frames between
         the ends from the path, in distances of the ends, at their own times and at the best ones
-        (`lib.video.deviation`); log_density_mean and log_density_dip along the frames; psnr of the
-        frames between the ends and next_psnr of the extrapolated ones against the video, in dB;
-        still_psnr, that of the last frame held; converged, next_converged, evaluations,
-        next_evaluations, seconds.
+        (`lib.video.deviation`). log_density_mean and log_density_dip are along the frames of the
+        path. psnr is that of its frames between the ends, next_psnr that of the extrapolated ones,
+        and still_psnr that of the last frame held, all against the video in dB.
 
     Raises:
         ValueError, TypeError: bad input.
@@ -424,7 +423,9 @@ def command(
     if dry_run:
         print(f"{len(clips)} videos, made {width}×{height} ({fit}): {frames} frames and {ahead}")
         print("\n".join(f"  {clip.name}" for clip in clips))
-        print("evaluations of the score a video (at most), without the frames beyond")
+        print(
+            "evaluations of the score a video, without the frames beyond (geodesics: at max_iter)"
+        )
         for label, (method, own) in method_plan(names, settings, "none").items():
             print(f"  {label}: {most_evaluations(score, method, own, frames)}")
         return

@@ -11,7 +11,7 @@ from pipelines import pipeline, saved
 from typer.testing import CliRunner
 
 from experiments import video as runner
-from experiments.stored_frames import load_frames
+from experiments.stored_frames import load_frames, store
 from experiments.video import read_clips, run_videos
 from lib import latents
 from lib.scores import PipelineScore
@@ -98,6 +98,12 @@ def test_a_run_that_was_cut_goes_on(film, whole, tmp_path, monkeypatch):
     (tmp_path / "out" / "next" / "lerp" / "clip" / "01.png").unlink()
     made(tmp_path / "out", film)
     assert (tmp_path / "out" / "next" / "lerp" / "clip" / "01.png").exists()
+
+
+def test_many_frames_keep_their_order(tmp_path):
+    levels = torch.linspace(0, 1, 256)[:, None, None, None].expand(-1, 3, 8, 8)
+    store(tmp_path / "place", levels, "inputs", {})
+    assert torch.allclose(load_frames(tmp_path / "place"), levels)
 
 
 def test_a_video_that_is_too_short(film):
