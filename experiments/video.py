@@ -127,7 +127,7 @@ def read_clips(
 
     Raises:
         FileNotFoundError: no such file or folder.
-        ValueError: a video that cannot be read, or is too short.
+        ValueError: a video that cannot be read, is too short, or ends where it began.
     """
     checks.count("frames", frames, least=3)
     checks.count("ahead", ahead, least=0)
@@ -141,6 +141,11 @@ def read_clips(
             raise ValueError(
                 f"{source} has {len(found)} frames from frame {first} on, and {frames} and {ahead} "
                 "following ones are wanted; lower --frames, --ahead, --every or --first"
+            )
+        if torch.equal(found[0], found[frames - 1]):
+            raise ValueError(
+                f"the first frame of {source} equals its last, there is no path between them: cut "
+                "the loop with --frames, --every or --first"
             )
         clips.append(Clip(name, found[:frames], found[frames:]))
     return clips
@@ -164,7 +169,7 @@ def run_videos(
     the extrapolated ones), table.csv and settings.json. What stands there and was made from the
     same frames, model and settings is not made again.
 
-    The row "video" is the video itself through the autoencoder: no method's frames can be nearer.
+    The row "video" is the video itself: its psnr is what the autoencoder alone loses.
 
     Args:
         score: the latent model, under the prompt of the videos.

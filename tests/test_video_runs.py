@@ -106,9 +106,13 @@ def test_many_frames_keep_their_order(tmp_path):
     assert torch.allclose(load_frames(tmp_path / "place"), levels)
 
 
-def test_a_video_that_is_too_short(film):
+def test_a_video_that_is_too_short_or_a_loop(film, tmp_path):
     with pytest.raises(ValueError, match=r"clip\.webp has 5 frames.*--frames"):
         read_clips([film / "clip.webp"], (64, 64), frames=13, ahead=4, every=2, first=1)
+    pages = [Image.new("RGB", (16, 16), name) for name in ("red", "blue", "red")]
+    pages[0].save(tmp_path / "loop.webp", save_all=True, append_images=pages[1:], lossless=True)
+    with pytest.raises(ValueError, match=r"loop\.webp equals its last.*--frames"):
+        read_clips([tmp_path / "loop.webp"], (64, 64), frames=3, ahead=0)
 
 
 def test_the_command(film, tmp_path, monkeypatch):
