@@ -7,7 +7,9 @@ import torch
 from PIL import Image, ImageSequence
 
 from experiments.gallery import frame_rows, moving_picture
+from experiments.own_model import draw_rows
 from experiments.pipeline_drawing import draw_pipeline
+from lib import FunctionScore
 
 
 def test_frame_rows_shows_every_frame():
@@ -64,3 +66,17 @@ def test_a_moving_picture_refuses_panels_that_do_not_fit(panels, message, tmp_pa
 def test_the_drawing_of_a_pipeline_shows_both_ends_and_every_frame():
     figure = draw_pipeline(torch.rand(2, 3, 8, 8), torch.randn(2, 4, 4, 4), torch.rand(5, 3, 8, 8))
     assert sum(len(axes.images) for axes in figure.axes) == 2 + 2 + 5
+
+
+def test_points_of_any_model_are_drawn():
+    """Pixels as images, vectors as dots in the plane, joined where they are a path."""
+    rows = {"draws": torch.rand(5, 3, 4, 4), "more": torch.rand(5, 3, 4, 4)}
+    images = FunctionScore(torch.neg, event_shape=(3, 4, 4))
+    assert len(draw_rows(images, rows, columns=3).axes) == 6
+    vectors = FunctionScore(torch.neg, event_shape=(2,))
+    rows = {"line": torch.rand(5, 2), "path": torch.rand(5, 2)}
+    (plane,) = draw_rows(vectors, rows).axes
+    assert [line.get_label() for line in plane.lines] == ["line", "path"]
+    assert plane.lines[0].get_linestyle() == "-"
+    (plane,) = draw_rows(vectors, rows, joined=False).axes
+    assert plane.lines[0].get_linestyle() == "None"

@@ -123,7 +123,7 @@ def validation(
 def two_models(
     model: Annotated[str, typer.Option(help="Bundled name, folder or hub id.")] = "hands",
     other: Annotated[str, typer.Option(help="One with the same autoencoder.")] = "hands-flow",
-    pairs: Annotated[int, typer.Option(help="Of photographs, 2 to 60.")] = 24,
+    pairs: Annotated[int, typer.Option(help="Of photographs, 2 to 60.")] = 12,
     out: Out = None,
     work: Work = base.WORK,
     small: Small = False,

@@ -36,7 +36,7 @@ SIGMAS = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 PLACES = ("noised photographs", "photographs", "blends", "noise")
 SIGMA = 1.0  # of the metrics
 GEODESICS = ("stein", "density")
-PAIRS = 24
+PAIRS = 12
 MAX_ITER = 100
 
 COMPARED = 33  # points at which two paths are compared
