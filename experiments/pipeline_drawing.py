@@ -5,6 +5,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from torch import Tensor
 
 from .figures import colour
@@ -30,7 +31,8 @@ def draw_pipeline(
         latents: of them; three of their channels are shown as colours.
         frames: of the path, both ends among them.
     """
-    figure = plt.figure(figsize=SIZE, layout="none")
+    # every picture has its place; matplotlib takes "none" back when a figure is saved
+    figure = plt.figure(figsize=SIZE, layout=PlaceHolderLayoutEngine(True, True))
     for row, image in enumerate(images):
         _picture(figure, (0.01, 0.5 - 0.42 * row, 0.11, 0.36), pixels(image))
     for row, latent in enumerate(latents):

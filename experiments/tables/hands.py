@@ -208,7 +208,8 @@ def tables(pairs: int = 60, *, work: Path = WORK, small: bool = False) -> list[T
         unseen = 1
         pairs, movements, sweep, prompts = 2, 1, 0, 0
         quick = Row(STEIN.name, "stein", {**STEIN.settings, "points": 5, "max_iter": 2, "tol": 0.1})
-        rows = (*BASELINES[:1], *BASELINES[2:3], quick, *CHANGED[:2])
+        changed = [row for row in CHANGED if row.of == STEIN.name]
+        rows = (*BASELINES[:1], *BASELINES[2:3], quick, *changed)
         command = command_line("hands", small=True)
     moved = [row for row in rows if row.name in MOVED]
     experiment = Experiment(Path(work) / "06_hands_frames", unseen)
