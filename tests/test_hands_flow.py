@@ -104,6 +104,9 @@ def test_the_command_saves_what_loads_and_samples(small, tmp_path, monkeypatch):
     assert " of 10, 1 of each digit" in text
     weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     assert {value.dtype for value in load_file(weights).values()} == {torch.float16}
+    # No configuration says where a part was read from.
+    configurations = [path.read_text() for path in folder.glob("*/config.json")]
+    assert not any("_name_or_path" in text for text in configurations)
     # The autoencoder is that of "hands", byte for byte.
     name = "vae/diffusion_pytorch_model.safetensors"
     assert (folder / name).read_bytes() == data.locate("hands")[name].read_bytes()

@@ -5,6 +5,7 @@ First its autoencoder, then U-Net and text encoder together on latents of that.
 
 import copy
 import hashlib
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -391,11 +392,15 @@ def write_pipeline(
     Its weights are in half precision already, and load in single precision.
     """
     pipe.save_pretrained(draft, safe_serialization=True)
-    # This "dtype" would load as float16 beside a float32 network.
-    for config in sorted(draft.glob("text_encoder*/config.json")):
-        content = config.read_text(encoding="utf-8")
-        content = content.replace('"dtype": "float16"', '"dtype": "float32"')
-        config.write_text(content, encoding="utf-8")
+    for config in sorted(draft.glob("*/config.json")):
+        content = json.loads(config.read_text(encoding="utf-8"))
+        # A place on the machine of the training.
+        content.pop("_name_or_path", None)
+        # This would load as float16 beside a float32 network.
+        if content.get("dtype") == "float16":
+            content["dtype"] = "float32"
+        written = json.dumps(content, indent=2, sort_keys=True) + "\n"
+        config.write_text(written, encoding="utf-8", newline="\n")
     # vocab.json and merges.txt, as in CLIP.
     for folder in sorted(draft.glob("tokenizer*")):
         pipe.tokenizer.backend_tokenizer.model.save(str(folder))
