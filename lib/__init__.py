@@ -1,4 +1,4 @@
-"""Riemannian geometry from the score of a diffusion model: what a notebook needs first.
+"""Riemannian geometry from the score of a diffusion model: the names that most users need.
 
 Example:
     >>> from lib import METHODS, SOLVERS

@@ -1,4 +1,4 @@
-"""What a user starts from: frames between two points, or beyond one, by the name of a method."""
+"""The front door: frames between two points, or beyond one, by the name of a method."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from .spaces import Method, NoisedSpace, Space, working_space
 
 @dataclass
 class Frames:
-    """What `interpolate` and `extrapolate` give.
+    """The result of `interpolate` and `extrapolate`.
 
     Attributes:
         frames: The frames of each pair.
         method: Name of the method.
-        path: The geodesic behind them, in the space that the method works in; None for a baseline.
-        evaluations: Points at which the score was computed for all of it, noising and denoising
-            too.
-        settings: What was used. "ends" says whether the first and the last frame (for an
-            extrapolation the first) are "given" or "reconstructed".
+        path: The geodesic behind the frames, in the space where the method works; None for a
+            baseline.
+        evaluations: Points at which the score was computed, including noising and denoising.
+        settings: All settings that were used. "ends" says whether the first and last frames (of
+            an extrapolation, the first alone) are "given" or "reconstructed".
 
     Example:
         >>> import torch
@@ -71,37 +71,38 @@ def interpolate(
 ) -> Frames:
     """Frames from one point to another, both ends included.
 
-    They lie at equal steps of the path's parameter: equal Riemannian distances for a converged
-    geodesic. In a noised space the method runs in the model's variance-preserving coordinates
-    (`lib.methods.spaces`), which its lam, alpha and solver settings then belong to; lengths and
-    points among the settings stay those of the clean space. Frames come back by the probability
-    flow, the ends among them, so that these are reconstructions.
+    Frames lie at equal steps of the path's parameter. On a converged geodesic these are equal
+    Riemannian distances. In a noised space the method works in the model's variance-preserving
+    coordinates (`lib.methods.spaces`): lam, alpha and the solver's settings then refer to these
+    coordinates, while lengths and points among the settings refer to the clean space. The
+    probability flow brings all frames back, so both ends are reconstructions there.
 
     Args:
-        model: A score, or a function x -> grad log p(x) of vectors (a function of images:
-            `FunctionScore(f, event_shape=(c, h, w))`, which tells one image from a batch).
-        start: Points (batch, *event), or one (*event).
-        end: As many.
-        method: A name of `METHODS` or of `lib.methods.baselines.INTERPOLATIONS`.
-        frames: How many, at least 2.
-        sigma: Noise level to work at, in the units of x; None for the method's, else the model's.
+        model: A score, or a function x -> grad log p(x) of vectors. A function of images needs
+            `FunctionScore(f, event_shape=(c, h, w))`, which tells one image from a batch.
+        start: Points (batch, *event), or one point (*event).
+        end: Points of the same shape as `start`.
+        method: A name in `METHODS` or in `lib.methods.baselines.INTERPOLATIONS`.
+        frames: Number of frames, at least 2.
+        sigma: Noise level to work at, in the units of x. None: the method's own level if it has
+            one, else the model's.
         space: "clean": the points as they are. "shared_noise": both ends with the same noise.
-            "ddim": both ends inverted to sigma. None: where the method's paper works if the score
-            is learned, else the clean space.
-        seed: Of the shared noise.
+            "ddim": both ends inverted to sigma. None: for a learned score the space in which the
+            method's paper works, else the clean space.
+        seed: Seed of the shared noise.
         flow_steps: Noise levels of the probability flow, at least 2.
         flow_method: "ddim" or "heun".
-        **settings: Of the metric (lam, alpha, …), a `solver`, and of `geodesic` (points,
-            noise_levels, init, samples, tol, …). On a learned score "stein", "density" and "both"
-            take lam = 100 sigma² (10 sigma² for "both") and alpha = 10/d, and points,
-            noise_levels and the solver's coarse grids from `annealing_schedule`.
+        **settings: Settings of the metric (lam, alpha, …), a `solver`, and settings of `geodesic`
+            (points, noise_levels, init, samples, tol, …). On a learned score "stein", "density"
+            and "both" default to lam = 100 sigma² (10 sigma² for "both") and alpha = 10/d, and
+            `annealing_schedule` chooses points, noise levels and the solver's coarse grids.
 
     Returns:
-        The frames, the geodesic behind them, and what it took.
+        The frames, the geodesic behind them, and what they cost.
 
     Raises:
-        TypeError: A setting that the method does not have.
-        ValueError: Bad points, an unknown name, images far outside [0, 1].
+        TypeError: The method has no such setting.
+        ValueError: Unsuitable points, an unknown name, or images far outside [0, 1].
 
     Example:
         >>> import torch
@@ -166,31 +167,31 @@ def extrapolate(
     flow_method: str = "ddim",
     **settings: Any,
 ) -> Frames:
-    """Frames that leave a point with a velocity, the first of them the start.
+    """Frames that leave a point with a given velocity; the first frame is the start.
 
     Args:
         model: As for `interpolate`.
-        start: Points (batch, *event), or one (*event).
-        velocity: One a point. It is carried into a noised space (`Space.carry`), for "ddim" by the
-            derivative of the inversion, which costs two more.
+        start: Points (batch, *event), or one point (*event).
+        velocity: One velocity for each point. A noised space carries it along (`Space.carry`);
+            "ddim" does so by the derivative of the inversion, at the cost of two more inversions.
         method: "stein", "density", "both" or "yu2025" (exponential map of that metric), or a
             baseline ("straight", "guided_walk").
-        frames: How many, at least 2.
-        time: How long, > 0.
-        sigma: Noise level to work at, in the units of x; None for the model's.
+        frames: Number of frames, at least 2.
+        time: Length of the walk: the straight line ends at start + time · velocity; > 0.
+        sigma: Noise level to work at, in the units of x. None: the model's.
         space: As for `interpolate`.
         seed: As for `interpolate`.
         flow_steps: As for `interpolate`.
         flow_method: As for `interpolate`.
-        **settings: Of the metric, and of `shoot` (steps, form, radius, …; its method, rk4 or
-            dopri5, as `ode`), all of the working space.
+        **settings: Settings of the metric and of `shoot` (steps, form, radius, …), all in the
+            working space. The integrator, rk4 or dopri5, is called `ode` here.
 
     Returns:
-        The frames, the geodesic behind them, and what it took.
+        The frames, the geodesic behind them, and what they cost.
 
     Raises:
-        TypeError: A setting that the method does not have.
-        ValueError: Bad points, an unknown name, images far outside [0, 1].
+        TypeError: The method has no such setting.
+        ValueError: Unsuitable points, an unknown name, or images far outside [0, 1].
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""The result of every solver: a batch of geodesics, what they cost and how each ended."""
+"""The result of every solver: a batch of geodesics, their cost, and how each search ended."""
 
 import json
 import os
@@ -24,25 +24,25 @@ TENSORS = ("points", "energy", "length", "speed", "converged", "log_density")
 
 @dataclass
 class Geodesic:
-    """A batch of discrete geodesics, points at equal steps of t in [0, 1].
+    """A batch of discrete geodesics, their points at equal steps of t in [0, 1].
 
-    Energy, length and speed are computed from the scores at the points, by the quadrature of
-    elements.py; a density metric takes log p as zero on average over both ends.
+    Energy, length and speed come from the scores at the points, by the quadrature in
+    `lib/elements.py`. A density metric takes the mean of log p over both ends as zero.
 
     Attributes:
-        points: The paths, both ends among their points.
+        points: The paths, both ends included.
         energy: ∫‖γ'‖²_G dt.
         length: ∫‖γ'‖_G dt.
         speed: ‖γ'‖_G at the quadrature points.
-        converged: Whether each may be taken for a geodesic.
-        reason: How the solver ended, one sentence a pair.
+        converged: Whether each path has converged; one that has not is no geodesic.
+        reason: How the search ended, one sentence for each pair.
         log_density: log p(γ) − log p(start), the line integral of the score; None for a metric
             without a score.
-        history: One entry an iteration.
+        history: One entry for each iteration.
         score_evaluations: Points at which the score was computed.
         score_batches: Calls of the score.
         derivative_evaluations: Points at which the score was differentiated.
-        settings: What the geodesic was made with.
+        settings: Metric, solver and settings behind the paths.
 
     Example:
         >>> import torch

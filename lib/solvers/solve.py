@@ -1,4 +1,4 @@
-"""`geodesic`: the one signature for every boundary value problem, and `distance` from it."""
+"""`geodesic`, one signature for every boundary value problem, and `distance`, built on it."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -46,28 +46,31 @@ def geodesic(
 ) -> Geodesic:
     """Geodesics between two batches of points: paths of least energy ∫‖γ'‖²_G dt.
 
+    Every solver is local: which path it finds depends on where it starts. Noise annealing and
+    `init="graph"` help it to start near the shortest one.
+
     Args:
-        metric: Of any kind that the solver serves.
+        metric: A metric that the solver can work with.
         start: First ends, (batch, *event), or one point (*event).
         end: Last ends, of the same shape, dtype and device.
-        points: Points of a path, both ends among them, at least 3.
-        solver: A name of `SOLVERS`, or a solver with its own settings.
-        noise_levels: Annealing: falling noise levels that are solved in turn, each from the last
-            one's path, before the metric's own.
-        init: Where the solver starts: "lerp", "slerp", "graph" (shortest path in the neighbour
-            graph of `samples`), or a path (batch, points, *event).
-        samples: Draws of the distribution, for init="graph".
-        tol: Overrides the solver's tolerance.
-        max_iter: Overrides the solver's number of iterations.
+        points: Points of a path, both ends included, at least 3.
+        solver: A name in `SOLVERS`, or a solver object with its own settings.
+        noise_levels: Annealing: falling noise levels, solved in turn before the metric's own level.
+            Each level starts from the path of the level before.
+        init: The starting path: "lerp", "slerp", "graph" (shortest path in the neighbour graph of
+            `samples`), or a path (batch, points, *event).
+        samples: Samples of the distribution, for init="graph".
+        tol: Replaces the solver's tolerance.
+        max_iter: Replaces the solver's number of iterations.
         callback: Called with (iteration, points, energy); returning True stops the solver.
 
     Returns:
-        The geodesics. A pair that did not converge has the best path the solver found, and its
-        `reason`; `ConvergenceWarning` says so. `MovingDensityWarning` tells of a score that changes
-        along the path, under which the energy has no minimum that means anything.
+        The geodesics. A pair that did not converge carries the best path found and the `reason`,
+        and `ConvergenceWarning` is issued. `MovingDensityWarning` is issued for a score that
+        changes along the path: its energy then has no meaningful minimum.
 
     Raises:
-        TypeError: An argument is of the wrong kind, or the solver does not serve this metric.
+        TypeError: An argument is of the wrong kind, or the solver cannot work with this metric.
         ValueError: An argument has a wrong value, or the score is not finite on the first path.
 
     Example:
@@ -163,9 +166,9 @@ def distance(
     b: Float[Tensor, "*batch_event"],
     **settings: object,
 ) -> Float[Tensor, "batch"]:
-    """Geodesic distance, the length of the geodesic from a to b; 0 between equal points.
+    """Geodesic distance: the length of the geodesic from a to b, 0 between equal points.
 
-    A density metric measures in units of the geometric mean of p at both ends, so that
+    Under a density metric the unit is the geometric mean of p over both ends, so that
     d(a, b) = d(b, a).
 
     Args:
@@ -175,7 +178,7 @@ def distance(
         **settings: Passed on to `geodesic`.
 
     Returns:
-        One distance a pair.
+        One distance for each pair.
 
     Raises:
         TypeError: As for `geodesic`.
