@@ -127,9 +127,14 @@ def moving_picture(
         _beside({name: frames[k] for name, frames in shown.items()}, side, inverted)
         for k in range(count)
     ]
-    there_and_back = pictures + pictures[-2:0:-1]
+    return save_moving(pictures, path)
+
+
+def save_moving(pictures: Sequence[Image.Image], path: str | Path) -> Path:
+    """Write pictures as an endless GIF, there and back; both ends stand still for a moment."""
+    there_and_back = [*pictures, *pictures[-2:0:-1]]
     durations = [PACE] * len(there_and_back)
-    durations[0] = durations[count - 1] = PACE * (1 + REST)
+    durations[0] = durations[len(pictures) - 1] = PACE * (1 + REST)
     path = Path(path)
     with replacing(path) as (draft,):
         there_and_back[0].save(

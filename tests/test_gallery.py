@@ -2,14 +2,18 @@
 
 import math
 
+import matplotlib as mpl
 import pytest
 import torch
 from PIL import Image, ImageSequence
 
+from experiments import figures
 from experiments.gallery import frame_rows, moving_picture
 from experiments.own_model import draw_rows
 from experiments.pipeline_drawing import draw_pipeline
+from experiments.triptych import draw_triptych
 from lib import FunctionScore
+from workflow.publish import FIGURES, look_alike
 
 
 def test_frame_rows_shows_every_frame():
@@ -80,3 +84,17 @@ def test_points_of_any_model_are_drawn():
     assert plane.lines[0].get_linestyle() == "-"
     (plane,) = draw_rows(vectors, rows, joined=False).axes
     assert plane.lines[0].get_linestyle() == "None"
+
+
+def test_the_published_triptych_shows_the_published_paths(tmp_path):
+    published = FIGURES / "00_triptych.gif"
+    with mpl.rc_context():
+        figures.use_style()
+        drawn = draw_triptych(FIGURES, tmp_path / "drawn.gif")
+    assert look_alike(drawn, published), "run make figures ARGS=00"
+    assert published.stat().st_size < 400_000
+
+
+def test_a_triptych_without_its_arrays_says_what_makes_them(tmp_path):
+    with pytest.raises(FileNotFoundError, match="make figures ARGS=01"):
+        draw_triptych(tmp_path, tmp_path / "a.gif")
