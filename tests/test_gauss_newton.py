@@ -258,3 +258,21 @@ def test_a_tolerance_below_the_noise_of_the_score_ends_and_ends_honestly(noise):
     # what it calls converged is as near to the minimum as the noise lets it see
     above = float(found.energy / best.energy) - 1
     assert not bool(found.converged) or above < 10 * noise
+
+
+@pytest.mark.parametrize(
+    "lam, curl, reason", [(1.0, 0.0, "converged"), (1.0, 3.0, "curl"), (100.0, 1.0, "curl")]
+)
+def test_a_field_with_curl_ends_where_its_gradient_is_no_gradient(lam, curl, reason):
+    """s = −x plus a field that no density has: the energy falls no further, and the reason is told.
+
+    The straight start under a helix (above) also falls no further, for want of points, and is not
+    converged.
+    """
+    turned = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+    score = FunctionScore(lambda x: -x + curl * torch.tanh(x) @ turned)
+    a = torch.tensor([[-1.0, 0.4]], dtype=torch.float64)
+    b = torch.tensor([[1.0, 0.8]], dtype=torch.float64)
+    found = geodesic(SteinMetric(score, lam), a, b, points=33)
+    assert bool(found.converged)
+    assert reason in found.reason[0]

@@ -31,6 +31,15 @@ centring of F included) the half gradient gains −∂_t s_j (L^T b)_j. This cos
 scores after each accepted step, for the forward difference
 ∂_t s_j ≈ (s(x_j, t_j + h) − s(x_j, t_j))/h, h = 1/T; the normal matrix stays.
 
+Damped steps lead into −g, which a learned score gives with an error (below). So a pair whose energy
+no damping lowers any more goes back to the undamped step and halves it, Δ, Δ/2, …, Δ/128.
+
+A learned score is no exact gradient. Where its Jacobian is not symmetric, dF_i = s_i·Δ_i is only a
+part of the truth, and the field's curl is another that no log-density has. It is noise: paths that
+follow it exploit an error of the network. So a path has converged as well if its energy falls by no
+step although g promises it, and four times as many points show that the points are not to blame:
+they give the same energy, the same promise, and no fall.
+
 Two things beyond plain Gauss–Newton make the density metric (alpha > 0) several times cheaper
 (`python -m benchmarks.run --only ablation`):
 
@@ -55,6 +64,7 @@ from ..elements import elements, working_dtype
 from ..metrics.base import Metric
 from ..metrics.score_metric import ScoreMetric
 from .base import (
+    AT_CURL,
     AT_RESOLUTION,
     CONVERGED,
     NO_FALL,
@@ -77,8 +87,12 @@ LEAST_DAMPING = 1e-2
 # share of the promised fall from which a step counts as good
 GOOD_RATIO = 0.75
 
-# steps in a row without a fall above the tolerance after which a pair is given up
+# steps in a row without a fall above the tolerance after which a pair tries the undamped step's
+# halves, and after as many of these is given up
 MOST_STALLS = 8
+
+# segments for each segment of a path on which the solver looks for the score's curl
+REFINEMENT = 4
 
 # largest relative difference of the energies of two quadratures that counts as resolved
 RESOLVED = 0.2
@@ -306,7 +320,7 @@ class GaussNewton(Solver):
         tol: A pair has converged when an undamped step makes or promises a relative fall of the
             energy below it. A network in float32 gives the energy to about 1e-7 to 3e-6 of itself
             (the bundled models against their float64 copies), so that less than 1e-5 asks for noise
-            there; such a run ends all the same, after 8 steps without a fall.
+            there; such a run ends all the same, when neither damped nor halved steps make it fall.
         max_iter: Batches of scores after the first.
         level_tol: The looser tolerance at the noise levels before the last and on coarse paths.
         degree: Degree of the elements, 1 to 4; the energy is of order 2·degree in the length of a
@@ -384,6 +398,8 @@ class _Iteration(Iteration):
         growth: Nielsen's nu of each pair, (batch,).
         stalls: Steps in a row of each pair that were rejected or fell by less than the tolerance,
             (batch,).
+        halving: Pairs that take the undamped step in part, (batch,).
+        share: The part of it, 1, 1/2, 1/4 and so on, (batch,).
         curvature: kappa at the free points, (batch, free).
         drift: ∂_t s at the free points where they last were evaluated, (batch, free, d).
         drift_is_old: Pairs that have moved since, (batch,).
@@ -403,6 +419,8 @@ class _Iteration(Iteration):
         self.damping = x.new_zeros(batch)
         self.growth = x.new_full((batch,), 2.0)
         self.stalls = torch.zeros(batch, dtype=torch.long)
+        self.halving = torch.zeros(batch, dtype=torch.bool)
+        self.share = x.new_ones(batch)
         self.curvature = starting_curvature(metric, x)
         self.drift = torch.zeros_like(x[:, 1:-1])
         self.drift_is_old = torch.ones(batch, dtype=torch.bool)
@@ -437,7 +455,9 @@ class _Iteration(Iteration):
         small = promised_fall <= self.settings.tol
         converged = (small & (damping <= LEAST_DAMPING)).cpu()
         self.progress.end(active[converged], CONVERGED)
-        return step[~converged], promised_fall[~converged]
+        share = self.share[active[~converged]]
+        step = share[:, None, None] * step[~converged]
+        return step, share * (2 - share) * promised_fall[~converged]
 
     def attempt(self, step: Tensor, promised_fall: Tensor) -> None:
         """One batch of scores: take the steps that make the energy fall, damp the others' next."""
@@ -457,25 +477,50 @@ class _Iteration(Iteration):
             self.update_curvature((new.s - old.s)[:, 1:-1], step)
         accepted = new.rows(better.nonzero().flatten())
         self.state = self.state.replace(active[better], accepted)
-        # a damped step may fall little because it is short; True where the new energy is NaN
+        self.drift_is_old[active[better]] = True
+        # a shortened step may fall little because it is short; True where the new energy is NaN
         little = ~(fall > self.settings.tol).cpu()
-        undamped = (self.damping[active] <= LEAST_DAMPING).cpu()
+        whole = (self.damping[active] <= LEAST_DAMPING).cpu() & ~self.halving[active]
         self.stalls[active[little]] += 1
         self.stalls[active[~little]] = 0
         ratio = fall / promised_fall.clamp_min(torch.finfo(fall.dtype).tiny)
-        fallen = active[better]
-        self.damping[fallen] = relaxed_damping(self.damping[fallen], ratio[better])
-        self.growth[fallen] = 2.0
-        risen = active[~better]
-        self.damping[risen] = (self.growth[risen] * self.damping[risen]).clamp_min(LEAST_DAMPING)
-        self.growth[risen] *= 2
-        self.drift_is_old[active[better]] = True
+        self.shorten(better, little, ratio)
 
         stuck = self.stalls[active] >= MOST_STALLS
-        if bool(stuck.any()):
+        lost = stuck & self.halving[active]
+        if bool(lost.any()):
             finite = torch.isfinite(new.log_energy).cpu()
-            self.give_up(stuck, finite)
-        self.progress.end(active[better & little & undamped], CONVERGED)
+            self.progress.end(active[lost & ~finite], NOT_FINITE)
+            self.give_up(active[lost & finite])
+        self.restart(active[stuck & ~lost], halving=True)
+        self.progress.end(active[better & little & whole], CONVERGED)
+
+    def shorten(self, better: Tensor, little: Tensor, ratio: Tensor) -> None:
+        """Choose the damping of the next steps, or what part of the undamped one they are.
+
+        Args:
+            better: Active pairs whose energy fell.
+            little: Those whose energy fell by less than the tolerance.
+            ratio: The fall over the promised one.
+        """
+        active = self.progress.active
+        halving = self.halving[active]
+        fallen = active[better & ~halving]
+        self.damping[fallen] = relaxed_damping(self.damping[fallen], ratio[better & ~halving])
+        self.growth[fallen] = 2.0
+        risen = active[~better & ~halving]
+        self.damping[risen] = (self.growth[risen] * self.damping[risen]).clamp_min(LEAST_DAMPING)
+        self.growth[risen] *= 2
+        self.share[active[halving & little]] /= 2
+        self.restart(active[halving & ~little], halving=False)
+
+    def restart(self, rows: Tensor, halving: bool) -> None:
+        """Go back to the undamped step, to be halved or damped from there."""
+        self.damping[rows] = 0.0
+        self.growth[rows] = 2.0
+        self.share[rows] = 1.0
+        self.stalls[rows] = 0
+        self.halving[rows] = halving
 
     def update_curvature(self, score_change: Tensor, step: Tensor) -> None:
         """The secant kappa = −Δ·(s_new − s)/‖Δ‖², the curvature of −log p along the step."""
@@ -497,21 +542,50 @@ class _Iteration(Iteration):
             self.drift_is_old[moved] = False
         return self.drift[active]
 
-    def give_up(self, stuck: Tensor, finite: Tensor) -> None:
-        """End the active pairs that no damping helps.
+    def give_up(self, rows: Tensor) -> None:
+        """End pairs whose energy falls by no step, and say why.
 
         One has converged if the fall that the undamped step promises is below the quadrature's
-        error; a damped step always promises little.
+        error, or if that promise is the curl of a learned score.
         """
-        active = self.progress.active
-        state = self.state.rows(active)
-        undamped = torch.zeros_like(self.damping[active])
-        drift = self.drift[active] if self.metric.score.moves else None
-        _, promised_fall = self.energy.step(state, undamped, self.curvature[active], drift)
+        state = self.state.rows(rows)
+        undamped = torch.zeros_like(self.damping[rows])
+        moves = self.metric.score.moves
+        drift = self.drift[rows] if moves else None
+        step, promised_fall = self.energy.step(state, undamped, self.curvature[rows], drift)
         negligible = (promised_fall <= self.quadrature_error(state)).cpu()
-        self.progress.end(active[stuck & ~finite], NOT_FINITE)
-        self.progress.end(active[stuck & finite & negligible], AT_RESOLUTION)
-        self.progress.end(active[stuck & finite & ~negligible], NO_FALL)
+        self.progress.end(rows[negligible], AT_RESOLUTION)
+        if moves or bool(negligible.all()):
+            self.progress.end(rows[~negligible], NO_FALL)
+            return
+        rest = (~negligible).nonzero().flatten()
+        curl = self.is_curl(state.rows(rest), step[rest], rows[rest])
+        self.progress.end(rows[rest][curl], AT_CURL)
+        self.progress.end(rows[rest][~curl], NO_FALL)
+
+    def is_curl(self, state: PathState, step: Tensor, rows: Tensor) -> Tensor:
+        """Whether a step that is promised to lower the energy raises it for want of a potential.
+
+        Told by REFINEMENT times as many points: their energy is the same, and their gradient
+        promises that the step lowers it, and a short part of the step does not.
+
+        Args:
+            state: Of the pairs.
+            step: Their undamped steps.
+            rows: Their places in the batch.
+        """
+        degree = self.settings.degree
+        times = torch.linspace(0, 1, REFINEMENT * (state.x.shape[1] - 1) + 1, dtype=torch.float64)
+        x = paths.evaluate(state.x, times, degree)
+        ends = torch.zeros_like(step[:, :1])
+        step = paths.evaluate(torch.cat([ends, step, ends], 1), times, degree)
+        fine = DiscreteEnergy(self.metric, x, degree)
+        here = fine.state(x, self.scores(x, times, rows))
+        moved = x + step / 2 ** (MOST_STALLS - 1)
+        there = fine.state(moved, self.scores(moved, times, rows))
+        slope = (fine.half_gradient(here) * step[:, 1:-1]).flatten(1).sum(1)
+        resolved = (here.log_energy - state.log_energy).expm1().abs() <= RESOLVED
+        return (resolved & (slope < 0) & (there.log_energy >= here.log_energy)).cpu()
 
     def reject_unresolved(self) -> None:
         """Nothing has converged whose energy depends on the quadrature."""
