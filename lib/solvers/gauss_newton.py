@@ -38,7 +38,7 @@ A learned score is no exact gradient. Where its Jacobian is not symmetric, dF_i 
 part of the truth, and the field's curl is another that no log-density has. It is noise: paths that
 follow it exploit an error of the network. So a path has converged as well if its energy falls by no
 step although g promises it, and four times as many points show that the points are not to blame:
-they give the same energy, the same promise, and no fall.
+they give the same energy, and no fall either.
 
 Two things beyond plain Gauss–Newton make the density metric (alpha > 0) several times cheaper
 (`python -m benchmarks.run --only ablation`):
@@ -546,7 +546,9 @@ class _Iteration(Iteration):
         """End pairs whose energy falls by no step, and say why.
 
         One has converged if the fall that the undamped step promises is below the quadrature's
-        error, or if that promise is the curl of a learned score.
+        error, or if the energy is that of REFINEMENT times as many points, on which a short part of
+        the step does not lower it either: the promise is then an error of the gradient. If even
+        these points promise a fall, it is the curl of a learned score.
         """
         state = self.state.rows(rows)
         undamped = torch.zeros_like(self.damping[rows])
@@ -555,37 +557,42 @@ class _Iteration(Iteration):
         step, promised_fall = self.energy.step(state, undamped, self.curvature[rows], drift)
         negligible = (promised_fall <= self.quadrature_error(state)).cpu()
         self.progress.end(rows[negligible], AT_RESOLUTION)
-        if moves or bool(negligible.all()):
-            self.progress.end(rows[~negligible], NO_FALL)
-            return
+        self.progress.end(rows[~negligible], NO_FALL)
         rest = (~negligible).nonzero().flatten()
-        curl = self.is_curl(state.rows(rest), step[rest], rows[rest])
-        self.progress.end(rows[rest][curl], AT_CURL)
-        self.progress.end(rows[rest][~curl], NO_FALL)
+        if moves or len(rest) == 0:
+            return
+        state = state.rows(rest)
+        rows = rows[rest]
+        energy, fall, promised = self.refined(state, step[rest], rows)
+        resolved = (energy - state.log_energy).expm1().abs() <= RESOLVED
+        level = (resolved & (fall <= 0)).cpu()
+        curl = level & (promised > 0).cpu()
+        self.progress.end(rows[level], AT_RESOLUTION)
+        self.progress.end(rows[curl], AT_CURL)
 
-    def is_curl(self, state: PathState, step: Tensor, rows: Tensor) -> Tensor:
-        """Whether a step that is promised to lower the energy raises it for want of a potential.
-
-        Told by REFINEMENT times as many points: their energy is the same, and their gradient
-        promises that the step lowers it, and a short part of the step does not.
+    def refined(self, state: PathState, step: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+        """What REFINEMENT times as many points say of paths and a short part of their steps.
 
         Args:
             state: Of the pairs.
             step: Their undamped steps.
             rows: Their places in the batch.
+
+        Returns:
+            log E; its fall by the shortest part of the step that is tried; the one that the
+            gradient promises.
         """
         degree = self.settings.degree
         times = torch.linspace(0, 1, REFINEMENT * (state.x.shape[1] - 1) + 1, dtype=torch.float64)
         x = paths.evaluate(state.x, times, degree)
         ends = torch.zeros_like(step[:, :1])
         step = paths.evaluate(torch.cat([ends, step, ends], 1), times, degree)
+        step = step / 2 ** (MOST_STALLS - 1)
         fine = DiscreteEnergy(self.metric, x, degree)
         here = fine.state(x, self.scores(x, times, rows))
-        moved = x + step / 2 ** (MOST_STALLS - 1)
-        there = fine.state(moved, self.scores(moved, times, rows))
-        slope = (fine.half_gradient(here) * step[:, 1:-1]).flatten(1).sum(1)
-        resolved = (here.log_energy - state.log_energy).expm1().abs() <= RESOLVED
-        return (resolved & (slope < 0) & (there.log_energy >= here.log_energy)).cpu()
+        there = fine.state(x + step, self.scores(x + step, times, rows))
+        promised = -2 * (fine.half_gradient(here) * step[:, 1:-1]).flatten(1).sum(1)
+        return here.log_energy, here.log_energy - there.log_energy, promised
 
     def reject_unresolved(self) -> None:
         """Nothing has converged whose energy depends on the quadrature."""
