@@ -9,7 +9,7 @@ import io
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -22,11 +22,10 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from lib import checks
 
-try:
-    from pillow_heif import register_heif_opener
-except ImportError:
-    pass
-else:
+# HEIC, where the package is there
+with suppress(ImportError):
+    from pi_heif import register_heif_opener
+
     register_heif_opener()
 
 # Image generators keep their whole workflow in a text of the file
@@ -34,15 +33,14 @@ PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 # Pillow knows these by name, but cannot decode them
 NO_DECODER = ("BUFR", "GRIB", "HDF5", "MPEG")
-# Read where its plugin is installed
-HEIF = (".heic", ".heif")
 # The endings of all formats that Pillow reads
 ENDINGS = frozenset(
     ending
     for ending, name in Image.registered_extensions().items()
     if name in Image.OPEN and name not in NO_DECODER
-).union(HEIF)
-VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".ogv")
+)
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
+VIDEOS += (".mts", ".m2ts", ".3gp", ".wmv", ".ogv")
 FITS = ("crop", "pad", "stretch")
 SRGB = ImageCms.createProfile("sRGB")
 # Pixels on the shorter side; less is no picture
@@ -134,7 +132,7 @@ def read_frames(
 
     Args:
         source: a folder of images in natural order (frame2 before frame10), a moving picture (gif,
-            webp, apng, avif), or a video (mp4, mov, webm …, by the package av).
+            webp, apng, avif), or a video (mp4, mov, webm …).
         size: as for `read`.
         channels: 1 (grey) or 3 (RGB).
         fit: as for `read`.
@@ -199,11 +197,7 @@ def _named(name: str) -> Iterator[None]:
         yield
     # decoders answer a damaged file with nearly any class
     except Exception as error:
-        if Path(name).suffix.lower() in HEIF:
-            mend = "pip install pillow-heif, or save it as PNG"
-        else:
-            mend = "replace or remove it"
-        raise ValueError(f"cannot read {name}: {error}; {mend}") from error
+        raise ValueError(f"cannot read {name}: {error}; replace or remove it") from error
 
 
 @contextmanager
@@ -244,16 +238,25 @@ def _film(source: Path) -> Iterator[tuple[str, Image.Image]]:
 
 
 def _video(path: Path) -> Iterator[Image.Image]:
-    try:
-        import av
-    except ImportError as error:
-        raise ValueError(
-            f"cannot read {path.name}: a video needs the package av (pip install av); or turn it "
-            f"into pictures, ffmpeg -i {path.name} FOLDER/%05d.png, and name the folder"
-        ) from error
-    with _named(path.name), av.open(str(path)) as film:
-        for frame in film.decode(video=0):
-            yield frame.to_image().rotate(frame.rotation, expand=True)
+    count = 0
+    with _named(path.name):
+        import cv2
+
+        # other readers of OpenCV take a number in a name for a sequence of files
+        film = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        announced = int(film.get(cv2.CAP_PROP_FRAME_COUNT))
+        found, pixels = film.read()
+        while found:
+            count += 1
+            yield Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+            found, pixels = film.read()
+        if count == 0:
+            raise ValueError(
+                "no frame can be decoded: turn it into pictures (ffmpeg -i FILE FOLDER/%05d.png) "
+                "and name their folder, or"
+            )
+    if count < announced:
+        warnings.warn(f"{path.name} ends after {count} of {announced} frames", stacklevel=4)
 
 
 def _as_tensor(
