@@ -28,7 +28,7 @@ from lib.files import replacing
 from lib.latents import decode, encode
 from lib.methods.baselines import denoise_inner
 from lib.scores import ProductScore, Score
-from lib.solvers import ConvergenceWarning, GaussNewton, MovingDensityWarning
+from lib.solvers import GaussNewton, MovingDensityWarning
 
 from .. import hands
 from ..classifiers import Classifier, Reference, load_classifier
@@ -47,6 +47,7 @@ from ..evaluation import (
 )
 from ..evaluation.sets import Network
 from .base import WORK, Rows, Table, Unit, command_line
+from .resolved import geodesics
 
 FRAMES = 17
 STEIN_POINTS = 33
@@ -374,16 +375,17 @@ class Experiment:
 
     def connect(self, row: Row, score: Score, start: Tensor, end: Tensor) -> Connected:
         """Paths of a row between latents."""
-        with warnings.catch_warnings():
-            # the table has a column for it, and rows that show what a moving prompt does
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            warnings.simplefilter("ignore", MovingDensityWarning)
-            made = interpolate(score, start, end, method=row.method, frames=FRAMES, **row.settings)
+        settings = {"method": row.method, "frames": FRAMES, **row.settings}
+        if "solver" in settings:
+            with warnings.catch_warnings():
+                # there are rows that show what a moving prompt does
+                warnings.simplefilter("ignore", MovingDensityWarning)
+                found = geodesics(score, start, end, **settings)
+            return Connected(found.frames, found.evaluations, found.converged.double())
+        made = interpolate(score, start, end, **settings)
         n = len(start)
-        converged = torch.full((n,), torch.nan)
-        if made.path is not None:
-            converged = made.path.converged.double()
-        return Connected(made.frames, torch.full((n,), made.evaluations / n), converged)
+        unknown = torch.full((n,), torch.nan)
+        return Connected(made.frames, torch.full((n,), made.evaluations / n), unknown)
 
     def change(self, row: Row, found: Connected) -> Connected:
         """The frames of another row between the ends, denoised or renoised."""
