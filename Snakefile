@@ -19,6 +19,10 @@ SOURCES = [
 ]
 
 
+# Results of other notebooks that a notebook reads
+READ_BY = {"04": ["data/results/03_*"], "10": ["data/results/0[3-8]_*", "figures/09_sphere.csv"]}
+
+
 def given(wildcards):
     return RUNS[f"{wildcards.notebook}/{wildcards.id}"]
 
@@ -27,7 +31,9 @@ def committed_results(wildcards):
     """Tables that a notebook reads, unless it is run to make them."""
     if given(wildcards).get("compute"):
         return []
-    found = sorted((ROOT / "data" / "results").glob(f"{wildcards.notebook[:2]}_*"))
+    number = wildcards.notebook[:2]
+    patterns = [f"data/results/{number}_*", *READ_BY.get(number, [])]
+    found = sorted(path for pattern in patterns for path in ROOT.glob(pattern))
     return [os.path.relpath(path, ROOT / "build") for path in found]
 
 
