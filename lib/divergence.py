@@ -1,4 +1,4 @@
-"""Traces of the Jacobian of a score by directional derivatives: over a basis, or random probes."""
+"""What the Jacobian of a score tells: its trace, and whether the score is a gradient at all."""
 
 from collections.abc import Sequence
 
@@ -48,3 +48,33 @@ def quadratic_forms(
     x = x.repeat(k, *[1] * (x.ndim - 1))
     forms = (e * score.derivative(x, e)).flatten(1).sum(1)
     return forms.reshape(k, n)
+
+
+def curl(
+    score: Score, x: Float[Tensor, "n *event"], v: Float[Tensor, "n *event"]
+) -> Float[Tensor, "n"]:
+    """‖(J − J^T) v‖ / ‖(J + J^T) v‖ of the score's Jacobian J at points, along directions.
+
+    The score of a density is a gradient: its Jacobian is a Hessian and symmetric, and this is 0. A
+    network's is not, and where it is 1 the field has as much curl as potential.
+
+    Args:
+        score: one that can be differentiated.
+        x: points.
+        v: a direction at each of them.
+
+    Example:
+        >>> import torch
+        >>> from lib import FunctionScore
+        >>> quarter_turn = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+        >>> spiral = FunctionScore(lambda x: -x + 0.5 * x @ quarter_turn)
+        >>> curl(spiral, torch.ones(1, 2), torch.ones(1, 2))
+        tensor([0.5000])
+    """
+    x = x.contiguous()
+    forward = score.derivative(x, v)
+    with torch.enable_grad():
+        _, transposed = torch.func.vjp(score.evaluate, x)
+        (backward,) = transposed(v)
+    antisymmetric = (forward - backward).flatten(1).norm(dim=1)
+    return antisymmetric / (forward + backward).flatten(1).norm(dim=1)

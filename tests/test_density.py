@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lib.density import along_path, log_density
-from lib.divergence import basis, quadratic_forms, rademacher
+from lib.divergence import basis, curl, quadratic_forms, rademacher
 from lib.scores import EmpiricalScore, FunctionScore, GaussianMixtureScore, GaussianScore
 
 D = 4
@@ -217,3 +217,14 @@ def test_an_image_is_no_case_for_the_exact_divergence():
     assert wide.by_probe.shape == (1, 16)
     narrow = log_density(GaussianScore(torch.zeros(4), 1.0, sigma=1.0), torch.ones(4), **settings)
     assert narrow.by_probe.shape == (1, 1)
+
+
+def test_curl_is_the_antisymmetric_share_of_the_jacobian(generator):
+    """Known for a linear field, and zero for the score of any density."""
+    matrix = torch.randn(4, 4, generator=generator, dtype=torch.float64)
+    x = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    v = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    expected = (v @ (matrix.T - matrix)).norm(dim=1) / (v @ (matrix.T + matrix)).norm(dim=1)
+    torch.testing.assert_close(curl(FunctionScore(lambda x: x @ matrix.T), x, v), expected)
+    points = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    assert float(curl(EmpiricalScore(points, sigma=0.7), x, v).max()) < 1e-12
