@@ -10,7 +10,7 @@ from unicodedata import normalize
 ROOT = Path(__file__).resolve().parent.parent
 # What every system lets a folder be called, and what Windows does not
 FOLDER_NAME = r"\w(?:[\w .,()+-]*[\w)+-])?"
-RESERVED = r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?"
+RESERVED = r"(con|prn|aux|nul|(com|lpt)[\d¹²³])(\..*)?"
 LONGEST = 80
 
 
@@ -79,7 +79,7 @@ def fitting_names(names: Sequence[str]) -> list[str]:
         fit = re.sub(r"[^\w .,()+-]", "_", normalize("NFC", name))
         # room for a number
         fit = re.sub(r"^\W+|[ .,(]+$", "", fit)[: LONGEST - 5].rstrip(" .,(") or "pair"
-        base = f"{fit}_" if _reserved(fit) else fit
+        base = f"_{fit}" if _reserved(fit) else fit
         taken = {alias(other) for other in found}
         tries = [base, *(f"{base}-{k}" for k in range(2, len(names) + 2))]
         found.append(next(one for one in tries if alias(one) not in taken))

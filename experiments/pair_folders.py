@@ -23,11 +23,14 @@ TABLE = "pairs"
 PROMPTS = "prompt.txt"
 LAYOUTS = (
     f"a table ({TABLE}{f', {TABLE}'.join(ENDINGS)}) with the columns start and end, images "
-    "NAME_0.png and NAME_1.png, or a subfolder of two images for each pair"
+    "NAME_0.png and NAME_1.png, source/NAME.png and target/NAME.png, or a folder of two images for "
+    "each pair"
 )
 # How the two images of a pair are told apart
 SIDES = {"0": 0, "start": 0, "source": 0, "1": 1, "end": 1, "target": 1}
 NUMBERED = rf"(.+)_({'|'.join(SIDES)})"
+# Folders of all first and all last images
+HALVES = ("start", "source", "end", "target")
 # How far outside [0, 1] a resized image may be
 SLACK = 0.01
 
@@ -111,14 +114,15 @@ def read_pairs(source: str | Path, *, fit: str = "crop") -> Pairs:
 
     A table (`experiments.pair_tables`) has the columns start and end and may have name, prompt and
     end_prompt (empty: the prompt); others become `about`. FreeMorph's, AlignMorph's, FlowMorph's
-    and TVG's names of these columns are known. In a folder pairs.csv, .tsv, .json or .jsonl is
-    read, or else every table of pairs that lies there.
+    and TVG's names of these columns are known. In a folder pairs.csv (or .xlsx, .ods, .tsv, .json,
+    .jsonl) is read, or else every table of pairs that lies there.
 
     Without a table, everywhere below the folder: images NAME_0 and NAME_1 (or _source, _target; or
     _start, _end) of any kind with NAME.txt, as in MorphBench (Zhang et al., CVPR 2024: folders
-    Animation, Metamorphosis), and subfolders of two images with prompt.txt. These texts hold the
-    prompt, and on a second line the end prompt; a warning says how many pairs have none. `about`
-    then has the category, the folder that a pair lies in.
+    Animation, Metamorphosis), images of one name in the folders source and target (or start, end),
+    and folders of two images with prompt.txt. These texts hold the prompt, and on a second line the
+    end prompt; a warning says how many pairs have none. `about` then has the category, the folder
+    that a pair lies in.
 
     Names that no folder can have, or that come twice, are changed, with a warning.
 
@@ -138,7 +142,8 @@ def read_pairs(source: str | Path, *, fit: str = "crop") -> Pairs:
         )
     rows = read_table(place) if place.is_file() else _rows_of_tables(place)
     if not rows and place.is_dir():
-        rows = [*_numbered_images(place), *_subfolders(place)]
+        subfolders = sorted(path for path in place.rglob("*") if path.is_dir())
+        rows = [*_partners(place), *_couples(place, subfolders)] or [*_couples(place, [place])]
         silent = sum(not row["prompt"] for row in rows)
         if silent:
             warnings.warn(
@@ -147,7 +152,11 @@ def read_pairs(source: str | Path, *, fit: str = "crop") -> Pairs:
                 stacklevel=2,
             )
     if not rows:
-        raise ValueError(f"no pairs in {source}; {LAYOUTS} are looked for")
+        names = [path.name for path in sorted(place.iterdir())[:5]]
+        raise ValueError(
+            f"no pairs in {source}, which holds {', '.join(names) or 'nothing'}; {LAYOUTS} are "
+            "looked for"
+        )
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: [row.get(name) for row in rows] for name in names}
     columns["name"] = fitting_names(columns["name"])
@@ -165,12 +174,8 @@ def _one_each(prompt: str | Sequence[str] | Tensor, count: int) -> list[str | Te
 
 def _rows_of_tables(folder: Path) -> list[dict[str, Any]]:
     """The rows of the table called pairs, or else of every table of pairs in a folder."""
-    tables = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in ENDINGS and not path.name.startswith(".")
-    ]
-    own = [path for path in tables if path.stem.lower() == TABLE]
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    own = [path for path in files if path.stem.lower() == TABLE and path not in pictures(files)]
     if len(own) > 1:
         raise ValueError(
             f"{folder} holds {' and '.join(path.name for path in own)}; keep one of them, or name "
@@ -179,7 +184,9 @@ def _rows_of_tables(folder: Path) -> list[dict[str, Any]]:
     if own:
         return read_table(own[0])
     rows = []
-    for path in tables:
+    for path in files:
+        if path.suffix.lower() not in ENDINGS or path.name.startswith("."):
+            continue
         try:
             rows += read_table(path)
         except ValueError as error:
@@ -187,45 +194,68 @@ def _rows_of_tables(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _numbered_images(folder: Path) -> Iterator[dict[str, Any]]:
-    """Pairs NAME_0 and NAME_1, whatever their endings."""
+def _name_and_side(path: Path, folder: Path) -> tuple[Path, int | None]:
+    """What an image has in common with its partner, and which of the two it is.
+
+    The image itself and None, where its name says nothing of a partner.
+    """
+    match = re.fullmatch(NUMBERED, path.stem, re.IGNORECASE)
+    half = path.parent
+    if match is not None:
+        name, side = match.groups()
+        base = path.with_name(name)
+    elif half != folder and half.name.lower() in HALVES:
+        side = half.name
+        base = half.with_name(path.stem)
+    else:
+        return path, None
+    # a name may be in two normal forms of Unicode
+    return base.with_name(normalize("NFC", base.name)), SIDES[side.lower()]
+
+
+def _partners(folder: Path) -> Iterator[dict[str, Any]]:
+    """Pairs NAME_0 and NAME_1, or source/NAME and target/NAME, whatever their endings."""
     sides: dict[Path, dict[int, Path]] = {}
     for path in pictures(folder.rglob("*")):
-        match = re.fullmatch(NUMBERED, path.stem, re.IGNORECASE)
-        if match is None:
+        base, side = _name_and_side(path, folder)
+        if side is None:
             continue
-        name, side = match.groups()
-        place = SIDES[side.lower()]
-        # a name may be in two normal forms of Unicode
-        pair = sides.setdefault(path.with_name(normalize("NFC", name)), {})
-        if place in pair:
+        pair = sides.setdefault(base, {})
+        if side in pair:
             raise ValueError(
-                f"{pair[place]} and {path.name} are both image {place} of a pair; keep one of them"
+                f"{pair[side]} and {path.name} are both image {side} of a pair; keep one of them"
             )
-        pair[place] = path
+        pair[side] = path
     for base, pair in sides.items():
-        for side in (0, 1):
-            if side not in pair:
-                raise FileNotFoundError(
-                    f"{base.name}_{side}.* is missing in {base.parent}, the partner of "
-                    f"{next(iter(pair.values())).name}; add or remove one"
-                )
+        if len(pair) == 1:
+            ((side, lone),) = pair.items()
+            others = [
+                f" ({path.name} is no picture that can be read)"
+                for path in lone.parent.iterdir()
+                if path != lone and _name_and_side(path, folder)[0] == base
+            ]
+            raise FileNotFoundError(
+                f"{lone} is image {side} of {base.name}, and image {1 - side} is missing"
+                f"{''.join(others)}; add it, or remove this one"
+            )
         yield _row(folder, base, pair[0], pair[1], base.with_name(f"{base.name}.txt"))
 
 
-def _subfolders(folder: Path) -> Iterator[dict[str, Any]]:
-    """Subfolders of two images that are not numbered."""
-    for place in sorted(path for path in folder.rglob("*") if path.is_dir()):
+def _couples(folder: Path, places: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Those of these places below the folder that hold two images and no more."""
+    for place in places:
         images = [
             path
             for path in sorted(pictures(place.iterdir()), key=natural_order)
-            if not re.fullmatch(NUMBERED, path.stem, re.IGNORECASE)
+            if _name_and_side(path, folder)[1] is None
         ]
         # end.png comes before start.png by its name alone
-        images.sort(key=lambda path: SIDES.get(path.stem.lower(), 0))
+        sides = [SIDES.get(path.stem.lower()) for path in images]
+        if sides == [1, 0]:
+            images.reverse()
         if len(images) == 2:
             yield _row(folder, place, images[0], images[1], place / PROMPTS)
-        elif images:
+        elif images and place != folder:
             warnings.warn(f"left out {place}: {len(images)} images are no pair", stacklevel=4)
 
 
@@ -240,7 +270,7 @@ def _row(folder: Path, base: Path, start: Path, end: Path, text: Path) -> dict[s
         )
     where = base.relative_to(folder)
     return {
-        "name": "-".join(where.parts),
+        "name": "-".join(where.parts) or folder.name,
         "start": start,
         "end": end,
         "prompt": prompts[0],

@@ -1,10 +1,11 @@
 """Tables of pairs of images with prompts, as spreadsheets, text editors and other projects write.
 
-CSV with commas, semicolons or tabs; JSON, a list of objects or an object that holds one; JSON, an
-object a line. In UTF-8, UTF-16 or Windows' cp1252.
+Spreadsheets (Excel, OpenDocument); CSV with commas, semicolons or tabs; JSON, a list of objects or
+an object that holds one, or an object a line. In UTF-8, UTF-16 or Windows' cp1252.
 """
 
 import codecs
+import csv
 import io
 import json
 import re
@@ -18,7 +19,8 @@ import pandas as pd
 
 from .names import existing
 
-ENDINGS = (".csv", ".tsv", ".json", ".jsonl")
+SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods")
+ENDINGS = (".csv", ".tsv", ".json", ".jsonl", *SPREADSHEETS)
 # Our own names first; exp_id is FreeMorph's and AlignMorph's, source and target are FlowMorph's,
 # those with numbers TVG's
 COLUMNS = {
@@ -48,13 +50,14 @@ def read_table(path: Path) -> list[dict[str, Any]]:
         FileNotFoundError: an image that is not there.
     """
     try:
-        text = read_text(path)
-        given = _csv_rows(text) if path.suffix.lower() in (".csv", ".tsv") else _json_rows(text)
-        rows = [_own_columns(dict(row)) for row in given]
-    except (ValueError, TypeError) as error:
+        rows = [_own_columns(dict(row)) for row in _given_rows(path)]
+    # readers answer a damaged file with nearly any class
+    except Exception as error:
         raise ValueError(
-            f"{path.name} cannot be read as a table: {error}; save it as CSV in UTF-8, or mend it"
+            f"{path.name} cannot be read as a table: {error}; mend it, or save it as CSV in UTF-8"
         ) from error
+    if not rows:
+        raise ValueError(f"{path.name} has no rows; give one a pair, below a row of column names")
     moved = []
     for i, row in enumerate(rows):
         for side in ("start", "end"):
@@ -85,7 +88,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
 
 
 def read_text(path: Path) -> str:
-    """A text in UTF-8, UTF-16, UTF-32 or cp1252, its lines ended by \\n.
+    """A text in UTF-8, UTF-16, UTF-32 or, with a warning, cp1252; its lines ended by \\n.
 
     Raises:
         ValueError: it is in none of these.
@@ -93,11 +96,18 @@ def read_text(path: Path) -> str:
     content = path.read_bytes()
     marked = [encoding for mark, encoding in MARKS.items() if content.startswith(mark)]
     for encoding in marked[:1] or ("utf-8", "cp1252"):
-        try:
-            return io.StringIO(content.decode(encoding), newline=None).read()
-        except UnicodeDecodeError:
-            continue
-    raise ValueError(f"{path.name} is no text in UTF-8, UTF-16 or cp1252; save it in UTF-8")
+        with suppress(UnicodeDecodeError):
+            text = content.decode(encoding)
+            if "\0" in text:
+                continue
+            if encoding == "cp1252":
+                warnings.warn(
+                    f"{path.name} is not in UTF-8 and read as Windows' cp1252; save it in UTF-8 if "
+                    "letters come out wrong",
+                    stacklevel=2,
+                )
+            return io.StringIO(text, newline=None).read()
+    raise ValueError(f"{path.name} is no text in UTF-8, UTF-16 or cp1252")
 
 
 def one_line(prompt: Any) -> str:
@@ -106,38 +116,52 @@ def one_line(prompt: Any) -> str:
     return normalize("NFC", re.sub(r"\s*\n\s*", " ", text.strip()))
 
 
-def _csv_rows(text: str) -> list[dict[str, Any]]:
+def _given_rows(path: Path) -> list[Any]:
+    """The rows of a file with the names that it gives its columns."""
+    if path.suffix.lower() in SPREADSHEETS:
+        sheet = pd.read_excel(path, engine="calamine", dtype=str, keep_default_na=False)
+        return _typed(sheet.to_dict("records"))
+    text = read_text(path)
+    if text.lstrip().startswith(("{", "[")):
+        return _json_rows(text)
+    return _typed(_csv_rows(text))
+
+
+def _csv_rows(text: str) -> list[dict[str, str]]:
     header, _, rest = text.lstrip("\n").partition("\n")
     if re.fullmatch("sep=.", header):
         # Excel's own hint
         text = rest
         header = rest.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)
-    with warnings.catch_warnings():
-        # a row with more cells than the header
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        try:
-            table = pd.read_csv(
-                io.StringIO(text),
-                sep=delimiter,
-                index_col=False,
-                keep_default_na=False,
-                skipinitialspace=True,
-                dtype=str,
-            )
-        except pd.errors.ParserWarning as warning:
+    delimiter = max(",;\t|", key=header.count)
+    reader = csv.DictReader(
+        io.StringIO(text.lstrip("\n")),
+        delimiter=delimiter,
+        restval="",
+        skipinitialspace=True,
+        strict=True,
+    )
+    rows = []
+    for row in reader:
+        if None in row:
             raise ValueError(
-                f"a row has more cells than the header; put texts that contain {delimiter!r} "
-                "into double quotes"
-            ) from warning
-    table.columns = [str(name).strip() for name in table.columns]
+                f"line {reader.line_num} has more cells than the header; put texts that contain "
+                f"{delimiter!r} into double quotes"
+            )
+        rows.append(row)
+    return rows
+
+
+def _typed(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """Rows of text with numbers where a whole column holds them; without empty ones."""
+    # spreadsheets leave rows of nothing
+    rows = [row for row in rows if any(value.strip() for value in row.values())]
+    table = pd.DataFrame(rows)
     for name in table.columns:
-        if name.lower() not in OWN_NAMES:
+        if str(name).strip().lower() not in OWN_NAMES:
             with suppress(ValueError):
                 table[name] = pd.to_numeric(table[name])
-    rows = table.to_dict("records")
-    # spreadsheets leave rows of nothing
-    return [row for row in rows if any(str(value).strip() for value in row.values())]
+    return table.to_dict("records")
 
 
 def _json_rows(text: str) -> list[Any]:
@@ -157,7 +181,8 @@ def _own_columns(row: dict[str, Any]) -> dict[str, Any]:
     """A row with our names of the columns."""
     own = {}
     for column, value in row.items():
-        name = str(column).strip().lower()
+        column = str(column).strip()
+        name = column.lower()
         if name in LISTS and isinstance(value, list):
             if len(value) != 2:
                 raise ValueError(f"{name} holds {len(value)} texts, not two")

@@ -1,6 +1,9 @@
 """Pairs of a folder or a table: every layout and spelling that people and programs write."""
 
+import importlib.util
+import io
 import json
+import zipfile
 from contextlib import nullcontext
 from unicodedata import normalize
 
@@ -18,6 +21,29 @@ NFD = normalize("NFD", "é")
 
 def lines(*rows):
     return "\n".join(json.dumps(row) for row in rows)
+
+
+def spreadsheet(*rows):
+    """The bytes of an OpenDocument file, as LibreOffice writes it."""
+    space = "urn:oasis:names:tc:opendocument:xmlns:"
+    cell = '<table:table-cell office:value-type="string"><text:p>{}</text:p></table:table-cell>'
+    table = "".join(
+        f"<table:table-row>{''.join(cell.format(text) for text in row)}</table:table-row>"
+        for row in rows
+    )
+    names = "".join(f' xmlns:{name}="{space}{name}:1.0"' for name in ("office", "table", "text"))
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        manifest = f'<x:manifest xmlns:x="{space}manifest:1.0"/>'
+        archive.writestr("META-INF/manifest.xml", manifest)
+        archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+        body = f'<office:spreadsheet><table:table table:name="a">{table}</table:table>'
+        archive.writestr(
+            "content.xml",
+            f"<office:document-content{names}><office:body>{body}</office:spreadsheet>"
+            "</office:body></office:document-content>",
+        )
+    return file.getvalue()
 
 
 FREEMORPH = lines(
@@ -44,11 +70,29 @@ LAYOUTS = {
     "utf-8": ({"pairs.csv": WORDS}, [("000", "café", "café")], None),
     "mark": ({"pairs.csv": WORDS.encode("utf-8-sig")}, [("000", "café", "café")], None),
     "utf-16": ({"pairs.csv": WORDS.encode("utf-16")}, [("000", "café", "café")], None),
-    "cp1252": ({"pairs.csv": WORDS.encode("cp1252")}, [("000", "café", "café")], None),
+    "cp1252": (
+        {"pairs.csv": WORDS.encode("cp1252")},
+        [("000", "café", "café")],
+        "pairs.csv is not in UTF-8",
+    ),
     "mac": ({"pairs.csv": normalize("NFD", WORDS)}, [("000", "café", "café")], None),
     "windows": (
         {"pairs.csv": 'sep=;\r\nStart;End;Prompt\r\nx.png;y.png;"a, b;\r\nc"\r\n;;\r\n\r\n'},
         [("000", "a, b; c", "a, b; c")],
+        None,
+    ),
+    "spreadsheet": pytest.param(
+        {"pairs.ods": spreadsheet(["Start", "End", "Prompt"], ["x.png", "y.png", "a, b"], [""])},
+        [("000", "a, b", "a, b")],
+        None,
+        marks=pytest.mark.skipif(
+            importlib.util.find_spec("python_calamine") is None,
+            reason="python-calamine is not installed",
+        ),
+    ),
+    "unicode text of Excel": (
+        {"pairs.txt": "start\tend\r\nx.png\ty.png\r\n".encode("utf-16")},
+        [("000", "", "")],
         None,
     ),
     "tabs": (
@@ -76,6 +120,13 @@ LAYOUTS = {
         [("Animation-jay", "a face", "a mask"), ("Metamorphosis-old house", "", "")],
         "1 of 2 pairs have no prompt",
     ),
+    "halves": (
+        {"source/2.png": None, "source/10.png": None, "target/2.jpg": None, "target/10.png": None},
+        [("10", "", ""), ("2", "", "")],
+        "2 of 2 pairs have no prompt",
+    ),
+    "two images": ({"prompt.txt": "a"}, [("Füße und Hände", "a", "a")], None),
+    "numbers": ({"x/1.png": None, "x/2.png": None, "x/prompt.txt": "a"}, [("x", "a", "a")], None),
     "subfolders": (
         {"one/source.png": None, "one/target 1.webp": None, "one/prompt.txt": "two"},
         [("one", "two", "two")],
@@ -94,10 +145,10 @@ LAYOUTS = {
     "names": (
         {
             "pairs.csv": "name,start,end\n"
-            + "".join(f"{name},x.png,y.png\n" for name in ("con", "dot.", "A", "a", LONG, "b/c"))
+            + "".join(f"{name},x.png,y.png\n" for name in ("con.x", "dot.", "A", "a", LONG, "b/c"))
         },
-        [(name, "", "") for name in ("con_", "dot", "A", "a-2", 75 * "n", "b_c")],
-        "5 names are changed.*'con' → 'con_'",
+        [(name, "", "") for name in ("_con.x", "dot", "A", "a-2", 75 * "n", "b_c")],
+        "5 names are changed.*'con.x' → '_con.x'",
     ),
 }
 
@@ -107,7 +158,8 @@ def laid_out(folder, files):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if content is None:
-            Image.new("RGB", (16, 16), "blue" if path.stem[-1] in "1y" else "red").save(path)
+            last = path.stem[-1] in "1y" or path.parent.name == "target"
+            Image.new("RGB", (16, 16), "blue" if last else "red").save(path)
         else:
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return folder
@@ -148,17 +200,21 @@ def test_further_columns_and_the_file_of_a_table(tmp_path, monkeypatch):
     "files, error, message",
     [
         ({}, ValueError, "no pairs in .*pairs.csv.*NAME_0.png"),
-        ({"cat_0.png": None}, FileNotFoundError, r"cat_1\.\*"),
+        ({"c_0.png": None, "c_1.svg": ""}, FileNotFoundError, r"c_0\.png .*\(c_1\.svg is no"),
+        ({"source/c.png": None}, FileNotFoundError, r"source.c\.png .*missing"),
+        ({"cat.svg": ""}, ValueError, r"which holds cat\.svg"),
         ({"c_0.png": None, "c_0.jpg": None, "c_1.png": None}, ValueError, "both image 0 of a pair"),
         ({"pairs.csv": "start,end\nx.png,gone.png\n"}, FileNotFoundError, r"row 1 .*gone\.png"),
         ({"pairs.csv": f"start,end\nx.png,{LONG}\n"}, FileNotFoundError, "row 1 of pairs.csv"),
         ({"pairs.csv": "start,stop\nx.png,x.png\n"}, ValueError, "no end image.*start, stop"),
         ({"pairs.csv": "start,end,prompt\nx,y,a,b\n"}, ValueError, "pairs.csv.*double quotes"),
-        ({"pairs.csv": ""}, ValueError, "pairs.csv cannot be read"),
+        ({"pairs.csv": ""}, ValueError, "pairs.csv has no rows"),
         ({"pairs.csv": b"start\x81"}, ValueError, "pairs.csv.*UTF-8"),
         ({"pairs.json": "{"}, ValueError, "pairs.json cannot be read"),
         ({"pairs.jsonl": lines({"image_paths": ["x.png"]})}, ValueError, "image_paths.*not two"),
-        ({"pairs.csv": "start,end\n"}, ValueError, "no pairs in"),
+        ({"pairs.csv": "start,end\n"}, ValueError, "pairs.csv has no rows"),
+        ({"pairs.csv": 'start,end\n"x.png,x.png\n'}, ValueError, "pairs.csv cannot be read"),
+        ({"pairs.numbers": b"PK\0"}, ValueError, "pairs.numbers cannot be read.*CSV"),
         ({"pairs.csv": WORDS, "pairs.json": "[]"}, ValueError, "keep one of them"),
         ({"c_0.png": None, "c_1.png": None, "c.txt": "a\nb\nc"}, ValueError, "c.txt has 3 lines"),
     ],
