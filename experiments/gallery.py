@@ -1,4 +1,4 @@
-"""Frames of paths to look at: rows of images, moving pictures; and how many paths turn a digit."""
+"""Frames of paths to look at: rows of images, moving pictures; how many paths rotate a digit."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,12 +24,12 @@ COLOURS = 64
 
 # How the starts of a solver are drawn in `turned_shares`: colour, marker, and words.
 SHARE_STYLES = {
-    ("turn", "exact"): ("#000000", "s-", "held from the true turn, exact score"),
-    ("graph", "exact"): ("#0072B2", "^-", "found through a graph of the turns, exact score"),
-    ("portfolio", "exact"): ("#E69F00", "v-", "found from bent lines, exact score"),
-    ("line", "exact"): ("#D55E00", "o-", "found from the straight line, exact score"),
-    ("turn", "network"): ("#000000", "s:", "held from the true turn, network"),
-    ("line", "network"): ("#D55E00", "o:", "found from the straight line, network"),
+    ("turn", "exact"): ("#000000", "s-", "held from the true rotation"),
+    ("graph", "exact"): ("#0072B2", "^-", "found from the graph of the data"),
+    ("portfolio", "exact"): ("#E69F00", "v-", "found from bent lines"),
+    ("line", "exact"): ("#D55E00", "o-", "found from the straight line"),
+    ("turn", "network"): ("#000000", "s:", "held from the true rotation"),
+    ("line", "network"): ("#D55E00", "o:", "found from the straight line"),
 }
 
 
@@ -186,35 +186,41 @@ def _picked(frames: Tensor, columns: int | None) -> Tensor:
     return frames[np.linspace(0, len(frames) - 1, columns).round().astype(int)]
 
 
-def turned_shares(shares: pd.DataFrame) -> Figure:
-    """How many of ten digits a path turns, against how many digits the score knows.
+def turned_shares(shares: Mapping[str, pd.DataFrame]) -> Figure:
+    """How many of ten digits a path rotates, against how many digits the score knows.
 
-    A panel for each angle, a curve for each start of the solver and kind of score. Networks that
-    were not trained on the ten digits are drawn as crosses.
+    A row of panels for each table and a panel for each angle; a curve for each start of the solver
+    and kind of score. Networks that were not trained on the ten digits are drawn as crosses.
 
     Args:
-        shares: as `experiments.tables.crowd.shares` makes them, of one noise level.
+        shares: name → table as `experiments.tables.crowd.shares` makes it, of one noise level. All
+            tables have the same angles.
     """
-    angles = sorted(shares.angle.unique())
-    figure, axes = plt.subplots(1, len(angles), figsize=(4.6 * len(angles), 3.4), sharey=True)
-    for panel, angle in zip(np.atleast_1d(axes), angles, strict=True):
-        for (start, score), (colour, style, label) in SHARE_STYLES.items():
-            of_kind = (shares.start == start) & (shares.score == score) & (shares.angle == angle)
-            known = shares[of_kind & shares.seen]
-            fill = colour if score == "exact" else "white"
-            panel.plot(known.digits, known.turned, style, color=colour, mfc=fill, label=label)
-            unseen = shares[of_kind & ~shares.seen]
-            panel.plot(unseen.digits, unseen.turned, "x", color=colour, ms=8, mew=2)
-        panel.set(xscale="log", ylim=(-0.5, 10.5), title=f"turn by {angle:.0f}°")
+    angles = sorted(next(iter(shares.values())).angle.unique())
+    size = (4.6 * len(angles), 0.8 + 2.6 * len(shares))
+    figure, axes = plt.subplots(
+        len(shares), len(angles), figsize=size, sharex=True, sharey=True, squeeze=False
+    )
+    several = len({score for table in shares.values() for score in table.score}) > 1
+    handles = {}
+    for line, (name, table) in zip(axes, shares.items(), strict=True):
+        for panel, angle in zip(line, angles, strict=True):
+            for (start, score), (colour, style, label) in SHARE_STYLES.items():
+                of_kind = (table.start == start) & (table.score == score) & (table.angle == angle)
+                fill = colour if score == "exact" else "white"
+                known = table[of_kind & table.seen]
+                (curve,) = panel.plot(known.digits, known.turned, style, color=colour, mfc=fill)
+                unseen = table[of_kind & ~table.seen]
+                panel.plot(unseen.digits, unseen.turned, "x", color=colour, ms=8, mew=2)
+                words = f"{label}, {score}" + (" score" if score == "exact" else "")
+                if len(known):
+                    handles[words if several else label] = curve
+            panel.set(xscale="log", ylim=(-0.5, 10.5))
+            panel.set_title(f"{name}, {angle:.0f}°")
+            panel.xaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
+        line[0].set_ylabel("digits rotated,\nof 10")
+    for panel in axes[-1]:
         panel.set_xlabel("digits that the score knows")
-        panel.xaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
-        panel.tick_params(axis="x", labelsize=10)
-    first = np.atleast_1d(axes)[0]
-    first.set_ylabel("digits turned, of 10")
-    handles, labels = [], []
-    for handle, label in zip(*first.get_legend_handles_labels(), strict=True):
-        if len(handle.get_xdata()) > 0:
-            handles.append(handle)
-            labels.append(label)
-    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2)
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncols": 2}
+    figure.legend(handles.values(), handles.keys(), **place)
     return figure

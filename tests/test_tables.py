@@ -125,7 +125,7 @@ def test_shares_and_their_figure_by_hand():
     assert shares.turned.to_dict() == {"turn": 2, "line": 1}
     assert shares.cheaper.to_dict() == {"turn": 0, "line": 1}
     assert shares.ratio["line"] == pytest.approx(0.5)
-    (panel,) = gallery.turned_shares(shares.reset_index()).axes
+    (panel,) = gallery.turned_shares({"MNIST": shares.reset_index()}).axes
     drawn = {
         line.get_color(): line.get_ydata().tolist() for line in panel.lines if len(line.get_xdata())
     }
