@@ -1,7 +1,7 @@
 """Sections of README.md on a page: `<!-- README: a heading -->` stands for what is below it.
 
-Links to notebooks and to the web stay; a path of the repository, which the site does not carry,
-becomes its text.
+Links to notebooks, to pages of the site and to the web stay; the text of a link to any other path of
+the repository, which the site does not carry, remains.
 """
 
 import re
@@ -24,7 +24,12 @@ def section(heading: str) -> str:
 
 
 def reachable(link: re.Match) -> str:
-    return link[0] if re.match(r"https?:|notebooks/", link[2]) else link[1]
+    """The link as a page beside this folder has it, or its text."""
+    if re.match(r"https?:|notebooks/", link[2]):
+        return link[0]
+    if link[2].startswith("site/"):
+        return f"[{link[1]}]({link[2].removeprefix('site/')})"
+    return link[1]
 
 
 def read(app, docname: str, source: list[str]) -> None:

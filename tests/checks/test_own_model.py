@@ -1,4 +1,4 @@
-"""The page "Use your own model": its Python runs, on small stand-ins for the reader's folders."""
+"""The Python of the page "Use your own model" and of README.md runs, on small stand-ins."""
 
 import re
 import warnings
@@ -12,8 +12,10 @@ from pipelines import saved
 from lib import ConvergenceWarning
 from workflow.parameters import ROOT
 
-PAGE = (ROOT / "site" / "own-model.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+def blocks(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def test_the_code_of_the_page_runs_in_its_order(own_folders, tmp_path):
         warnings.simplefilter("ignore", ConvergenceWarning)
         # no LPIPS on this machine
         warnings.filterwarnings("ignore", "ppl and pdv are of squared errors")
-        for block in BLOCKS:
+        for block in blocks("site/own-model.md"):
             exec(compile(block, "own-model.md", "exec"), names)
     assert names["result"].frames.shape == (1, 9, 2) and names["round_it"].converged.all()
     assert names["fade"].shape == names["bent"].frames.shape == (1, 5, 1, 8, 8)
@@ -59,3 +61,9 @@ def test_the_code_of_the_page_runs_in_its_order(own_folders, tmp_path):
     assert names["same"].settings["prompt"] == "a red fox"
     assert names["table"].method.tolist() == ["lerp", "slerp"]
     assert (tmp_path / "frames-of-pairs" / "table.csv").is_file()
+
+
+def test_the_code_of_the_readme_runs(capsys):
+    for block in blocks("README.md"):
+        exec(compile(block, "README.md", "exec"), {})
+    assert "tensor([True])" in capsys.readouterr().out
