@@ -1,7 +1,7 @@
 """Sections of README.md on a page: `<!-- README: a heading -->` stands for what is below it.
 
-Links to notebooks, to pages of the site and to the web stay; the text of a link to any other path of
-the repository, which the site does not carry, remains.
+Links to notebooks, to pages of the site and to the web stay. Of a link to another path of the
+repository, which the site does not carry, the text remains.
 """
 
 import re
