@@ -1,7 +1,7 @@
 """Sections of README.md on a page: `<!-- README: a heading -->` stands for what is below it.
 
 Links to notebooks, to pages of the site and to the web stay. Of a link to another path of the
-repository, which the site does not carry, the text remains.
+repository, which the site does not carry, the text remains. Pictures are left to the page.
 """
 
 import re
@@ -10,6 +10,7 @@ from workflow.parameters import ROOT
 
 README = ROOT / "README.md"
 PLACE = re.compile(r"<!-- README: (.+?) -->")
+PICTURE = re.compile(r"^!\[[^\]]*\]\([^)]*\)\n+", re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]*)\)")
 
 
@@ -20,7 +21,7 @@ def section(heading: str) -> str:
     found = re.search(pattern, text, re.DOTALL | re.MULTILINE)
     if not found:
         raise ValueError(f"README.md has no section '## {heading}'; mend README.md or the page")
-    return LINK.sub(reachable, found[1]).strip()
+    return LINK.sub(reachable, PICTURE.sub("", found[1])).strip()
 
 
 def reachable(link: re.Match) -> str:
