@@ -20,7 +20,15 @@ SOURCES = [
 
 
 # Results of other notebooks that a notebook reads
-READ_BY = {"04": ["data/results/03_*"], "10": ["data/results/0[3-8]_*", "figures/09_sphere.csv"]}
+READ_BY = {
+    "00": [
+        "figures/01_graph_of_log_density.npz",
+        "figures/03_one_digit.npz",
+        "figures/06_two_hands.npz",
+    ],
+    "04": ["data/results/03_*"],
+    "10": ["data/results/0[3-8]_*", "figures/09_sphere.csv"],
+}
 
 
 def given(wildcards):
