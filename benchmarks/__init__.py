@@ -20,13 +20,13 @@ ANGLE = 2.0
 
 
 @dataclass(frozen=True)
-class Target:
-    """One promise.
+class Claim:
+    """One claim about the library, and what was measured.
 
     Args:
-        what: the promise in words.
+        what: the claim in words.
         reached: what was measured, in words.
-        met: whether that is enough.
+        met: whether the claim holds.
     """
 
     what: str
@@ -34,19 +34,19 @@ class Target:
     met: bool
 
     def __str__(self) -> str:
-        verdict = "PASS" if self.met else "MISSED"
+        verdict = "PASS" if self.met else "FAIL"
         return f"{verdict}  {self.what}: {self.reached}"
 
 
 @dataclass(frozen=True)
 class Result:
-    """One table with the targets it decides.
+    """One table with the claims that it decides.
 
     Args:
         name: of the benchmark, and of its files.
         title: of the table.
         rows: the table.
-        targets: the promises that the table decides.
+        claims: the claims that the table decides.
         notes: what was left out, and why; what the numbers are not.
         data: the sources of data that were used.
     """
@@ -54,7 +54,7 @@ class Result:
     name: str
     title: str
     rows: pd.DataFrame
-    targets: list[Target] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     data: list[Any] = field(default_factory=list)
 

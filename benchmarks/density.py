@@ -14,7 +14,7 @@ from lib.metrics import DensityMetric
 from lib.scores import GaussianMixtureScore, SphereScore
 from lib.solvers import Geodesic, gauss_newton, geodesic
 
-from . import ANGLE, Result, Target, cost, percent, sphere_ends, table
+from . import ANGLE, Claim, Result, cost, percent, sphere_ends, table
 
 # Means, standard deviations, ends: a valley between two hills, hills on a ring, a detour over
 # unequal hills.
@@ -66,7 +66,7 @@ def on_sphere(quick: bool = False) -> Result:
         "Density metric on the sphere, 2 rad, T = 50",
         frame,
         [
-            Target(
+            Claim(
                 "sigma 0.05 solved by annealing (energy within 0.1 %)",
                 f"{percent(worst)}, {int(annealed.batches.max())} batches at most",
                 worst <= 1e-3 and bool(annealed.converged.all()),
@@ -113,7 +113,7 @@ def mixtures(quick: bool = False) -> Result:
         "Density metric, alpha 1, three mixtures in the plane",
         frame,
         [
-            Target(
+            Claim(
                 "within 1 % of the grid's shortest path on three mixtures",
                 ", ".join(f"{k} {percent(v)}" for k, v in best.items()),
                 bool((best.abs() <= 0.01).all()),

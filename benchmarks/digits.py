@@ -10,7 +10,7 @@ from lib.metrics import SteinMetric
 from lib.scores import EmpiricalScore
 from lib.solvers import GaussNewton, Portfolio, geodesic
 
-from . import Result, Target, cost, table
+from . import Claim, Result, cost, table
 
 POINTS = 25
 # degrees
@@ -73,7 +73,7 @@ def alone(quick: bool = False) -> Result:
         )
     frame = table(rows)
     good = int((frame["line / geodesic"] >= 8).sum())
-    target = Target(
+    claim = Claim(
         "error at least 8 times below the line's for ≥ 8 of 10",
         f"{good} of {len(frame)}",
         good >= 8,
@@ -81,7 +81,7 @@ def alone(quick: bool = False) -> Result:
     title = (
         "Scikit-learn's digits turned by 90°, exact score of their turns: error to the true turn"
     )
-    return Result("digits", title, frame, [target], data=[source.source])
+    return Result("digits", title, frame, [claim], data=[source.source])
 
 
 def mnist(quick: bool = False) -> Result:
@@ -136,7 +136,7 @@ def mnist(quick: bool = False) -> Result:
         f"{len(crowd)} images of {source.source.name}, turned by 90°: error to the true turn",
         frame,
         [
-            Target(
+            Claim(
                 "the reference errors for 0, 2, 3, 4, 5, 8 to a factor of two, from the graph "
                 "(either schedule)",
                 reached,

@@ -19,7 +19,7 @@ from diffusers import DiffusionPipeline
 from lib.scores import PipelineScore, from_pipeline
 from lib.scores.families import Text, family_of
 
-from . import Result, Target, latent, percent, table
+from . import Claim, Result, latent, percent, table
 from .latent import STEPS, Setting
 from .stable_diffusion import LARGE, large_pipeline
 
@@ -113,14 +113,14 @@ def true_size(quick: bool = False) -> Result:
             continue
         rows += compared(version, sampling, geodesic)
         worst = max(worst, geodesic["peak, GB"] / sampling["peak, GB"] - 1)
-    target = Target(
+    claim = Claim(
         "a geodesic takes no more memory than sampling (within 5 %)",
         f"{percent(worst)} more at most" if rows else "not measured",
         len(rows) == 2 * len(LARGE) and worst <= 0.05,
     )
     size = "true size" if setting.narrow == 1 else f"widths divided by {setting.narrow}"
     title = f"Larger models, {size}, random weights, {setting.size}×{setting.size} pixels, bf16"
-    return Result("large", title, table(rows), [target], notes)
+    return Result("large", title, table(rows), [claim], notes)
 
 
 def explanations(setting: Setting) -> list[str]:

@@ -18,7 +18,7 @@ from lib.metrics import DensityMetric, ScoreMetric, SteinMetric
 from lib.scores import Score, load
 from lib.solvers import GaussNewton, gauss_newton, geodesic
 
-from . import Result, Target, table
+from . import Claim, Result, table
 
 TOLERANCE = 1e-4
 # of the last level, relative to the model's own
@@ -100,9 +100,9 @@ def ablation(quick: bool = False) -> Result:
     frame = table(rows)
     default = frame[frame.variant == "default"]
     share = default.converged.mean()
-    target = Target("95 % of the default's paths converge", f"{100 * share:.0f} %", share >= 0.95)
+    claim = Claim("95 % of the default's paths converge", f"{100 * share:.0f} %", share >= 0.95)
     title = f"Learned scores: {pairs} pairs of draws, tolerance {TOLERANCE:g}"
-    return Result("ablation_learned", title, frame, [target])
+    return Result("ablation_learned", title, frame, [claim])
 
 
 def noise_floor(quick: bool = False) -> Result:
@@ -123,13 +123,13 @@ def noise_floor(quick: bool = False) -> Result:
             rows.append({"model": model, "metric": name, "relative noise": error})
     frame = table(rows)
     worst = frame["relative noise"].max()
-    target = Target(
+    claim = Claim(
         f"the noise of float32 stays below {FLOOR:g}, the least sensible tolerance",
         f"{worst:.1e}",
         worst < FLOOR,
     )
     title = "Noise of the energy of a straight line through a float32 network"
-    return Result("noise_floor", title, frame, [target])
+    return Result("noise_floor", title, frame, [claim])
 
 
 def energy(metric: ScoreMetric, points: Tensor) -> Tensor:

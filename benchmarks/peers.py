@@ -26,7 +26,7 @@ from lib.scores import SphereScore
 from lib.solvers import FunctionalGradient, GaussNewton, Georce, Relaxation, Shooting, geodesic
 from lib.solvers.base import Solver
 
-from . import Result, Target, fine_energy, sphere_ends, table
+from . import Claim, Result, fine_energy, sphere_ends, table
 
 INSTALL = "pip install --no-deps stochman geomstats joblib"
 OURS = "gauss_newton"
@@ -248,7 +248,7 @@ def first_order(quick: bool = False) -> Result:
     """Every method on three problems: cost and re-measured energy."""
     rows = []
     notes = []
-    targets = []
+    claims = []
     for problem in PROBLEMS:
         if quick:
             problem = replace(problem, dim=3, points=17)
@@ -264,12 +264,12 @@ def first_order(quick: bool = False) -> Result:
             f"of the others: {cheapest(problem, others)}"
         )
         if problem.lam > 0:
-            targets.append(target(problem, traces))
+            claims.append(claim(problem, traces))
     title = (
         "Gauss–Newton against first-order methods: unit sphere, 2 rad, "
         "cost = score evaluations + derivatives"
     )
-    return Result("first_order", title, table(rows), targets, notes)
+    return Result("first_order", title, table(rows), claims, notes)
 
 
 def methods_of(
@@ -327,7 +327,7 @@ def cheapest(problem: Problem, traces: dict[str, Trace]) -> str:
     return "none" if name is None else f"{name} {costs[name]:.0f}"
 
 
-def target(problem: Problem, traces: dict[str, Trace]) -> Target:
+def claim(problem: Problem, traces: dict[str, Trace]) -> Claim:
     """Against the first-order method of least energy: its cost, and ours when it passes below."""
     best = {name: float(trace.curve[1][-1]) for name, trace in traces.items()}
     first_order = [name for name in traces if name.startswith(FIRST_ORDER)]
@@ -343,7 +343,7 @@ def target(problem: Problem, traces: dict[str, Trace]) -> Target:
     else:
         factor = cost / costs[name]
         reached += f"{name} is below that after {costs[name]:.0f}, {factor:.3g} times fewer"
-    return Target(
+    return Claim(
         f"{problem.name}: 20 times fewer evaluations than the best first-order method, at lower "
         "energy",
         reached,

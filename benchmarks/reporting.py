@@ -31,7 +31,7 @@ def show(console: Console, result: Result) -> None:
             grid.add_row(*map(cell, row))
         console.print(grid, markup=False)
     notes = [f"note: {note}" for note in result.notes]
-    for line in [*map(str, result.targets), *notes]:
+    for line in [*map(str, result.claims), *notes]:
         console.print(line, highlight=False, markup=False)
     console.print()
 
@@ -46,11 +46,11 @@ def cell(value: object) -> str:
 
 
 def keep(result: Result, folder: Path, settings: Mapping[str, object]) -> None:
-    """Write the table, and beside it the targets, the notes and the settings."""
+    """Write the table, and beside it the claims, the notes and the settings."""
     figures.save_results(result.name, result.rows, folder=folder)
     verdict = {
         "title": result.title,
-        "targets": [vars(target) for target in result.targets],
+        "claims": [vars(claim) for claim in result.claims],
         "notes": result.notes,
         "settings": dict(settings),
         "data": result.data,

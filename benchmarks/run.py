@@ -1,4 +1,4 @@
-"""`make bench`: measure everything that was promised, print tables and PASS or MISSED, keep them.
+"""`make bench`: measure, print tables and which claims PASS or FAIL, and store all of it.
 
     python -m benchmarks.run --only accuracy,memory --out build/benchmarks
 
@@ -50,26 +50,26 @@ def main(
     out: Annotated[Path, typer.Option(help="folder for the numbers")] = Path("build/benchmarks"),
     threads: Annotated[int, typer.Option(help="threads of torch", min=1)] = 1,
 ) -> None:
-    """Run the benchmarks and say which promises are kept."""
+    """Run the benchmarks and say which claims hold."""
     given = [name.strip() for name in only.split(",") if name.strip()]
     names = [checks.choice("benchmark", name, BENCHMARKS) for name in given]
     torch.set_num_threads(threads)
     console = reporting.console()
     began = time.perf_counter()
-    targets = []
+    claims = []
     for name in names or BENCHMARKS:
         result = measure(name)
-        targets += result.targets
+        claims += result.claims
         reporting.show(console, result)
         reporting.keep(result, out, {"benchmark": name, "threads": threads})
-    console.rule("promises")
-    for target in targets:
-        style = "green" if target.met else "bold red"
-        console.print(str(target), style=style, highlight=False, markup=False)
-    met = sum(target.met for target in targets)
+    console.rule("claims")
+    for claim in claims:
+        style = "green" if claim.met else "bold red"
+        console.print(str(claim), style=style, highlight=False, markup=False)
+    met = sum(claim.met for claim in claims)
     seconds = time.perf_counter() - began
     console.print(
-        f"{met} of {len(targets)} kept; {seconds:.0f} s; numbers in {out}", highlight=False
+        f"{met} of {len(claims)} hold; {seconds:.0f} s; numbers in {out}", highlight=False
     )
 
 

@@ -21,8 +21,8 @@ from lib.solvers import GaussNewton, Geodesic, geodesic, shoot
 
 from . import (
     ANGLE,
+    Claim,
     Result,
-    Target,
     cost,
     fine_energy,
     order,
@@ -73,13 +73,13 @@ def accuracy(quick: bool = False) -> Result:
         "Unit sphere, sigma 0.1, 2 rad, T = 50, straight start",
         frame,
         [
-            Target(
+            Claim(
                 "≤ 20 score batches (aim 12) for every d and lam, degree 2",
                 f"at most {most}",
                 most <= 20,
             ),
-            Target("the aim: ≤ 12 score batches", f"at most {most}", most <= 12),
-            Target(
+            Claim("≤ 12 score batches", f"at most {most}", most <= 12),
+            Claim(
                 "energy within 0.1 % of the exact geodesic's, own and fine quadrature, degree 2",
                 percent(worst),
                 worst <= 1e-3,
@@ -114,13 +114,13 @@ def convergence(quick: bool = False) -> Result:
         "Observed order in 1/T (d = 3)",
         frame,
         [
-            Target(
+            Claim(
                 "second order with degree 1 (mean of the last two refinements, lam 1)",
                 f"{last[1.0, 1]:.2f}",
                 last[1.0, 1] >= 1.8,
             ),
-            Target(
-                "the aim: fourth order with degree 2 (lam 1)",
+            Claim(
+                "fourth order with degree 2 (lam 1)",
                 f"{last[1.0, 2]:.2f}",
                 last[1.0, 2] >= 3.8,
             ),
@@ -202,12 +202,12 @@ def memory(quick: bool = False) -> Result:
         "Memory and cost (one thread, medians of five)",
         table(rows),
         [
-            Target(
+            Claim(
                 f"peak memory below 1.5 GB at d = {dim}, T = 64",
                 f"{peak / 1e9:.2f} GB, {(peak - before) / 1e9:.2f} GB above the imports",
                 peak < 1.5e9,
             ),
-            Target(
+            Claim(
                 "linear in d and in pairs: a doubling costs at most 2.3 times, over four of them",
                 f"{by_dim:.2f} and {by_pairs:.2f} times",
                 max(by_dim, by_pairs) <= 2.3,
@@ -288,13 +288,13 @@ def sharing(quick: bool = False) -> Result:
             "time, relative": time_ratio(solve_alone, solve_together, 3),
         },
     ]
-    target = Target(
+    claim = Claim(
         "a batch gives what the pairs give one by one",
         f"largest difference {difference:.1e}",
         difference < 1e-8,
     )
     title = f"{pairs} pairs, 0.5 to 2.5 rad apart, together or one by one (d = {dim})"
-    return Result("sharing", title, table(rows), [target])
+    return Result("sharing", title, table(rows), [claim])
 
 
 def trade(quick: bool = False) -> Result:
@@ -374,9 +374,9 @@ def initial_value(quick: bool = False) -> Result:
         "Initial value problem, Gaussian mixture in R^4, RK4 with 100 steps; exp by dopri5",
         frame,
         [
-            Target("1e-6 against autodiff's Christoffel symbols", f"{gap:.1e}", gap <= 1e-6),
-            Target("speed conserved to 1e-6", f"{drift:.1e}", drift <= 1e-6),
-            Target("exp∘log to 1e-5", f"{miss:.1e}", miss <= 1e-5),
+            Claim("1e-6 against autodiff's Christoffel symbols", f"{gap:.1e}", gap <= 1e-6),
+            Claim("speed conserved to 1e-6", f"{drift:.1e}", drift <= 1e-6),
+            Claim("exp∘log to 1e-5", f"{miss:.1e}", miss <= 1e-5),
         ],
     )
 

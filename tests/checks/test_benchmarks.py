@@ -10,8 +10,8 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks import (
+    Claim,
     Result,
-    Target,
     fine_energy,
     large,
     latent,
@@ -46,8 +46,8 @@ def test_runs_small_and_keeps_its_numbers(name, tmp_path):
 @pytest.mark.parametrize(
     "name", ["accuracy", "density_sphere", "density_mixtures", "initial_value"]
 )
-def test_small_runs_keep_their_promises(name):
-    assert all(target.met for target in small(name).targets)
+def test_the_claims_hold_in_small_runs(name):
+    assert all(claim.met for claim in small(name).claims)
 
 
 def test_fine_energy_of_the_exact_path_is_the_exact_energy():
@@ -97,7 +97,7 @@ def test_a_large_model_that_fails_is_named_and_the_other_is_kept(monkeypatch):
     result = large.true_size()
     assert list(result.rows["peak, GB"]) == [2.0, 3.0]
     assert "SDXL" in result.notes[-1]
-    assert not result.targets[0].met and "50 %" in result.targets[0].reached
+    assert not result.claims[0].met and "50 %" in result.claims[0].reached
 
 
 def test_a_latent_side_that_fails_is_named_and_the_others_are_kept(monkeypatch):
@@ -145,8 +145,8 @@ def test_a_path_that_misses_the_end_has_no_energy():
 
 
 def test_command(tmp_path, monkeypatch):
-    targets = [Target("x", "1", True), Target("y", "2", False)]
-    result = Result("tiny", "t", table([{"a": 1.0, "b": math.nan}]), targets, ["left out: z"])
+    claims = [Claim("x", "1", True), Claim("y", "2", False)]
+    result = Result("tiny", "t", table([{"a": 1.0, "b": math.nan}]), claims, ["left out: z"])
     monkeypatch.setattr(run, "BENCHMARKS", {"tiny": lambda quick: result})
     threads = torch.get_num_threads()
     try:
@@ -154,7 +154,7 @@ def test_command(tmp_path, monkeypatch):
     finally:
         torch.set_num_threads(threads)
     assert done.exit_code == 0
-    for text in ("PASS  x: 1", "MISSED  y: 2", "note: left out: z", "1 of 2 kept"):
+    for text in ("PASS  x: 1", "FAIL  y: 2", "note: left out: z", "1 of 2 hold"):
         assert text in done.output
     assert (tmp_path / "tiny.csv").exists()
     assert CliRunner().invoke(run.app, ["--only", "tyni"]).exit_code != 0
