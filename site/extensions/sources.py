@@ -1,6 +1,7 @@
 """The notebooks as sources of the site, mirrored there: Sphinx takes no pages from elsewhere.
 
-A notebook that `make figures` has executed is shown so, another one as it is committed.
+A notebook that `make figures` has executed is shown so, another one as it is committed. The mirror
+lies one folder deeper than the notebooks, so a link to a file of the repository gets one more step.
 """
 
 import zlib
@@ -25,10 +26,15 @@ def shown(notebook: Path) -> str:
     return notebook.read_text(encoding="utf-8")
 
 
+def deeper(text: str) -> str:
+    """The text of a notebook file whose Markdown links start one folder further down."""
+    return text.replace("](../", "](../../")
+
+
 def mirror(app, config) -> None:
     """Write what is new or changed, delete what is gone; what is as before is not read again."""
     MIRROR.mkdir(exist_ok=True)
-    texts = {path.name: shown(path) for path in notebooks(NOTEBOOKS)}
+    texts = {path.name: deeper(shown(path)) for path in notebooks(NOTEBOOKS)}
     for path in MIRROR.iterdir():
         if path.name not in texts:
             path.unlink()
