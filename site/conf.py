@@ -27,7 +27,7 @@ extensions = [
     "sphinx_design",
     "sphinx_copybutton",
     "sources",
-    "readme",
+    "excerpts",
     "captions",
     "mentions",
     "literal",
