@@ -252,8 +252,8 @@ def _video(path: Path) -> Iterator[Image.Image]:
             found, pixels = film.read()
         if count == 0:
             raise ValueError(
-                "no frame can be decoded: turn it into pictures (ffmpeg -i FILE FOLDER/%05d.png) "
-                "and name their folder, or"
+                "no frame can be decoded (ffmpeg -i FILE FOLDER/%05d.png may make pictures of it, "
+                "whose folder can be read)"
             )
     if count < announced:
         warnings.warn(f"{path.name} ends after {count} of {announced} frames", stacklevel=4)

@@ -1,8 +1,9 @@
-"""Points of whatever model in a figure: decoded latents, pixels, or dots in the plane."""
+"""Points of whatever model: own images as points, points in a figure."""
 
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
+import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -11,6 +12,9 @@ from lib import latents
 from lib.scores import PipelineScore, Score
 
 from . import figures, gallery
+from .images import read, read_folder
+from .names import find
+from .pair_folders import read_pairs
 
 
 def pictures(score: Score, points: Float[Tensor, "*batch_event"]) -> Tensor | None:
@@ -20,6 +24,43 @@ def pictures(score: Score, points: Float[Tensor, "*batch_event"]) -> Tensor | No
     if len(score.event_shape) == 3 and score.event_shape[0] in (1, 3):
         return points
     return None
+
+
+def own_pairs(
+    source: str, score: Score, *, count: int | None = None
+) -> tuple[Float[Tensor, "pairs *event"], Float[Tensor, "pairs *event"]]:
+    """First and last points of pairs of own images.
+
+    Args:
+        source: A table of pairs (`read_pairs`), or a folder of images, of which each two in the
+            order of their names are a pair.
+        score: Of the model whose points they become.
+        count: Pairs that are taken, the first ones; all if None.
+
+    Raises:
+        FileNotFoundError: There is no such table, folder or image.
+        ValueError: An image that cannot be read, or a table that is none.
+    """
+    place = find(source)
+    latent = isinstance(score, PipelineScore)
+    channels, *size = (3, *score.image_size) if latent else score.event_shape
+    shape = {"size": tuple(size), "channels": channels}
+    if place.is_dir():
+        images = read_folder(place, **shape)
+        sides = (images[0::2], images[1::2])
+    else:
+        pairs = read_pairs(place)
+        sides = [
+            torch.stack([read(path, **shape) for path in side]) for side in (pairs.start, pairs.end)
+        ]
+    # the last of an odd number has no partner
+    whole = len(sides[1])
+    if whole == 0:
+        raise ValueError(f"{source} holds one image; two make a pair")
+    start, end = (side[: min(whole, count or whole)] for side in sides)
+    if latent:
+        return latents.encode(score, start), latents.encode(score, end)
+    return start, end
 
 
 def draw_rows(

@@ -35,8 +35,6 @@ LISTS = {"image_paths": ("start", "end"), "prompts": ("prompt", "end_prompt")}
 OWN_NAMES = {other: name for name, others in COLUMNS.items() for other in others}
 MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
@@ -88,7 +86,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
 
 
 def read_text(path: Path) -> str:
-    """A text in UTF-8, UTF-16, UTF-32 or, with a warning, cp1252; its lines ended by \\n.
+    """A text in UTF-8, UTF-16 or, with a warning, cp1252; its lines ended by \\n.
 
     Raises:
         ValueError: it is in none of these.

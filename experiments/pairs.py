@@ -5,14 +5,12 @@
 A run that was cut short goes on where it was: a pair whose frames are whole is not made again.
 """
 
-import ast
-import copy
 import json
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,38 +22,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lib import checks, latents
-from lib.methods.baselines import INTERPOLATIONS
-from lib.methods.interpolate import interpolate, keyword_names
-from lib.methods.presets import METHODS
+from lib.methods.interpolate import interpolate
 from lib.scores import PipelineScore, ProductScore, Score
-from lib.scores.base import Counter
 from lib.scores.pipeline import in_words
-from lib.solvers import geodesic
-from lib.solvers.solve import SOLVERS
 
-from .command import (
-    Assignments,
-    Device,
-    Dtype,
-    Fit,
-    MicroBatch,
-    Model,
-    Offload,
-    Revision,
-    Sigma,
-    Size,
-    Slicing,
-    Tiling,
-    Variant,
-    load_model,
-    run,
-)
+from .command import Methods, Options, listed, run, with_options
 from .evaluation import evaluate, load_lpips, mse, path_log_density, summary
 from .evaluation.frames import Distance
 from .figures import plain, save_results
-from .names import folder_name
 from .pair_folders import Pairs, read_pairs
-from .run_page import Item, row_name, write_page
+from .plans import Plan, method_plan, most_evaluations
+from .run_page import Item, not_converged, row_name, write_page
 from .stored_frames import (
     animate,
     checksum,
@@ -72,12 +49,6 @@ __all__ = ["Pairs", "animate", "load_frames", "read_pairs", "run_pairs", "what_i
 WRITTEN = ("frames", "animations", "table.csv", "summary.csv", "settings.json", "run.html")
 # Their scores are asked without saying whose points they are: one pair a batch
 ONE_BY_ONE = ("georce", "shooting", "spacetime")
-# What a path between two prompts is found under
-PROMPTS = ("none", "product", "moving")
-# The paper's direction is a difference of predictions with and without a prompt
-OWN_PROMPTS = {"yu2025": "moving"}
-
-Plan = dict[str, tuple[str, dict[str, Any]]]
 
 
 def run_pairs(
@@ -144,10 +115,8 @@ def run_pairs(
     if distances is None:
         distances = _default_distances()
     checks.count("batch", batch)
-    checks.count("frames", frames, least=3)
-    checks.choice("prompts", prompts, PROMPTS)
     plan = method_plan(methods, settings or {}, prompts)
-    run = _prepare(score, pairs, plan, Path(out), frames, prompts, density_sigma)
+    run = _Run(score, pairs, plan, Path(out), frames, prompts, density_sigma)
     _check_columns(pairs, distances)
     require_own_folder(run.out, WRITTEN)
     total = len(run.plan) * len(pairs)
@@ -164,9 +133,14 @@ def run_pairs(
                     animate(run.place(label, i), run.animation(label, i))
     save_results("table", table, folder=run.out)
     save_results("summary", summary(table), folder=run.out)
-    used = {"methods": run.plan, "frames": frames, "prompts": prompts}
-    used |= {"density_sigma": run.density_sigma}
-    used |= {"distances": list(distances), "model": run.model}
+    used = {
+        "methods": run.plan,
+        "frames": frames,
+        "prompts": prompts,
+        "density_sigma": run.density_sigma,
+        "distances": list(distances),
+        "model": run.model,
+    }
     save_results("settings", json.loads(to_json(used)), folder=run.out)
     return table
 
@@ -183,11 +157,38 @@ class _Run:
     frames: int
     # of the density that all methods are measured under
     prompts: str
-    density_sigma: float
-    size: tuple[int, int]
-    model: dict[str, Any]
+    density_sigma: float | None
     # Checksums of both images of each pair
-    images: list[list[str]]
+    images: list[list[str]] = field(init=False)
+    model: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Hold model, images and prompts against one another, before any work."""
+        checks.count("frames", self.frames, least=3)
+        if not isinstance(self.score, PipelineScore):
+            raise TypeError(
+                "run_pairs wants the score of a latent text-to-image model (lib.scores.load), got "
+                f"{type(self.score).__name__}"
+            )
+        if self.score.event_shape is None:
+            raise ValueError(
+                "this model does not say how large its images are; load it with "
+                "size=(height, width)"
+            )
+        if self.density_sigma is None:
+            self.density_sigma = self.score.sigma
+        self.density_sigma = float(self.score.at(self.density_sigma).sigma)
+        self.images = []
+        for i, name in enumerate(self.pairs.name):
+            self.images.append(
+                [checksum(image) for image in self.pairs.images(i, self.score.image_size)]
+            )
+            try:
+                self.score.embed(_together([self.pairs.prompt[i]]))
+                self.score.embed(_together([self.pairs.end_prompt[i]]))
+            except ValueError as error:
+                raise ValueError(f"pair {name!r}: {error}") from error
+        self.model = model_name(self.score)
 
     def place(self, label: str, i: int) -> Path:
         return self.out / "frames" / label / self.pairs.name[i]
@@ -265,7 +266,7 @@ class _Run:
         prompts = settings["prompts"]
         settings = {name: value for name, value in settings.items() if name != "prompts"}
         score = self.density(rows, prompts)
-        images = [self.pairs.images(i, self.size) for i in rows]
+        images = [self.pairs.images(i, self.score.image_size) for i in rows]
         start = latents.encode(self.score, torch.stack([first for first, _ in images]))
         end = latents.encode(self.score, torch.stack([last for _, last in images]))
         begun = time.perf_counter()
@@ -300,41 +301,6 @@ class _Run:
             store(self.place(label, i), shown[k], self.inputs(label, i), result)
 
 
-def _prepare(
-    score: PipelineScore,
-    pairs: Pairs,
-    plan: Plan,
-    out: Path,
-    frames: int,
-    prompts: str,
-    density_sigma: float | None,
-) -> _Run:
-    """The run, once its model, images and prompts are known to fit."""
-    if not isinstance(score, PipelineScore):
-        raise TypeError(
-            "run_pairs wants the score of a latent text-to-image model (lib.scores.load), got "
-            f"{type(score).__name__}"
-        )
-    if score.event_shape is None:
-        raise ValueError(
-            "this model does not say how large its images are; load it with size=(height, width)"
-        )
-    density_sigma = float(score.sigma if density_sigma is None else score.at(density_sigma).sigma)
-    height, width = score.image_size
-    images = [
-        [checksum(image) for image in pairs.images(i, (height, width))] for i in range(len(pairs))
-    ]
-    for i, name in enumerate(pairs.name):
-        try:
-            score.embed(_together([pairs.prompt[i]]))
-            score.embed(_together([pairs.end_prompt[i]]))
-        except ValueError as error:
-            raise ValueError(f"pair {name!r}: {error}") from error
-    model = model_name(score)
-    size = (height, width)
-    return _Run(score, pairs, plan, out, frames, prompts, density_sigma, size, model, images)
-
-
 def _table_row(run: _Run, label: str, i: int, distances: Mapping[str, Distance]) -> dict[str, Any]:
     frames = {label: load_frames(run.place(label, i))[None]}
     measures = evaluate(frames, distances=distances).drop(columns=["method", "pair"]).iloc[0]
@@ -365,9 +331,8 @@ def what_it_costs(
 ) -> pd.DataFrame:
     """What `run_pairs` would do with these arguments, a row a method: nothing is written.
 
-    The evaluations are counted by each method itself, at work on a standard normal density in
-    place of the network. Those of a geodesic are of max_iter iterations, each as dear as its
-    second one: a path that converges earlier costs less.
+    The evaluations of a geodesic are of max_iter iterations (`experiments.plans`): a path that
+    converges earlier costs less.
 
     Returns:
         method, pairs (those still to be made), evaluations (of all of them together), without the
@@ -377,9 +342,9 @@ def what_it_costs(
         ValueError, TypeError: bad input, as `run_pairs` would refuse it.
     """
     plan = method_plan(methods, settings or {}, prompts)
-    run = _prepare(score, pairs, plan, Path(out), frames, prompts, density_sigma)
+    run = _Run(score, pairs, plan, Path(out), frames, prompts, density_sigma)
     rows = []
-    for label, (method, own) in plan.items():
+    for label, (method, own) in run.plan.items():
         missing = [i for i in range(len(pairs)) if not run.is_whole(label, i)]
         # a prompt that changes costs more
         examples = {run.changes(i): i for i in missing}
@@ -390,96 +355,6 @@ def what_it_costs(
         total = sum(each[run.changes(i)] for i in missing)
         rows.append({"method": label, "pairs": len(missing), "evaluations": total})
     return pd.DataFrame(rows)
-
-
-def most_evaluations(score: Score, method: str, settings: Mapping[str, Any], frames: int) -> int:
-    """The most evaluations of one path by a method of `interpolate`: see `what_it_costs`."""
-    counter = Counter()
-    parts = [copy.copy(part) for part in getattr(score, "scores", [score])]
-    for part in parts:
-        part.counter = counter
-        part.denoise_part = _standard_normal_mean
-    stand_in = ProductScore(parts) if isinstance(score, ProductScore) else parts[0]
-    ends = torch.randn(2, *score.event_shape, generator=torch.Generator().manual_seed(0))
-    own = {name: value for name, value in settings.items() if name != "prompts"}
-    if method in INTERPOLATIONS:
-        return interpolate(stand_in, *ends, method=method, frames=frames, **own).evaluations
-    counts = []
-    for iterations in (1, 2):
-        never = {"tol": 1e-12, "max_iter": iterations}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            made = interpolate(stand_in, *ends, method=method, frames=frames, **own | never)
-        counts.append(made.evaluations)
-    solver = own.get("solver", METHODS[method].on(score).solver)
-    solver = SOLVERS[solver]() if isinstance(solver, str) else solver
-    most = own.get("max_iter", solver.max_iter)
-    return counts[0] + (most - 1) * (counts[1] - counts[0])
-
-
-def _standard_normal_mean(x: Tensor, sigma: Tensor, *conditions: Tensor) -> Tensor:
-    """The posterior mean in noise sigma, without a network."""
-    return x / (1 + sigma.to(x).reshape(-1, *[1] * (x.ndim - 1)) ** 2)
-
-
-# ---- which methods, with which settings
-
-
-def method_plan(
-    methods: Sequence[str], settings: Mapping[str, Mapping[str, Any]], prompts: str
-) -> Plan:
-    """Each label with its method of `interpolate`, its settings and prompts, all names known."""
-    methods = [methods] if isinstance(methods, str) else list(methods)
-    if not methods or len(set(methods)) < len(methods):
-        raise ValueError(f"give one method or more, each once, got {', '.join(methods) or 'none'}")
-    for label in settings:
-        checks.choice("method in settings", label, methods)
-    plan = {}
-    for label in methods:
-        own = dict(settings.get(label, {}))
-        method = checks.choice("method", own.pop("method", label), [*METHODS, *INTERPOLATIONS])
-        for name in own:
-            checks.choice(f"setting of {label}", name, _setting_names(method) | {"prompts"})
-        own.setdefault("prompts", OWN_PROMPTS.get(method, prompts))
-        checks.choice(f"prompts of {label}", own["prompts"], PROMPTS)
-        plan[folder_name("a method", label)] = (method, own)
-    return plan
-
-
-def _setting_names(method: str) -> set[str]:
-    """What `interpolate` takes for this method."""
-    names = keyword_names(interpolate)
-    if method in METHODS:
-        names = [*names, *keyword_names(geodesic), *METHODS[method].metric_settings]
-    return set(names) - {"method", "frames", "callback"}
-
-
-def settings_from_text(assignments: Iterable[str], methods: Sequence[str]) -> dict[str, dict]:
-    """Settings as a command line has them.
-
-    Args:
-        assignments: "stein.lam=10" for one method, "flow_steps=20" for all; values as Python
-            writes them, else text.
-        methods: their names or labels.
-
-    Raises:
-        ValueError: no assignment, or another method.
-    """
-    settings: dict[str, dict[str, Any]] = {label: {} for label in methods}
-    for assignment in assignments:
-        place, equals, text = assignment.partition("=")
-        label, _, name = place.strip().rpartition(".")
-        if not equals or not name:
-            raise ValueError(
-                f"{assignment!r} is no setting; write name=value, or method.name=value"
-            )
-        try:
-            value = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError):
-            value = text.strip()
-        for one in [checks.choice("method", label, methods)] if label else methods:
-            settings[one][name] = value
-    return settings
 
 
 def _default_distances() -> dict[str, Distance]:
@@ -512,22 +387,20 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
+@with_options
 def command(
     source: Annotated[
         Path,
         typer.Argument(
             metavar="FOLDER",
-            help="pairs.csv, NAME_0.png and NAME_1.png, or subfolders of two images; or a table",
+            help="a table (pairs.csv), NAME_0.png and NAME_1.png, or subfolders of two images; or "
+            "the file of a table",
         ),
     ],
-    out: Annotated[
-        Path, typer.Option(help="frames and tables go here; what stands there is not made again")
-    ],
-    model: Model = "hands",
-    methods: Annotated[str, typer.Option(help="names with commas between")] = "lerp,slerp,stein",
+    options: Options,
+    methods: Methods = "lerp,slerp,stein",
     frames: Annotated[int, typer.Option(help="of a path, both ends included")] = 17,
     batch: Annotated[int, typer.Option(help="pairs at once")] = 8,
-    assignments: Assignments = None,
     prompts: Annotated[
         str,
         typer.Option(
@@ -535,77 +408,36 @@ def command(
             "of both (product), or one that moves along the path (moving)"
         ),
     ] = "none",
-    sigma: Sigma = None,
-    density_sigma: Annotated[
-        float | None, typer.Option(help="noise level of the log-density columns")
-    ] = None,
-    guidance: float = 1.0,
-    negative: str = "",
     gif: Annotated[bool, typer.Option("--gif", help="a file of each animation too")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="list pairs and costs, and make nothing")
-    ] = False,
-    fit: Fit = "crop",
-    size: Size = None,
-    revision: Revision = None,
-    variant: Variant = None,
-    dtype: Dtype = "float32",
-    device: Device = "cpu",
-    micro_batch: MicroBatch = 8,
-    offload: Offload = False,
-    attention_slicing: Slicing = False,
-    vae_tiling: Tiling = False,
 ) -> None:
     """Frames between the two images of every pair, by every method: files, tables and a page."""
-    names = [name.strip() for name in methods.split(",") if name.strip()]
-    settings = settings_from_text(assignments or [], names)
-    pairs = read_pairs(source, fit=fit)
-    score = load_model(
-        model,
-        revision=revision,
-        variant=variant,
-        dtype=dtype,
-        device=device,
-        size=size,
-        sigma=sigma,
-        micro_batch=micro_batch,
-        offload=offload,
-        attention_slicing=attention_slicing,
-        vae_tiling=vae_tiling,
-    )
-    score = score.prompted("", guidance=guidance, negative=negative)
+    names = listed(methods)
     wanted = {
         "frames": frames,
-        "settings": settings,
+        "settings": options.settings(names),
         "prompts": prompts,
-        "density_sigma": density_sigma,
+        "density_sigma": options.density_sigma,
     }
-    if dry_run:
-        costs = what_it_costs(score, pairs, names, out, **wanted)
+    pairs = read_pairs(source, fit=options.fit)
+    score = options.score()
+    if options.dry_run:
+        costs = what_it_costs(score, pairs, names, options.out, **wanted)
         _print_pairs(pairs, score)
         print("\nevaluations of the score for the pairs still to be made (geodesics: at max_iter)")
         print(costs.to_string(index=False))
         return
-    table = run_pairs(score, pairs, names, out, batch=batch, gif=gif, **wanted)
-    page = write_run_page(out)
-    print((out / "summary.csv").read_text(encoding="utf-8"), end="")
+    table = run_pairs(score, pairs, names, options.out, batch=batch, gif=gif, **wanted)
+    page = _write_page(options.out, table)
+    print(summary(table).to_string(index=False, float_format="{:.4g}".format))
     print("".join(f"{line}\n" for line in not_converged(table)), end="")
     print(
-        f"{len(pairs)} pairs, {len(names)} methods: {os.path.relpath(out / 'table.csv')}, "
+        f"{len(pairs)} pairs, {len(names)} methods: {os.path.relpath(options.out / 'table.csv')}, "
         f"{os.path.relpath(page)}"
     )
 
 
-def write_run_page(out: str | Path) -> Path:
-    """Write run.html of a finished run: strips, moving pictures, tables, settings in one file."""
-    out = Path(out)
-    table = pd.read_csv(
-        out / "table.csv", dtype={"pair": str}, keep_default_na=False, na_values=[""]
-    )
-    settings = json.loads((out / "settings.json").read_text(encoding="utf-8"))
-
-    means = pd.read_csv(out / "summary.csv")
-    means = means.pivot(index="method", columns="measure", values="estimate")
+def _write_page(out: Path, table: pd.DataFrame) -> Path:
+    means = summary(table).pivot(index="method", columns="measure", values="estimate")
 
     def items() -> Iterator[Item]:
         for pair, rows in table.groupby("pair", sort=False):
@@ -613,33 +445,17 @@ def write_run_page(out: str | Path) -> Path:
                 row_name(row.method, row.converged): load_frames(out / "frames" / row.method / pair)
                 for row in rows.itertuples()
             }
-            asked = rows[["prompt", "end_prompt"]].fillna("").iloc[0]
+            asked = rows[["prompt", "end_prompt"]].iloc[0]
             yield Item(pair, " → ".join(dict.fromkeys(asked)), frames, tuple(frames))
 
     return write_page(
-        out / "run.html",
+        out,
         title="Frames between pairs of images",
-        text=" ".join(not_converged(table)) or "Every geodesic converged.",
-        tables={
-            "Means over pairs": means.reset_index(),
-            "Every pair": table.drop(columns="settings"),
-        },
+        table=table,
+        means=means.rename_axis(columns=None).reset_index(),
         items=items(),
         count=table["pair"].nunique(),
-        settings=settings,
     )
-
-
-def not_converged(table: pd.DataFrame) -> list[str]:
-    """A sentence for each method some of whose geodesics did not converge."""
-    sentences = []
-    for label, rows in table.groupby("method", sort=False):
-        lost = int(rows["converged"].eq(False).sum())
-        if lost:
-            sentences.append(
-                f"{label}: {lost} of {len(rows)} geodesics did not converge (column converged)."
-            )
-    return sentences
 
 
 def _print_pairs(pairs: Pairs, score: PipelineScore) -> None:

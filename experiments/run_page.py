@@ -2,10 +2,10 @@
 
 import base64
 import io
-import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from jinja2 import Environment
+from markupsafe import Markup
 from torch import Tensor
 
 from lib.files import replacing
@@ -29,33 +30,35 @@ NOT_CONVERGED = "not converged"
 TEMPLATE = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title>
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 72em; padding: 0 1em }
-img { display: block; margin: 0.5em 0; max-width: 100% }
-div { overflow-x: auto }
-table { border-collapse: collapse; font-size: 0.85em }
+h1 { font-size: 1.6em; line-height: 1.2 }
+h2 { font-size: 1.2em; margin: 2em 0 0.5em }
+div { margin: 0.5em 0; overflow-x: auto }
+img { display: block; max-width: 100% }
+img.strip { max-width: none }
+table { border-collapse: collapse; font-size: 0.85em; font-variant-numeric: tabular-nums }
 td, th { border: 0; border-bottom: 1px solid #ccc; padding: 0.2em 0.7em; text-align: left }
-pre { font-size: 0.8em; overflow-x: auto }
+td { white-space: nowrap }
 </style>
 <h1>{{ title }}</h1>
 <p>{{ text }}</p>
-{% for name, table in tables.items() %}
-<h2>{{ name }}</h2>
-<div>{{ table }}</div>
-{% endfor %}
+{% if means is not none %}<div>{{ means }}</div>{% endif %}
 {% for item in items %}
 <h2>{{ item.name }}</h2>
 <p>{{ item.text }}</p>
-<img alt="frames of {{ item.name }}, a row a method" src="data:image/webp;base64,{{ item.strip }}">
+<div><img class="strip" alt="frames of {{ item.name }}, a row a method"
+src="data:image/webp;base64,{{ item.strip }}"></div>
 {% if item.gif %}
 <img alt="the same, moving" src="data:image/gif;base64,{{ item.gif }}">
 {% endif %}
 {% endfor %}
-{% if left_out %}<p>{{ left_out }} more are in the tables and folders of this run.</p>{% endif %}
-<h2>Settings</h2>
-<pre>{{ settings }}</pre>
+{% if left_out %}<p>{{ left_out }} more are in the table and folders of this run.</p>{% endif %}
+<h2>Table</h2>
+<div>{{ table }}</div>
+<details><summary>Settings</summary><div><pre>{{ settings }}</pre></div></details>
 </html>
 """
 
@@ -78,36 +81,32 @@ class Item:
 
 
 def write_page(
-    path: str | Path,
+    out: Path,
     *,
     title: str,
-    text: str,
-    tables: Mapping[str, pd.DataFrame],
+    table: pd.DataFrame,
+    means: pd.DataFrame | None,
     items: Iterable[Item],
     count: int,
-    settings: Mapping[str, Any],
 ) -> Path:
-    """Write the page of a run.
+    """Write run.html of a finished run.
 
     Args:
-        path: of the page.
-        title: above it.
-        text: below the title.
-        tables: heading → table.
+        out: folder of the run, with its settings.json.
+        title: above the page.
+        table: of the run.
+        means: a row a method, above the pictures; None for none.
         items: what is shown, a strip and a moving picture each; the first forty of them.
         count: how many items there are.
-        settings: of the run, as JSON knows them.
 
     Returns:
-        The path.
+        The path of the page.
 
     Raises:
         OSError: it cannot be written; what stood there is untouched.
     """
     shown = []
-    for item in items:
-        if len(shown) == MOST:
-            break
+    for item in islice(items, MOST):
         moving = {name: item.rows[name] for name in item.moving}
         gif = _gif(moving) if moving else ""
         shown.append({"name": item.name, "text": item.text, "strip": _strip(item.rows), "gif": gif})
@@ -116,16 +115,18 @@ def write_page(
         .from_string(TEMPLATE)
         .render(
             title=title,
-            text=text,
-            tables={name: _html(table) for name, table in tables.items()},
+            text=" ".join(not_converged(table)) or "Every geodesic converged.",
+            means=None if means is None else _html(means),
+            table=_html(table.drop(columns="settings")),
             items=shown,
             left_out=count - len(shown),
-            settings=json.dumps(settings, indent=1, ensure_ascii=False),
+            settings=(out / "settings.json").read_text(encoding="utf-8"),
         )
     )
-    with replacing(Path(path)) as (draft,):
+    path = out / "run.html"
+    with replacing(path) as (draft,):
         draft.write_text(page, encoding="utf-8", newline="\n")
-    return Path(path)
+    return path
 
 
 def row_name(method: str, converged: Any) -> str:
@@ -134,16 +135,23 @@ def row_name(method: str, converged: Any) -> str:
     return f"{method}\n({NOT_CONVERGED})" if lost else method
 
 
-class _Markup(str):
-    """Text that is HTML already."""
+def not_converged(table: pd.DataFrame) -> list[str]:
+    """A sentence for each method some of whose geodesics did not converge."""
+    sentences = []
+    for label, rows in table.groupby("method", sort=False):
+        lost = int(rows["converged"].eq(False).sum())
+        if lost:
+            sentences.append(
+                f"{label}: {lost} of {len(rows)} geodesics did not converge (column converged)."
+            )
+    return sentences
 
-    def __html__(self) -> str:
-        return str(self)
 
-
-def _html(table: pd.DataFrame) -> _Markup:
-    return _Markup(
-        table.to_html(index=False, border=0, na_rep="", float_format=lambda x: f"{x:.4g}")
+def _html(table: pd.DataFrame) -> Markup:
+    # pandas prints a None as such, but not what is no number
+    shown = table.fillna(float("nan"))
+    return Markup(
+        shown.to_html(index=False, border=0, na_rep="", float_format=lambda x: f"{x:.4g}")
     )
 
 

@@ -48,7 +48,7 @@ def store(
             to_pil_image(image).save(draft)
         sums = {name: sha256(draft) for name, draft in zip(names, pictures, strict=True)}
         content = {"inputs": inputs, "files": sums, "result": result}
-        record.write_text(to_json(content), encoding="utf-8")
+        record.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def stored(place: Path, inputs: str | None = None) -> dict[str, Any] | None:

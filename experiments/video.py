@@ -29,29 +29,13 @@ from lib.scores import PipelineScore
 from lib.solvers import shoot
 from lib.video import deviation, velocity
 
-from .command import (
-    Assignments,
-    Device,
-    Dtype,
-    Fit,
-    MicroBatch,
-    Model,
-    Offload,
-    Revision,
-    Sigma,
-    Size,
-    Slicing,
-    Tiling,
-    Variant,
-    load_model,
-    run,
-)
+from .command import Methods, Options, listed, run, with_options
 from .evaluation import path_log_density, psnr
 from .figures import plain, save_results
 from .images import read_frames
 from .names import fitting_names
-from .pairs import method_plan, most_evaluations, not_converged, settings_from_text
-from .run_page import Item, row_name, write_page
+from .plans import method_plan, most_evaluations
+from .run_page import Item, not_converged, row_name, write_page
 from .stored_frames import (
     checksum,
     load_frames,
@@ -62,29 +46,11 @@ from .stored_frames import (
     to_json,
 )
 
-__all__ = ["Clip", "read_clips", "run_videos", "write_video_page"]
+__all__ = ["Clip", "read_clips", "run_videos"]
 
 WRITTEN = ("frames", "next", "table.csv", "settings.json", "run.html")
 # The row of the video itself, as the autoencoder shows it
 VIDEO = "video"
-COLUMNS = (
-    "method",
-    "video",
-    "off_in_step",
-    "off_matched",
-    "log_density_mean",
-    "log_density_dip",
-    "psnr",
-    "next_psnr",
-    "still_psnr",
-    "converged",
-    "next_converged",
-    "evaluations",
-    "next_evaluations",
-    "next_frames",
-    "seconds",
-    "settings",
-)
 # What shoots where another method interpolates
 BEYOND = {"lerp": "straight"}
 
@@ -197,6 +163,7 @@ def run_videos(
     plan = {VIDEO: (VIDEO, {})}
     plan |= method_plan([name for name in methods if name != VIDEO], settings or {}, "none")
     level = score.at(score.sigma if density_sigma is None else density_sigma)
+    run = _Run(score, level, last, steps)
     require_own_folder(out, WRITTEN)
     model = model_name(score)
     rows = []
@@ -209,13 +176,13 @@ def run_videos(
                 inputs = checksum([*asked, score.settings])
                 result = _stored(out, label, clip.name, inputs)
                 if result is None:
-                    shown, following, result = _made(score, level, clip, method, own, last, steps)
+                    shown, following, result = run.made(clip, method, own)
                     if len(following):
                         store(out / "next" / label / clip.name, following, inputs, {})
                     store(out / "frames" / label / clip.name, shown, inputs, result)
                 rows.append({"method": label, "video": clip.name, **result})
                 bar.update()
-    table = pd.DataFrame(rows)[list(COLUMNS)]
+    table = pd.DataFrame(rows)
     save_results("table", table, folder=out)
     used = {
         "methods": plan,
@@ -223,8 +190,8 @@ def run_videos(
         "last": last,
         "steps": steps,
         "model": model,
+        "prompt": score.settings["prompt"],
     }
-    used |= {"prompt": score.settings["prompt"]}
     save_results("settings", json.loads(to_json(used)), folder=out)
     return table
 
@@ -237,126 +204,90 @@ def _stored(out: Path, label: str, name: str, inputs: str) -> dict[str, Any] | N
     return None if stored(out / "next" / label / name, inputs) is None else result
 
 
-def _made(
-    score: PipelineScore,
-    level: PipelineScore,
-    clip: Clip,
-    method: str,
-    settings: dict[str, Any],
-    last: int,
-    steps: int,
-) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Frames between the ends, frames beyond (the last one among them), and what is measured."""
-    z = latents.encode(score, clip.frames)[None]
-    ahead = len(clip.following)
-    begun = time.perf_counter()
-    converged = None
-    evaluations = 0
-    used = {}
-    if method == VIDEO:
-        path = z
-    else:
-        made = interpolate(score, z[:, 0], z[:, -1], method=method, frames=z.shape[1], **settings)
-        path = made.frames
-        evaluations = made.evaluations
-        used = made.settings
-        converged = None if made.path is None else bool(made.path.converged[0])
-    beyond = _beyond(score, z, method, settings, ahead, last, steps)
-    seconds = time.perf_counter() - begun
-    off = deviation(path, z)
-    density = path_log_density(level, path)
-    shown = latents.decode(score, path[0])
-    following = clip.frames[:0] if beyond is None else latents.decode(score, beyond.frames[0])
-    if method == VIDEO and ahead:
-        following = torch.cat([clip.frames[-1:], clip.following])
-    result = {
-        "off_in_step": _inner_rms(off.equal),
-        "off_matched": _inner_rms(off.matched),
-        "log_density_mean": float(density.mean),
-        "log_density_dip": float(density.dip),
-        "psnr": float(psnr(shown[1:-1], clip.frames[1:-1]).mean()),
-        "converged": converged,
-        "evaluations": evaluations,
-        "seconds": seconds,
-        "next_frames": len(following),
-        "still_psnr": None,
-        "next_psnr": None,
-        "next_converged": None,
-        "next_evaluations": None,
-        "settings": json.dumps(plain(used)),
-    }
-    if ahead:
+@dataclass(frozen=True)
+class _Run:
+    score: PipelineScore
+    # the score at the noise level of the log-density
+    level: PipelineScore
+    last: int
+    steps: int
+
+    def made(
+        self, clip: Clip, method: str, settings: dict[str, Any]
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Frames between the ends, frames beyond (the last one among them), what is measured."""
+        z = latents.encode(self.score, clip.frames)[None]
+        begun = time.perf_counter()
+        if method == VIDEO:
+            made = None
+            path = z
+        else:
+            given = {"method": method, "frames": z.shape[1], **settings}
+            made = interpolate(self.score, z[:, 0], z[:, -1], **given)
+            path = made.frames
+        beyond = self.beyond(z, method, settings, len(clip.following))
+        seconds = time.perf_counter() - begun
+        off = deviation(path, z)
+        density = path_log_density(self.level, path)
+        shown = latents.decode(self.score, path[0])
+        following = clip.frames[:0]
+        if beyond is not None:
+            following = latents.decode(self.score, beyond.frames[0])
+        elif method == VIDEO and len(clip.following):
+            following = torch.cat([clip.frames[-1:], clip.following])
         still = clip.frames[-1:].expand_as(clip.following)
-        result["still_psnr"] = float(psnr(still, clip.following).mean())
-    if beyond is not None:
-        result["next_psnr"] = float(psnr(following[1:], clip.following).mean())
-        result["next_evaluations"] = beyond.evaluations
-        if beyond.path is not None:
-            result["next_converged"] = bool(beyond.path.converged[0])
-    return shown, following, result
+        result = {
+            "off_in_step": _inner_rms(off.equal),
+            "off_matched": _inner_rms(off.matched),
+            "log_density_mean": float(density.mean),
+            "log_density_dip": float(density.dip),
+            "psnr": _mean_psnr(shown[1:-1], clip.frames[1:-1]),
+            "next_psnr": None if beyond is None else _mean_psnr(following[1:], clip.following),
+            "still_psnr": _mean_psnr(still, clip.following),
+            "converged": _converged(made),
+            "next_converged": _converged(beyond),
+            "evaluations": 0 if made is None else made.evaluations,
+            "next_evaluations": None if beyond is None else beyond.evaluations,
+            "next_frames": len(following),
+            "seconds": seconds,
+            "settings": json.dumps({} if made is None else plain(made.settings)),
+        }
+        return shown, following, result
+
+    def beyond(
+        self, z: Tensor, method: str, settings: Mapping[str, Any], ahead: int
+    ) -> Frames | None:
+        """Frames that go on from the end of a video; None where the method has no such thing."""
+        method = BEYOND.get(method, method)
+        shoots = method in METHODS and METHODS[method].form is not None
+        if ahead == 0 or not (shoots or method in EXTRAPOLATIONS):
+            return None
+        given = {"method": method, "frames": ahead + 1}
+        names = {*keyword_names(extrapolate), *keyword_names(shoot)} - {"method", "tol"}
+        if shoots:
+            given["steps"] = self.steps * ahead
+            names |= METHODS[method].metric_settings.keys()
+        given |= {name: value for name, value in settings.items() if name in names}
+        speed = velocity(z, last=min(self.last, z.shape[1]))
+        try:
+            return extrapolate(self.score, z[:, -1], ahead * speed, **given)
+        except ArithmeticError as error:
+            warnings.warn(f"{method} does not go on beyond the video: {error}", stacklevel=2)
+            return None
 
 
-def _beyond(
-    score: PipelineScore,
-    z: Tensor,
-    method: str,
-    settings: Mapping[str, Any],
-    ahead: int,
-    last: int,
-    steps: int,
-) -> Frames | None:
-    """Frames that go on from the end of a video; None where the method has no such thing."""
-    method = BEYOND.get(method, method)
-    shoots = method in METHODS and METHODS[method].form is not None
-    if ahead == 0 or not (shoots or method in EXTRAPOLATIONS):
-        return None
-    own = {"steps": steps * ahead} if shoots else {}
-    names = {*keyword_names(extrapolate), *keyword_names(shoot)} - {"method", "tol"}
-    if shoots:
-        names |= METHODS[method].metric_settings.keys()
-    own |= {name: value for name, value in settings.items() if name in names}
-    speed = velocity(z, last=min(last, z.shape[1]))
-    wanted = {"method": method, "frames": ahead + 1, **own}
-    try:
-        return extrapolate(score, z[:, -1], ahead * speed, **wanted)
-    except ArithmeticError as error:
-        warnings.warn(f"{method} does not go on beyond the video: {error}", stacklevel=2)
-        return None
+def _converged(made: Frames | None) -> bool | None:
+    """Whether the geodesic of one video converged; None where there is none."""
+    return None if made is None or made.path is None else bool(made.path.converged[0])
+
+
+def _mean_psnr(frames: Tensor, truth: Tensor) -> float | None:
+    return float(psnr(frames, truth).mean()) if len(truth) else None
 
 
 def _inner_rms(distances: Tensor) -> float:
     """Root mean square over the frames between the first and the last."""
     return float(distances[0, 1:-1].square().mean().sqrt())
-
-
-def write_video_page(out: str | Path) -> Path:
-    """Write run.html of a finished run: strips, moving pictures, table, settings in one file."""
-    out = Path(out)
-    text = {"dtype": {"video": str}, "keep_default_na": False, "na_values": [""]}
-    table = pd.read_csv(out / "table.csv", **text)
-    settings = json.loads((out / "settings.json").read_text(encoding="utf-8"))
-
-    def items() -> Iterator[Item]:
-        for video, rows in table.groupby("video", sort=False):
-            paths = {}
-            following = {}
-            for row in rows.itertuples():
-                name = row_name(row.method, row.converged)
-                paths[name] = load_frames(out / "frames" / row.method / video)
-                if row.next_frames:
-                    frames = load_frames(out / "next" / row.method / video)
-                    following[row_name(f"{row.method},\nnext", row.next_converged)] = frames
-            yield Item(video, settings["prompt"], paths | following, tuple(paths))
-
-    return write_page(
-        out / "run.html",
-        title="Videos against paths between their ends",
-        text=" ".join(not_converged(table)) or "Every geodesic converged.",
-        tables={"Every video and method": table.drop(columns="settings")},
-        items=items(),
-        count=table["video"].nunique(),
-        settings=settings,
-    )
 
 
 # ---- the command
@@ -365,16 +296,14 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
+@with_options
 def command(
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="CLIP…", help="videos, moving pictures or folders of frames"),
+        typer.Argument(metavar="CLIP", help="videos, moving pictures or folders of frames"),
     ],
-    out: Annotated[
-        Path, typer.Option(help="frames and table go here; what stands there is not made again")
-    ],
-    model: Model = "hands",
-    methods: Annotated[str, typer.Option(help="names with commas between")] = "lerp,stein,density",
+    options: Options,
+    methods: Methods = "lerp,stein,density",
     prompt: Annotated[str, typer.Option(help="what the videos show")] = "",
     frames: Annotated[int, typer.Option(help="of a video, both ends included")] = 13,
     ahead: Annotated[int, typer.Option(help="frames after it that are extrapolated")] = 4,
@@ -384,49 +313,19 @@ def command(
     ] = None,
     last: Annotated[int, typer.Option(help="frames that the velocity is fitted to")] = 3,
     steps: Annotated[int, typer.Option(help="Runge–Kutta steps an extrapolated frame")] = 8,
-    assignments: Assignments = None,
-    sigma: Sigma = None,
-    density_sigma: Annotated[
-        float | None, typer.Option(help="noise level of the log-density columns")
-    ] = None,
-    guidance: float = 1.0,
-    negative: str = "",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="list videos and costs, and make nothing")
-    ] = False,
-    fit: Fit = "crop",
-    size: Size = None,
-    revision: Revision = None,
-    variant: Variant = None,
-    dtype: Dtype = "float32",
-    device: Device = "cpu",
-    micro_batch: MicroBatch = 8,
-    offload: Offload = False,
-    attention_slicing: Slicing = False,
-    vae_tiling: Tiling = False,
 ) -> None:
     """Is a video a geodesic? Deviation, density, frames between its ends and beyond."""
-    names = [name.strip() for name in methods.split(",") if name.strip()]
-    settings = settings_from_text(assignments or [], names)
-    score = load_model(
-        model,
-        revision=revision,
-        variant=variant,
-        dtype=dtype,
-        device=device,
-        size=size,
-        sigma=sigma,
-        micro_batch=micro_batch,
-        offload=offload,
-        attention_slicing=attention_slicing,
-        vae_tiling=vae_tiling,
-    )
-    score = score.prompted(prompt, guidance=guidance, negative=negative)
+    names = listed(methods)
+    settings = options.settings(names)
+    score = options.score(prompt)
     height, width = score.image_size
-    wanted = {"frames": frames, "ahead": ahead, "every": every, "first": first, "fit": fit}
-    clips = read_clips(sources, (height, width), **wanted)
-    if dry_run:
-        print(f"{len(clips)} videos, made {width}×{height} ({fit}): {frames} frames and {ahead}")
+    wanted = {"frames": frames, "ahead": ahead, "every": every, "first": first}
+    clips = read_clips(sources, (height, width), fit=options.fit, **wanted)
+    if options.dry_run:
+        print(
+            f"{len(clips)} videos, made {width}×{height} ({options.fit}): {frames} frames and "
+            f"{ahead}"
+        )
         print("\n".join(f"  {clip.name}" for clip in clips))
         print(
             "evaluations of the score a video, without the frames beyond (geodesics: at max_iter)"
@@ -438,17 +337,40 @@ def command(
         score,
         clips,
         names,
-        out,
+        options.out,
         settings=settings,
-        density_sigma=density_sigma,
+        density_sigma=options.density_sigma,
         last=last,
         steps=steps,
     )
-    page = write_video_page(out)
+    page = _write_page(options.out, table, prompt)
     shown = ["method", "video", "off_matched", "log_density_dip", "psnr", "next_psnr", "converged"]
     print(table[shown].to_string(index=False))
     print("".join(f"{line}\n" for line in not_converged(table)), end="")
-    print(f"{os.path.relpath(out / 'table.csv')}, {os.path.relpath(page)}")
+    print(f"{os.path.relpath(options.out / 'table.csv')}, {os.path.relpath(page)}")
+
+
+def _write_page(out: Path, table: pd.DataFrame, prompt: str) -> Path:
+    def items() -> Iterator[Item]:
+        for video, rows in table.groupby("video", sort=False):
+            paths = {}
+            following = {}
+            for row in rows.itertuples():
+                name = row_name(row.method, row.converged)
+                paths[name] = load_frames(out / "frames" / row.method / video)
+                if row.next_frames:
+                    frames = load_frames(out / "next" / row.method / video)
+                    following[row_name(f"{row.method},\nnext", row.next_converged)] = frames
+            yield Item(video, prompt, paths | following, tuple(paths))
+
+    return write_page(
+        out,
+        title="Videos against paths between their ends",
+        table=table,
+        means=None,
+        items=items(),
+        count=table["video"].nunique(),
+    )
 
 
 if __name__ == "__main__":

@@ -8,10 +8,13 @@ from contextlib import nullcontext
 from unicodedata import normalize
 
 import pytest
+import torch
 from PIL import Image
 
 from experiments.names import ROOT, find
+from experiments.own_model import own_pairs
 from experiments.pair_folders import read_pairs
+from lib import FunctionScore
 
 # None is a picture
 XY = {"x.png": None, "y.png": None}
@@ -194,6 +197,16 @@ def test_further_columns_and_the_file_of_a_table(tmp_path, monkeypatch):
     laid_out(tmp_path / "bench", MORPHBENCH)
     with pytest.warns(UserWarning, match="no prompt"):
         assert read_pairs(tmp_path / "bench").about == {"category": ["Animation", "Metamorphosis"]}
+
+
+def test_own_images_as_points_of_a_model(tmp_path):
+    laid_out(tmp_path, {f"{k}.png": None for k in range(5)} | {"t.csv": "start,end\n1.png,0.png\n"})
+    score = FunctionScore(lambda x: -x, event_shape=(1, 8, 12))
+    start, end = own_pairs(str(tmp_path), score)
+    assert start.shape == end.shape == (2, 1, 8, 12)
+    table = own_pairs(str(tmp_path / "t.csv"), score)
+    assert torch.equal(table[0], end[:1]) and torch.equal(table[1], start[:1])
+    assert len(own_pairs(str(tmp_path), score, count=1)[0]) == 1
 
 
 @pytest.mark.parametrize(

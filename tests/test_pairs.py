@@ -1,16 +1,10 @@
 """Pairs of images: folders of every layout, batches, runs that were cut, bad input."""
 
-import errno
 import functools
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,8 +15,10 @@ from pipelines import pipeline, saved
 from typer.testing import CliRunner
 
 from experiments import pairs as runner
+from experiments.command import Options
 from experiments.evaluation import adjacent_distances, mse, path_log_density, ppl
-from experiments.pairs import Pairs, load_frames, read_pairs, run_pairs, settings_from_text
+from experiments.pairs import Pairs, load_frames, read_pairs, run_pairs
+from experiments.plans import settings_from_text
 from lib import latents
 from lib.methods.interpolate import interpolate
 from lib.scores import FunctionScore, PipelineScore, ProductScore
@@ -247,40 +243,6 @@ def test_a_run_that_was_cut_goes_on_bit_for_bit(whole, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(again[columns], table[columns], check_exact=True)
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from experiments import stored_frames
-import test_pairs
-make = stored_frames.to_pil_image
-def until_the_eighth_frame(image, frames=[]):
-    frames.append(image)
-    if len(frames) == 8:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return make(image)
-stored_frames.to_pil_image = until_the_eighth_frame
-test_pairs.made_three(Path(sys.argv[1]))
-"""
-
-
-@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
-def test_a_run_that_was_killed_goes_on(tmp_path):
-    """kill -9 while the second of three pairs is written: it is half there, and made again."""
-    tests = Path(__file__).parent
-    search = os.pathsep.join([str(tests.parent), str(tests)])
-    died = subprocess.run(
-        [sys.executable, "-c", KILLED, tmp_path / "out"], env=os.environ | {"PYTHONPATH": search}
-    )
-    assert died.returncode == -signal.SIGKILL
-    halfway = frames_of(tmp_path / "out")
-    finished = {name: halfway[name] for name in halfway if name.startswith("lerp/000/")}
-    assert len(finished) == 6 and len(halfway) > 6
-    table = made_three(tmp_path / "out")
-    now = frames_of(tmp_path / "out")
-    assert len(table) == 3 and now.items() >= finished.items()
-    assert sorted(now) == [f"lerp/00{i}/{name}" for i in range(3) for name in FILES]
-
-
 def cut_frame(place):
     path = place / "03.png"
     path.write_bytes(path.read_bytes()[:100])
@@ -406,22 +368,6 @@ def test_too_little_memory_halves_the_batch(tmp_path, monkeypatch, error):
     assert len(table) == 3
 
 
-def test_a_full_disk_leaves_whole_frames_only(tmp_path, monkeypatch):
-    save, count = Image.Image.save, []
-
-    def full(image, path, *arguments, **settings):
-        count.append(path)
-        if len(count) == 8:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        save(image, path, *arguments, **settings)
-
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="free space"):
-        patch.setattr(Image.Image, "save", full)
-        made_three(tmp_path / "out")
-    assert sorted(frames_of(tmp_path / "out")) == [f"lerp/000/{name}" for name in FILES]
-    assert len(made_three(tmp_path / "out")) == 3
-
-
 # ---- bad input
 
 
@@ -509,13 +455,34 @@ def test_settings_from_text():
             settings_from_text([wrong], ["lerp", "stein"])
 
 
+def test_options_of_a_model(tmp_path):
+    given = {"out": tmp_path, "model": str(saved(tmp_path / "model"))}
+    less = {"attention_slicing": True, "vae_tiling": True, "dtype": "float16"}
+    options = Options(**given, **less, size="64x96", guidance=2.0)
+    score = options.score("a cat")
+    assert score.image_size == (64, 96) and score.guidance == 2.0
+    for wrong, message in (
+        ({"size": "64 x 96"}, "HEIGHTxWIDTH"),
+        ({"dtype": "half"}, "float16"),
+        ({"device": "nowhere"}, "device='cpu'"),
+        ({"revision": "main"}, "revision"),
+        ({"variant": "fp16"}, "fp16"),
+        ({"cpu_offload": True}, "cuda"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            Options(**given, **wrong).score()
+
+
 def test_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "_default_distances", lambda: {"mse": mse})
+    folder = tmp_path / "Füße und Hände"
     for i in range(4):
-        picture(tmp_path / "in" / f"pair{i // 2}_{i % 2}.png", i)
+        picture(folder / f"pair{i // 2}_{i % 2}.png", i)
     for i in range(2):
-        (tmp_path / "in" / f"pair{i}.txt").write_text("a cat\ndog")
-    words = [tmp_path / "in", "--out", tmp_path / "out", "--model", saved(tmp_path / "model")]
+        (folder / f"pair{i}.txt").write_text("a cat\ndog")
+    given = every_file(folder)
+    folder.chmod(0o555)
+    words = [folder, "--out", tmp_path / "out", "--model", saved(tmp_path / "model")]
     words += ["--frames", 4, "--sigma", 1.0, "--guidance", 2.0, "--prompts", "moving", "--methods"]
     words = [*map(str, words), "lerp,shared_noise_lerp", "-p", "shared_noise_lerp.flow_steps=2"]
     planned = CliRunner().invoke(runner.app, [*words, "--dry-run"])
@@ -524,7 +491,9 @@ def test_the_command(tmp_path, monkeypatch):
     for _ in range(2):
         done = CliRunner().invoke(runner.app, words)
         assert done.exit_code == 0, done.output
-        assert "shared_noise_lerp,ppl_mse," in done.stdout and "2 pairs, 2 methods" in done.stdout
+        assert "ppl_mse" in done.stdout and "2 pairs, 2 methods" in done.stdout
+    assert every_file(folder) == given
+    folder.chmod(0o755)
     page = (tmp_path / "out" / "run.html").read_text()
     assert page.count("data:image/webp;base64,") == page.count("data:image/gif;base64,") == 2
     assert "http" not in page and "pair1" in page

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from pipelines import pipeline, saved
+from test_pairs import every_file
 from typer.testing import CliRunner
 
 from experiments import video as runner
@@ -26,20 +27,23 @@ def score():
     return PipelineScore(PIPE, micro_batch=64, sigma=1.0)
 
 
-@pytest.fixture(scope="module")
-def film(tmp_path_factory):
+def write_film(folder):
     """A moving picture of eleven frames, and the same as a folder."""
-    folder = tmp_path_factory.mktemp("Filme mit Umlauten äöü")
     rough = torch.rand(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
     shares = torch.linspace(0, 1, 11)[:, None, None, None]
     mixed = torch.lerp(rough[:1], rough[1:], shares**1.5)
     fine = torch.nn.functional.interpolate(mixed, (60, 90), mode="bilinear")
     pages = [Image.fromarray((255 * x).byte().permute(1, 2, 0).numpy()) for x in fine]
     pages[0].save(folder / "clip.webp", save_all=True, append_images=pages[1:], lossless=True)
-    (folder / "frames").mkdir()
+    (folder / "frames").mkdir(exist_ok=True)
     for k, page in enumerate(pages):
         page.save(folder / "frames" / f"{k}.png")
     return folder
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    return write_film(tmp_path_factory.mktemp("Filme mit Umlauten äöü"))
 
 
 def made(out, film, model=None, **more):
@@ -117,6 +121,8 @@ def test_a_video_that_is_too_short_or_a_loop(film, tmp_path):
 
 def test_the_command(film, tmp_path, monkeypatch):
     monkeypatch.chdir(film)
+    given = every_file(film)
+    film.chmod(0o555)
     words = ["clip.webp", "--out", tmp_path / "out", "--model", saved(tmp_path / "model")]
     words += ["--methods", "lerp,stein", "--frames", 5, "--ahead", 2, "--sigma", 1.0]
     words += [
@@ -141,5 +147,7 @@ def test_the_command(film, tmp_path, monkeypatch):
     assert "stein: 1 of 1 geodesics did not converge" in done.stdout
     page = (tmp_path / "out" / "run.html").read_text()
     assert page.count("base64,") == 2 and "http" not in page
+    assert every_file(film) == given
+    film.chmod(0o755)
     settings = json.loads((tmp_path / "out" / "settings.json").read_text())
     assert settings["prompt"] == "film"
