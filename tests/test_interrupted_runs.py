@@ -22,7 +22,9 @@ def pairs(out):
 def videos(out):
     folder = out.parent / "Füße und Hände"
     folder.mkdir(exist_ok=True)
-    return test_video_runs.made(out, test_video_runs.write_film(folder), methods=("lerp",))
+    return test_video_runs.made(
+        out, test_video_runs.write_film(folder), methods=("lerp",), settings={}
+    )
 
 
 def finished(out):
