@@ -49,6 +49,8 @@ PALETTE: dict[str, str] = {
     # solvers; relaxation and functional_gradient wear the colour of the paper they come from
     "gauss_newton": "#D55E00",
     "relaxation": "#E69F00",
+    "adam, 1e-2": "#7A5200",
+    "adam, 1e-3": "#B5519A",
     "functional_gradient": "#009E73",
     "georce": "#56B4E9",
     "shooting": "#0072B2",
