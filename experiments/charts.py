@@ -15,7 +15,7 @@ from .figures import BASELINES, colour
 LABELS = {
     "lerp": "straight line",
     "slerp": "great circle",
-    "ot": "optimal transport of ink",
+    "ot": "transport of ink",
     "lerp_denoised": "straight line, denoised",
     "shared_noise_lerp": "line under shared noise",
     "ddim_slerp": "DDIM inversion, great circle",
@@ -89,6 +89,9 @@ def small_multiples(
                 mark = {"fmt": "o", "ms": 4, "color": colour(family)}
                 panel.errorbar(row.estimate, height, xerr=interval, **mark)
             panel.axvline(1, color="0.5", lw=1, ls="--")
+            panel.set_xscale("log")
+            panel.set_xticks([0.5, 1, 2], labels=["0.5", "1", "2"])
+            panel.minorticks_off()
         line[0].set(yticks=range(len(families)), yticklabels=list(families))
         line[len(values) // 2].set_xlabel(measure)
     axes[0, 0].invert_yaxis()
@@ -140,7 +143,7 @@ def validation(table: pd.DataFrame) -> Figure:
     Args:
         table: of `experiments.evaluation.validation.validate`.
     """
-    figure, axes = plt.subplots(1, len(DEFECTS), figsize=(10, 3.0), sharey=True)
+    figure, axes = plt.subplots(1, len(DEFECTS), figsize=(10, 3.6), sharey=True)
     for measure, part in table.groupby("measure", sort=False):
         half = part[(part.defect == "blend") & (part.level == 0.5)].estimate.item()
         untouched = part[part.defect == "none"]
@@ -159,6 +162,6 @@ def validation(table: pd.DataFrame) -> Figure:
     for panel, label in zip(axes, DEFECTS.values(), strict=True):
         panel.set_xlabel(label)
         panel.set_yscale("symlog", linthresh=0.1)
-    axes[0].set_ylabel("value / that of half and half")
-    axes[0].legend(fontsize=8)
+    axes[0].set_ylabel("value / that of\nhalf and half")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure

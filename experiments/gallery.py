@@ -218,6 +218,7 @@ def turned_shares(shares: Mapping[str, pd.DataFrame]) -> Figure:
             panel.set(xscale="log", ylim=(-0.5, 10.5))
             panel.set_title(f"{name}, {angle:.0f}°")
             panel.xaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
+            panel.tick_params(axis="x", labelsize=10)
         line[0].set_ylabel("digits rotated,\nof 10")
     for panel in axes[-1]:
         panel.set_xlabel("digits that the score knows")
