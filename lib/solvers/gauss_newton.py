@@ -486,14 +486,14 @@ class _Iteration(Iteration):
         ratio = fall / promised_fall.clamp_min(torch.finfo(fall.dtype).tiny)
         self.shorten(better, little, ratio)
 
-        stuck = self.stalls[active] >= MOST_STALLS
-        lost = stuck & self.halving[active]
-        if bool(lost.any()):
-            finite = torch.isfinite(new.log_energy).cpu()
-            self.progress.end(active[lost & ~finite], NOT_FINITE)
-            self.give_up(active[lost & finite])
-        self.restart(active[stuck & ~lost], halving=True)
         self.progress.end(active[better & little & whole], CONVERGED)
+        stuck = (self.stalls[active] >= MOST_STALLS) & torch.isin(active, self.progress.active)
+        if bool(stuck.any()):
+            finite = torch.isfinite(new.log_energy).cpu()
+            halved = self.halving[active]
+            self.progress.end(active[stuck & ~finite], NOT_FINITE)
+            self.give_up(active[stuck & finite & halved])
+            self.halve(active[stuck & finite & ~halved])
 
     def shorten(self, better: Tensor, little: Tensor, ratio: Tensor) -> None:
         """Choose the damping of the next steps, or what part of the undamped one they are.
@@ -542,33 +542,43 @@ class _Iteration(Iteration):
             self.drift_is_old[moved] = False
         return self.drift[active]
 
-    def give_up(self, rows: Tensor) -> None:
-        """End pairs whose energy falls by no step, and say why.
+    def halve(self, rows: Tensor) -> None:
+        """Go on with halves of the undamped step.
 
-        One has converged if the fall that the undamped step promises is below the quadrature's
-        error, or if the energy is that of REFINEMENT times as many points, on which a short part of
-        the step does not lower it either: the promise is then an error of the gradient. If even
-        these points promise a fall, it is the curl of a learned score.
+        Pairs to which it promises less than the quadrature's error have converged.
         """
-        state = self.state.rows(rows)
-        undamped = torch.zeros_like(self.damping[rows])
-        moves = self.metric.score.moves
-        drift = self.drift[rows] if moves else None
-        step, promised_fall = self.energy.step(state, undamped, self.curvature[rows], drift)
-        negligible = (promised_fall <= self.quadrature_error(state)).cpu()
+        _, promised_fall = self.undamped_step(rows)
+        error = self.quadrature_error(self.state.rows(rows))
+        negligible = (promised_fall <= error).cpu()
         self.progress.end(rows[negligible], AT_RESOLUTION)
-        self.progress.end(rows[~negligible], NO_FALL)
-        rest = (~negligible).nonzero().flatten()
-        if moves or len(rest) == 0:
+        self.restart(rows[~negligible], halving=True)
+
+    def give_up(self, rows: Tensor) -> None:
+        """End pairs whose energy falls by no part of the undamped step, and say why.
+
+        They have converged if the energy is that of REFINEMENT times as many points, on which a
+        short part of the step does not lower it either: the promise is then an error of the
+        gradient. If even these points promise a fall, it is the curl of a learned score.
+        """
+        if len(rows) == 0:
             return
-        state = state.rows(rest)
-        rows = rows[rest]
-        energy, fall, promised = self.refined(state, step[rest], rows)
+        self.progress.end(rows, NO_FALL)
+        if self.metric.score.moves:
+            return
+        step, _ = self.undamped_step(rows)
+        state = self.state.rows(rows)
+        energy, fall, promised = self.refined(state, step, rows)
         resolved = (energy - state.log_energy).expm1().abs() <= RESOLVED
         level = (resolved & (fall <= 0)).cpu()
         curl = level & (promised > 0).cpu()
         self.progress.end(rows[level], AT_RESOLUTION)
         self.progress.end(rows[curl], AT_CURL)
+
+    def undamped_step(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The undamped steps of pairs, and the falls that they promise."""
+        undamped = torch.zeros_like(self.damping[rows])
+        drift = self.drift[rows] if self.metric.score.moves else None
+        return self.energy.step(self.state.rows(rows), undamped, self.curvature[rows], drift)
 
     def refined(self, state: PathState, step: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
         """What REFINEMENT times as many points say of paths and a short part of their steps.
