@@ -38,7 +38,7 @@ def networks() -> Iterator[str]:
     yield f"{searches.turned.sum()} of {len(searches)} searches"
     begun_there = table[table.start == "turn"]
     held = begun_there.turned & begun_there.converged
-    yield f"Of {len(held)} that begin at the true rotation, {held.sum()} find a geodesic there"
+    yield f"Of {len(held)} that begin at the true rotation, {held.sum()} end in a geodesic"
 
 
 def photographs() -> Iterator[str]:

@@ -40,9 +40,7 @@ NOT_FINITE = Reason(
     "the score is NaN or infinite beside the path",
     "start from another path (init=...) or a larger noise level",
 )
-# the first and the last say the same of the energy: whether that is as good as converged, the
-# solver has measured
-AT_RESOLUTION = Reason("the energy falls no further at this number of points", converged=True)
+AT_RESOLUTION = Reason("converged as far as this number of points resolves", converged=True)
 AT_CURL = Reason(
     "what is left of the gradient is the curl of a score that is no exact gradient", converged=True
 )
