@@ -44,7 +44,7 @@ PALETTE: dict[str, str] = {
     "shared_noise_lerp": "#4D4D4D",
     "shared_noise_slerp": "#0072B2",
     "ddim_slerp": "#2E7D5B",
-    "noisediffusion": "#B5519A",
+    "noisediffusion": "#5D3A9B",
     "guided_walk": "#7A5200",
     # solvers; relaxation and functional_gradient wear the colour of the paper they come from
     "gauss_newton": "#D55E00",

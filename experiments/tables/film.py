@@ -40,7 +40,7 @@ TABLED = ("turn", "all three")
 SPEEDS = (0.25, 0.5, 1.0, 2.0)
 HANDS = 5
 FRAMES = 9  # of a video
-POINTS = 17  # of a path, and of a video where it is taken for a path
+POINTS = 33  # of a path, and of a video where it is taken for a path
 
 SIGMA = 0.5  # noise level of the density
 LEVELS = (4.0, 2.0, 1.0, SIGMA)
