@@ -276,3 +276,20 @@ def test_a_field_with_curl_ends_where_its_gradient_is_no_gradient(lam, curl, rea
     found = geodesic(SteinMetric(score, lam), a, b, points=33)
     assert bool(found.converged)
     assert reason in found.reason[0]
+
+
+@pytest.mark.parametrize("lam", [10.0, 1000.0])
+def test_parts_of_the_undamped_step_go_on_where_no_damping_does(lam):
+    """In a field with curl the damped step turns into a gradient that is none.
+
+    Damping alone stops here at 1.4 and 1.3 times the energy.
+    """
+    generator = torch.Generator().manual_seed(16)
+    root = torch.randn(3, 3, generator=generator).double()
+    well = root @ root.T + 0.1 * torch.eye(3)
+    turned = torch.randn(3, 3, generator=generator).double()
+    turned = turned - turned.T
+    score = FunctionScore(lambda x: -torch.tanh(x @ well) + 2 * torch.tanh(2 * x) @ turned)
+    start = torch.randn(1, 3, generator=torch.Generator().manual_seed(16)).double()
+    found = geodesic(SteinMetric(score, lam), start, -start.flip(1), points=33, tol=1e-4)
+    assert found.reason == ["converged"]
