@@ -79,7 +79,7 @@ GEODESICS = (
     Setting("stein", 0.5),
     Setting("density", 0.5, alpha=0.01),
     Setting("density", 0.5, alpha=0.05),
-    # 17 points resolve neither of these; alpha = 0.2 is not resolved by 33 either
+    # 17 points resolve neither of these
     Setting("density", 0.5, alpha=0.1, points=33),
     Setting("both", 0.5, alpha=0.05, points=33),
     Setting("stein", 0.25),
