@@ -6,6 +6,7 @@ import math
 import shutil
 from types import SimpleNamespace
 
+import accelerate
 import pytest
 import torch
 from diffusers import (
@@ -389,29 +390,6 @@ def test_slicing_and_tiling_change_nothing_but_memory(name):
     torch.testing.assert_close(latents.decode(thrifty, x), images, rtol=1e-3, atol=1e-3)
 
 
-class Arriving:
-    """Stands in for accelerate's hook on a layer, whose weights are there during its call alone.
-
-    accelerate is not in the environment of the tests. Before and after a call the weights are on
-    the meta device, so that whatever goes past the hook fails.
-    """
-
-    execution_device = torch.device("cpu")
-
-    def __init__(self, layer):
-        self.weights = {name: w for name, w in layer._parameters.items() if w is not None}
-        layer._hf_hook = self
-        layer.register_forward_pre_hook(lambda layer, inputs: self.place(layer, "cpu"))
-        layer.register_forward_hook(lambda layer, inputs, answer: self.place(layer, "meta"))
-        self.place(layer, "meta")
-
-    def place(self, layer, device):
-        for name, weight in self.weights.items():
-            # In the precision of now, and always a new tensor, as from another device.
-            arrived = weight.to(device, layer._parameters[name].dtype, copy=True)
-            layer._parameters[name] = torch.nn.Parameter(arrived, requires_grad=False)
-
-
 def arrive_whole(network, inputs):
     """As `network.to(device)` in the hook of model offloading."""
     network._apply(torch.clone)
@@ -419,24 +397,17 @@ def arrive_whole(network, inputs):
 
 def offload(pipe, how):
     networks = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
-    if how == "layers":
-        for layer in [layer for network in networks for layer in network.modules()]:
-            Arriving(layer)
-    elif how == "networks":
-        for network in networks:
+    if how == "model":
+        pipe.enable_model_cpu_offload(device="cpu")
+    for network in networks:
+        if how == "sequential":
+            accelerate.cpu_offload(network, torch.device("cpu"))
+        if how == "new weights":
             network._hf_hook = SimpleNamespace(execution_device=torch.device("cpu"))
             network.register_forward_pre_hook(arrive_whole)
-    else:
-        # Without accelerate diffusers never calls the hook of an autoencoder.
-        accelerate = pytest.importorskip("accelerate")
-        if how == "model":
-            pipe.enable_model_cpu_offload(device="cpu")
-        else:
-            for network in networks:
-                accelerate.cpu_offload(network, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("how", ["layers", "networks", "model", "sequential"])
+@pytest.mark.parametrize("how", ["new weights", "model", "sequential"])
 @pytest.mark.parametrize("name", ["Stable Diffusion XL", "FLUX.2-klein"])
 def test_weights_that_come_when_they_are_needed(name, how):
     """In half precision: SDXL's autoencoder overflows there, and a copy goes on in float32."""
