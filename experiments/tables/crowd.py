@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lib import checks, paths
@@ -234,19 +234,18 @@ def rows(
     split = "train" if case.count == ALL and case.seen else "test"
     ten = data.balanced(data.digits(settings.digits, split=split), 10)
     points = 1 + 2 * round(degrees / (settings.spacing * case.sigma) / 2)
-    truth = true_turns(ten.images, degrees, points)
     made = []
     # A score of fewer than ten digits knows one of the ten; any other serves all of them at once.
     groups = [[k] for k in range(10)] if case.count < 10 else [list(range(10))]
     for group in groups:
         score = score_of(case, group[0], settings, networks)
         metric = SteinMetric(score, lam=settings.lam * case.sigma**2)
-        path = solve(metric, truth[group], start, case.levels, settings)
-        line = paths.lerp(path.points[:, 0], path.points[:, -1], points)
-        energy = energies(metric, truth[group])
+        truth = true_turns(ten.images[group], degrees, points)
+        path = find(metric, ten.images[group], degrees, points, start, case.levels, settings)
+        line = paths.lerp(truth[:, 0], truth[:, -1], points)
         for row, k in enumerate(group):
-            error = mean_squared_error(path.points[row], truth[k])
-            line_error = mean_squared_error(line[row], truth[k])
+            error = mean_squared_error(path.points[row], truth[row])
+            line_error = mean_squared_error(line[row], truth[row])
             entry = {
                 "score": case.kind,
                 "digits": case.count,
@@ -259,14 +258,59 @@ def rows(
                 "line_error": line_error,
                 "turned": error < TURNED * line_error,
                 "energy": float(path.energy[row]),
-                "truth_energy": float(energy[row]),
+                "truth_energy": float(path.truth_energy[row]),
                 "converged": bool(path.converged[row]),
-                "evaluations": path.score_evaluations / len(group),
+                "evaluations": float(path.evaluations[row]),
             }
             made.append(entry)
     if case.kind == "network":
         made = [row | denoising(case, ten, score) for row in made]
     return made
+
+
+@dataclass
+class Found:
+    """Geodesics between the ends of true turns, each at as many points as it needs.
+
+    Attributes:
+        points: Of each path, at the times that were asked for.
+        energy: At the points of the solver.
+        truth_energy: Of the true turns at as many points.
+        converged: Whether each has converged.
+        evaluations: Of the score, for each path.
+    """
+
+    points: Float[Tensor, "batch points *event"]
+    energy: Float[Tensor, "batch"]
+    truth_energy: Float[Tensor, "batch"]
+    converged: Bool[Tensor, "batch"]
+    evaluations: Float[Tensor, "batch"]
+
+
+def find(
+    metric: SteinMetric,
+    images: Float[Tensor, "batch 1 height width"],
+    degrees: float,
+    points: int,
+    start: str,
+    levels: tuple[float, ...],
+    settings: Settings,
+) -> Found:
+    """Geodesics; those that have not converged are solved again on twice as many segments."""
+    truth = true_turns(images, degrees, points)
+    path = solve(metric, truth, start, levels, settings)
+    evaluations = torch.full((len(images),), path.score_evaluations / len(images))
+    found = Found(path.points, path.energy, energies(metric, truth), path.converged, evaluations)
+    again = (~found.converged).nonzero().flatten()
+    if len(again) > 0:
+        truth = true_turns(images[again], degrees, 2 * points - 1)
+        path = solve(metric, truth, start, levels, settings)
+        found.points[again] = path.points[:, ::2]
+        found.energy[again] = path.energy
+        found.truth_energy[again] = energies(metric, truth)
+        found.converged[again] = path.converged
+        found.evaluations[again] += path.score_evaluations / len(again)
+    return found
 
 
 def solve(
