@@ -1,6 +1,6 @@
 """One ladder from a sphere to videos: how far a path is from a known truth, over the straight line.
 
-On each rung the truth between two ends is known: the great circle of a sphere, a digit that turns,
+On each rung the truth between two ends is known: the great circle of a sphere, a digit that rotates,
 a hand that moves. The numbers are those that the notebooks keep as results: figures/09_sphere.csv,
 and 03_crowd, 04_networks, 04_digits, 06_hands_movements and 08_film of data/results.
 """
@@ -72,7 +72,7 @@ def units(results: Path, figures: Path, *, angle: float = ANGLES[0]) -> pd.DataF
     Args:
         results: Folder of the tables, data/results.
         figures: Folder of the notebooks' records, figures.
-        angle: Of the turned digits, in degrees: 45 or 90.
+        angle: Of the rotated digits, in degrees: 45 or 90.
 
     Returns:
         The columns rung, method, unit, error (mean squared, to the truth), line_error (that of the
@@ -122,11 +122,11 @@ def ladder(errors: pd.DataFrame) -> pd.DataFrame:
 
 
 def found_and_held(results: Path) -> pd.DataFrame:
-    """How many of ten digits each start turns: on their ring, in the crowd, under the network.
+    """How many of ten digits each start rotates: on their ring, in the crowd, under the network.
 
     Returns:
-        The columns rung, angle, start ("line", "graph" or "turn"), turned and converged (numbers of
-        the `of` digits).
+        The columns rung, angle, start ("line", "graph" or "turn"), turned (by a path that has
+        converged) and converged, numbers of the `of` digits.
     """
     made = pd.concat(
         [pd.read_csv(results / "03_crowd.csv"), pd.read_csv(results / "04_networks.csv")]
@@ -136,12 +136,13 @@ def found_and_held(results: Path) -> pd.DataFrame:
     rung = made.digits.where(made.score == "exact").map(of_digits)
     made = made.assign(rung=rung.mask(unseen_by_network, RUNGS[3]))
     made = made[made.rung.notna() & (made.sigma == SIGMA) & made.start.isin(STARTS)]
+    made = made.assign(turned=made.turned & made.converged)
     parts = [shares(part).assign(rung=rung) for rung, part in made.groupby("rung", sort=False)]
     return pd.concat(parts)[["rung", "angle", "start", "turned", "converged", "of"]]
 
 
 def draw(errors: pd.DataFrame, shown: pd.DataFrame, counts: pd.DataFrame) -> Figure:
-    """The ladder, and beside it how many turns are found and held.
+    """The ladder, and beside it how many rotations are found and held.
 
     Args:
         errors: Of `units`.
@@ -170,12 +171,16 @@ def _draw_ladder(axes: Axes, errors: pd.DataFrame, shown: pd.DataFrame) -> None:
             style = _style(row.method)
             single = errors[(errors.rung == rung) & (errors.method == row.method)]
             ratios = single.error / single.line_error
+            lost = (single.converged < 1).to_numpy()
             dots = {"s": 9, "color": style["color"], "alpha": 0.3, "lw": 0}
-            axes.scatter(np.full(len(ratios), x), ratios, **dots)
+            axes.scatter(np.full((~lost).sum(), x), ratios[~lost], **dots)
+            crosses = {"s": 22, "color": "black", "marker": "x", "lw": 1}
+            axes.scatter(np.full(lost.sum(), x), ratios[lost], **crosses)
             interval = [[row.ratio - row.low], [row.high - row.ratio]]
             axes.errorbar(x, row.ratio, interval, ms=8, lw=1.8, label=label, **style)
     axes.axhline(1, color=colour("lerp"), ls="--", lw=1.6, zorder=0, label="straight line")
     axes.axhline(TURNED, color="0.4", ls=":", lw=1.4, zorder=0, label="a quarter: found")
+    axes.scatter([], [], **crosses, label="not converged")
     axes.set(yscale="log", ylim=(5e-5, 4), xlim=(-0.5, len(RUNGS) - 0.5))
     axes.set_ylabel("squared error / straight line's")
     axes.set_xticks(range(len(RUNGS)), labels=[rung.replace(" ", "\n", 1) for rung in RUNGS])
@@ -193,9 +198,9 @@ def _draw_counts(axes: Axes, counts: pd.DataFrame, angle: float) -> None:
         style = _style(method) | {"ls": ""}
         axes.vlines(places, 0, heights, color=style["color"], lw=1.4)
         axes.plot(places, heights, ms=8, clip_on=False, zorder=3, **style)
-    axes.set(ylim=(0, 10.5), xlim=(-0.5, 2.5), title=f"turns by {angle:.0f}°")
+    axes.set(ylim=(0, 10.5), xlim=(-0.5, 2.5), title=f"rotation by {angle:.0f}°")
     axes.set_yticks([0, 5, 10])
-    axes.set_ylabel("turned, of 10")
+    axes.set_ylabel("rotated, of 10")
     axes.set_xticks(range(3), labels=["ring", "crowd", "network"])
     axes.grid(axis="x", visible=False)
 
