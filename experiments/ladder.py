@@ -1,6 +1,6 @@
 """One ladder from a sphere to videos: how far a path is from a known truth, over the straight line.
 
-On each rung the truth between two ends is known: the great circle of a sphere, a digit that rotates,
+On each rung the truth between two ends is known: the great circle of a sphere, a rotating digit,
 a hand that moves. The numbers are those that the notebooks keep as results: figures/09_sphere.csv,
 and 03_crowd, 04_networks, 04_digits, 06_hands_movements and 08_film of data/results.
 """
