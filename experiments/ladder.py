@@ -162,6 +162,7 @@ def draw(errors: pd.DataFrame, shown: pd.DataFrame, counts: pd.DataFrame) -> Fig
 
 def _draw_ladder(axes: Axes, errors: pd.DataFrame, shown: pd.DataFrame) -> None:
     named = set()
+    crosses = {"s": 22, "color": "black", "marker": "x", "lw": 1}
     for place, rung in enumerate(RUNGS):
         rows = shown[shown.rung == rung]
         shifts = 0.13 * (np.arange(len(rows)) - (len(rows) - 1) / 2)
@@ -174,7 +175,6 @@ def _draw_ladder(axes: Axes, errors: pd.DataFrame, shown: pd.DataFrame) -> None:
             lost = (single.converged < 1).to_numpy()
             dots = {"s": 9, "color": style["color"], "alpha": 0.3, "lw": 0}
             axes.scatter(np.full((~lost).sum(), x), ratios[~lost], **dots)
-            crosses = {"s": 22, "color": "black", "marker": "x", "lw": 1}
             axes.scatter(np.full(lost.sum(), x), ratios[lost], **crosses)
             interval = [[row.ratio - row.low], [row.high - row.ratio]]
             axes.errorbar(x, row.ratio, interval, ms=8, lw=1.8, label=label, **style)
