@@ -190,7 +190,8 @@ def turned_shares(shares: Mapping[str, pd.DataFrame]) -> Figure:
     """How many of ten digits a path rotates, against how many digits the score knows.
 
     A row of panels for each table and a panel for each angle; a curve for each start of the solver
-    and kind of score. Networks that were not trained on the ten digits are drawn as crosses.
+    and kind of score. Networks that were not trained on the ten digits are drawn as crosses. Where
+    some of the paths that rotate have not converged, a grey bar leads down to the number that have.
 
     Args:
         shares: name → table as `experiments.tables.crowd.shares` makes it, of one noise level. All
@@ -212,6 +213,8 @@ def turned_shares(shares: Mapping[str, pd.DataFrame]) -> Figure:
                 (curve,) = panel.plot(known.digits, known.turned, style, color=colour, mfc=fill)
                 unseen = table[of_kind & ~table.seen]
                 panel.plot(unseen.digits, unseen.turned, "x", color=colour, ms=8, mew=2)
+                unsure = table[of_kind & (table.both < table.turned)]
+                panel.vlines(unsure.digits, unsure.both, unsure.turned, color="0.6", lw=5, zorder=1)
                 words = f"{label}, {score}" + (" score" if score == "exact" else "")
                 if len(known):
                     handles[words if several else label] = curve

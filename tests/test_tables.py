@@ -112,7 +112,7 @@ def test_the_small_crowd_turns_each_digit_of_a_ring(tmp_path):
 
 
 def test_shares_and_their_figure_by_hand():
-    """Two digits: both turns are held, one is found, the other path costs more than its turn."""
+    """Two digits: both turns held, one found but not converged, the other path costs more."""
     same = {"score": "exact", "digits": 3, "seen": True, "sigma": 1.0, "angle": 45.0}
     rows = [
         {"digit": 0, "start": "turn", "error": 0.1, "turned": True, "energy": 2.0},
@@ -120,9 +120,11 @@ def test_shares_and_their_figure_by_hand():
         {"digit": 0, "start": "line", "error": 0.1, "turned": True, "energy": 2.0},
         {"digit": 1, "start": "line", "error": 0.9, "turned": False, "energy": 5.0},
     ]
-    made = pd.DataFrame([same | row | {"line_error": 1.0, "converged": True} for row in rows])
+    made = pd.DataFrame([same | row | {"line_error": 1.0} for row in rows])
+    made["converged"] = [True, True, False, True]
     shares = crowd.shares(made).set_index("start")
     assert shares.turned.to_dict() == {"turn": 2, "line": 1}
+    assert shares.both.to_dict() == {"turn": 2, "line": 0}
     assert shares.cheaper.to_dict() == {"turn": 0, "line": 1}
     assert shares.ratio["line"] == pytest.approx(0.5)
     (panel,) = gallery.turned_shares({"MNIST": shares.reset_index()}).axes
@@ -130,6 +132,8 @@ def test_shares_and_their_figure_by_hand():
         line.get_color(): line.get_ydata().tolist() for line in panel.lines if len(line.get_xdata())
     }
     assert drawn == {"#000000": [2], "#D55E00": [1]}
+    bars = [bar.get_segments() for bar in panel.collections]
+    assert [segment[:, 1].tolist() for segments in bars for segment in segments] == [[0, 1]]
 
 
 def test_the_exact_score_of_turned_digits_against_brute_force():

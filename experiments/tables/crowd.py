@@ -430,14 +430,16 @@ def shares(made: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The columns score, digits, seen, sigma, angle, start; turned and converged, numbers of the
-        `of` digits; cheaper, the number of digits for which the path from the true turn has less
-        energy than the path from this start; ratio, the median of error / line_error.
+        `of` digits; both, the number whose path turns and has converged; cheaper, the number of
+        digits for which the path from the true turn has less energy than the path from this start;
+        ratio, the median of error / line_error.
     """
     keys = ["score", "digits", "seen", "sigma", "angle"]
     made = made.assign(ratio=made.error / made.line_error)
     held = made[made.start == "turn"].set_index([*keys, "digit"]).energy
     other = made.join(held.rename("held_energy"), on=[*keys, "digit"])
-    made = other.assign(cheaper=other.held_energy < other.energy)
+    cheaper = other.held_energy < other.energy
+    made = other.assign(cheaper=cheaper, both=other.turned & other.converged)
     grouped = made.groupby([*keys, "start"], sort=False)
-    counted = grouped[["turned", "converged", "cheaper"]].sum()
+    counted = grouped[["turned", "converged", "both", "cheaper"]].sum()
     return counted.assign(ratio=grouped.ratio.median(), of=grouped.size()).reset_index()
