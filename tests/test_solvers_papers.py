@@ -215,8 +215,11 @@ def test_shooting_takes_the_guess_it_is_given():
     metric = DensityMetric(score, 0.5)
     answer = geodesic(metric, a, b, points=9, solver=Shooting(substeps=4))
     v = (answer.points[:, 1] - answer.points[:, 0]) * 8
-    again = geodesic(metric, a, b, points=9, solver=Shooting(substeps=4, guess=v))
+    given = v + 0.1
+    kept = given.clone()
+    again = geodesic(metric, a, b, points=9, solver=Shooting(substeps=4, guess=given))
     assert torch.allclose(again.points, answer.points, atol=1e-5)
+    assert torch.equal(given, kept)
 
 
 @pytest.mark.parametrize(

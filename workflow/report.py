@@ -1,4 +1,4 @@
-"""Runs as one HTML file that needs no network: a table of their results, then each notebook."""
+"""Runs as one HTML file that needs no internet: a table of their results, then each notebook."""
 
 import importlib.util
 import logging

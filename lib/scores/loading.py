@@ -210,7 +210,7 @@ def _download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
-    # Not there, not allowed, no network, a bad name.
+    # Not there, not allowed, no internet, a bad name.
     except (OSError, HTTPError, ValueError) as error:
         raise ConnectionError(
             f"{name!r} is no folder here, and could not get {name!r} (revision "

@@ -82,7 +82,8 @@ class Shooting(Solver):
         guess = checks.batched("guess", self.guess, path.shape[2:]).to(path)
         checks.same_layout("guess", guess, "start", path[:, 0])
         checks.nonzero("guess", guess)
-        return guess.flatten(1)
+        # the solver writes into its own copy
+        return guess.flatten(1).clone()
 
 
 class Newton:
