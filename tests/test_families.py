@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import accelerate
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -434,7 +435,9 @@ def test_a_network_alone_whose_weights_come_when_they_are_needed():
     score = gaussian_denoiser(sigma=1.0)
     x = points(score).double()
     expected = score(x)
-    Arriving(score.model)
+    hook = AlignDevicesHook(torch.device("cpu"), offload=True, place_submodules=True)
+    add_hook_to_module(score.model, hook)
+    assert next(score.model.parameters()).is_meta
     assert torch.equal(score(x), expected)
 
 
