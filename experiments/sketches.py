@@ -43,11 +43,12 @@ def two_routes() -> Figure:
             look = "-" if here[1] == there[1] else ":"
             arrow = {"arrowstyle": "-|>", "color": colour(tone), "lw": 2.4, "ls": look}
             plane.annotate("", there, here, arrowprops=arrow)
-    for height, peak, tone, name in ((0, start, *_named(0)), (1, end, *_named(1))):
-        below = height == 0
-        label = f"{name} first: $\\int s\\cdot dz = {climb(peak):+.0f}$"
-        shift = -0.12 if below else 0.12
-        plane.text(0, height + shift, label, color=colour(tone), ha="center", va="center")
+    labels = (
+        ("stein", -0.12, f"latent first: $\\int s\\cdot dz = {climb(start):+.0f}$"),
+        ("density", 1.12, f"prompt first: $\\int s\\cdot dz = {climb(end):+.0f}$"),
+    )
+    for tone, height, words in labels:
+        plane.text(0, height, words, color=colour(tone), ha="center", va="center")
     plane.plot([start, end], [0, 1], "o", color="black", ms=7, zorder=5)
     plane.set(xlim=(-1.35, 1.35), ylim=(-0.35, 1.35), xlabel="latent", ylabel="prompt")
     plane.set_xticks(PEAKS, labels=["$z_0$", "$z_1$"])
@@ -56,10 +57,6 @@ def two_routes() -> Figure:
     plane.grid(False)
     _draw_densities(densities)
     return figure
-
-
-def _named(row: int) -> tuple[str, str]:
-    return TONES[row], ("latent", "prompt")[row]
 
 
 def _draw_densities(axes: Axes) -> None:
